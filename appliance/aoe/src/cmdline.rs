@@ -1,0 +1,137 @@
+//! What the boot menu tells the agent: the `p2v.*` arguments on the kernel command line.
+//!
+//! `p2v.shelf=7 p2v.host=00:16:3e:00:00:01,00:16:3e:00:00:02 p2v.token=HEX p2v.access=ro BOOTIF=01-52-54-00-12-34-56`
+
+use pnet::util::MacAddr;
+
+use crate::address::SHELF_MAX;
+use crate::token::Token;
+
+/// The agent's orders.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BootArgs {
+    /// AoE shelf of this machine.
+    pub shelf: Option<u16>,
+    /// MAC addresses of the Xen host: the only ones that are answered for data.
+    pub hosts: Vec<MacAddr>,
+    /// The secret of this boot, for control requests.
+    pub token: Option<Token>,
+    /// The MAC of the interface the ROM booted from (PXELINUX's `BOOTIF`).
+    pub boot_mac: Option<MacAddr>,
+    /// Arguments that start with `p2v.` and were not understood: shown on the console.
+    pub unknown: Vec<String>,
+}
+
+impl BootArgs {
+    /// Reads the arguments out of a kernel command line. What is malformed is left out and named
+    /// in [`BootArgs::unknown`]: the agent must come up and say so rather than stop.
+    pub fn parse(cmdline: &str) -> BootArgs {
+        let mut args = BootArgs::default();
+        for word in cmdline.split_whitespace() {
+            let Some((key, value)) = word.split_once('=') else {
+                if word.starts_with("p2v.") {
+                    args.unknown.push(word.to_owned());
+                }
+                continue;
+            };
+            let understood = match key {
+                "p2v.shelf" => match value.parse() {
+                    Ok(shelf) if shelf <= SHELF_MAX => {
+                        args.shelf = Some(shelf);
+                        true
+                    }
+                    _ => false,
+                },
+                "p2v.host" => match value
+                    .split(',')
+                    .map(str::parse)
+                    .collect::<Result<Vec<MacAddr>, _>>()
+                {
+                    Ok(hosts) => {
+                        args.hosts = hosts;
+                        true
+                    }
+                    Err(_) => false,
+                },
+                "p2v.token" => match value.parse() {
+                    Ok(token) => {
+                        args.token = Some(token);
+                        true
+                    }
+                    Err(_) => false,
+                },
+                // Read-only is the only state an export starts in; the word is there for people.
+                "p2v.access" => value == "ro",
+                "BOOTIF" => {
+                    // PXELINUX: hardware type 01, then the MAC with dashes.
+                    args.boot_mac = value
+                        .strip_prefix("01-")
+                        .and_then(|mac| mac.replace('-', ":").parse().ok());
+                    args.boot_mac.is_some()
+                }
+                _ => !key.starts_with("p2v."),
+            };
+            if !understood {
+                let shown = if key == "p2v.token" {
+                    "p2v.token=(malformed)"
+                } else {
+                    word
+                };
+                args.unknown.push(shown.to_owned());
+            }
+        }
+        args
+    }
+
+    /// The arguments as text for a kernel command line (without `BOOTIF`, which PXELINUX adds).
+    pub fn render(shelf: u16, hosts: &[MacAddr], token: &Token) -> String {
+        let hosts: Vec<String> = hosts.iter().map(MacAddr::to_string).collect();
+        format!(
+            "p2v.shelf={shelf} p2v.host={} p2v.token={} p2v.access=ro",
+            hosts.join(","),
+            token.to_hex()
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rendered_arguments_are_understood() {
+        let host = MacAddr::new(0, 0x16, 0x3e, 0, 0, 1);
+        let token = Token::from_bytes([7; 32]);
+        let line = BootArgs::render(7, &[host], &token);
+        let args = BootArgs::parse(&format!(
+            "quiet {line} BOOTIF=01-52-54-00-12-34-56 console=ttyS0"
+        ));
+        assert_eq!(args.shelf, Some(7));
+        assert_eq!(args.hosts, [host]);
+        assert_eq!(args.token, Some(token));
+        assert_eq!(
+            args.boot_mac,
+            Some(MacAddr::new(0x52, 0x54, 0, 0x12, 0x34, 0x56))
+        );
+        assert!(args.unknown.is_empty(), "{:?}", args.unknown);
+    }
+
+    #[test]
+    fn what_is_malformed_is_named_and_the_secret_is_not_shown() {
+        let args = BootArgs::parse(
+            "p2v.shelf=70000 p2v.host=nonsense p2v.token=abc p2v.access=rw p2v.colour=red BOOTIF=x",
+        );
+        assert_eq!(args.shelf, None);
+        assert_eq!(
+            args.unknown,
+            [
+                "p2v.shelf=70000",
+                "p2v.host=nonsense",
+                "p2v.token=(malformed)",
+                "p2v.access=rw",
+                "p2v.colour=red",
+                "BOOTIF=x"
+            ]
+        );
+    }
+}

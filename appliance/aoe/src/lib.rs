@@ -1,0 +1,15 @@
+//! ATA over Ethernet on both ends.
+//!
+//! The frame codec, the raw packet socket, the target engine (what the agent runs) and the
+//! initiator engine (what the Xen host runs), plus what the two sides tell each other beside
+//! blocks: the vendor command, the inventory and the kernel command line.
+//!
+//! No policy lives here, and a disk is known only through a small trait.
+
+pub mod address;
+pub mod cmdline;
+pub mod inventory;
+pub mod token;
+
+pub use address::{Address, SECTOR};
+pub use pnet::util::MacAddr;
