@@ -6,10 +6,19 @@
 //!
 //! No policy lives here, and a disk is known only through a small trait.
 
+pub mod acl;
 pub mod address;
+pub mod ata;
 pub mod cmdline;
+pub mod config;
+pub mod frame;
+mod header;
+pub mod initiator;
 pub mod inventory;
+pub mod target;
 pub mod token;
+pub mod vendor;
+pub mod wire;
 
 pub use address::{Address, SECTOR};
 pub use pnet::util::MacAddr;

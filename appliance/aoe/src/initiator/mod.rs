@@ -1,0 +1,171 @@
+//! The initiator engine: finds targets, and reads and writes them with many requests in flight.
+//!
+//! Its tags have bit 31 set: the kernel's driver on the same host ignores replies to them
+//! (`aoecmd_ata_rsp`), and we ignore replies to its own. Each [`Session`] has a socket of its own,
+//! so sessions do not take each other's replies.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use pnet::util::MacAddr;
+
+use crate::address::Address;
+use crate::config::QueryConfig;
+use crate::frame::{self, Header, command};
+use crate::wire::{PacketSocket, Wire};
+
+mod error;
+mod exchange;
+mod session;
+
+pub use error::Error;
+pub use session::{Digest, Session};
+
+/// Bit 31 of every tag of ours.
+const TAG_OURS: u32 = 0x8000_0000;
+/// How long one round of asking for an address waits for answers. All answers of a round are
+/// taken, because a second one is a second machine.
+const ATTACH_WAIT: Duration = Duration::from_millis(400);
+/// Rounds of asking before an address counts as not there.
+const ATTACH_TRIES: u32 = 5;
+
+/// One answer to discovery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Found {
+    /// Shelf and slot.
+    pub address: Address,
+    /// Who answered.
+    pub mac: MacAddr,
+    /// Requests the target can hold.
+    pub buffer_count: u16,
+    /// Sectors it takes in one frame.
+    pub sectors_per_frame: u8,
+}
+
+/// Gives a wire of its own to each session.
+type Opener = dyn Fn() -> Result<Arc<dyn Wire>, Error> + Send + Sync;
+
+/// An interface of this host over which targets are reached.
+pub struct Initiator {
+    name: String,
+    open: Box<Opener>,
+    mac: MacAddr,
+}
+
+impl Initiator {
+    /// Uses the interface called `iface`.
+    pub fn open(iface: &str) -> Result<Initiator, Error> {
+        let name = iface.to_owned();
+        let opener = {
+            let name = name.clone();
+            move || Ok(Arc::new(PacketSocket::open(&name)?) as Arc<dyn Wire>)
+        };
+        Self::over(name, opener)
+    }
+
+    /// Uses wires made by `open`, for one that is not an interface of this host.
+    pub fn over(
+        name: String,
+        open: impl Fn() -> Result<Arc<dyn Wire>, Error> + Send + Sync + 'static,
+    ) -> Result<Initiator, Error> {
+        let mac = open()?.mac();
+        Ok(Initiator {
+            name,
+            open: Box::new(open),
+            mac,
+        })
+    }
+
+    /// Our own address: what must be on a target's list.
+    pub fn mac(&self) -> MacAddr {
+        self.mac
+    }
+
+    /// Asks every target on the wire to say what it is, and takes answers for `wait`. Sorted by
+    /// address; two stations that answer for one address are two entries.
+    pub fn discover(&self, wait: Duration) -> Result<Vec<Found>, Error> {
+        let wire = (self.open)()?;
+        // Asked twice: a frame can be lost.
+        let mut found = self.ask(&*wire, Address::ALL, wait / 2)?;
+        found.extend(self.ask(&*wire, Address::ALL, wait / 2)?);
+        Ok(found.into_iter().collect())
+    }
+
+    /// Opens a session with the one target at `address`. No answer is an error, and so are answers
+    /// of two stations: they could be two different disks.
+    pub fn attach(&self, address: Address) -> Result<Session, Error> {
+        let wire = (self.open)()?;
+        for _ in 0..ATTACH_TRIES {
+            let found = self.ask(&*wire, address, ATTACH_WAIT)?;
+            let macs: BTreeSet<MacAddr> = found.iter().map(|f| f.mac).collect();
+            match (found.first(), macs.len()) {
+                (Some(found), 1) => return Session::start(wire, *found, &self.name),
+                (Some(_), _) => {
+                    return Err(Error::TwoStations {
+                        address,
+                        macs: macs.into_iter().collect(),
+                    });
+                }
+                (None, _) => {}
+            }
+        }
+        Err(Error::NoAnswer {
+            address,
+            iface: self.name.clone(),
+            waited: ATTACH_WAIT * ATTACH_TRIES,
+        })
+    }
+
+    /// Broadcasts one query and takes all answers for `wait`.
+    fn ask(
+        &self,
+        wire: &dyn Wire,
+        address: Address,
+        wait: Duration,
+    ) -> Result<BTreeSet<Found>, Error> {
+        let io = |what| {
+            move |source| Error::Wire {
+                what,
+                iface: self.name.clone(),
+                source,
+            }
+        };
+        let request = Header::request(
+            wire.mac(),
+            MacAddr::broadcast(),
+            address,
+            command::CONFIG,
+            TAG_OURS,
+        );
+        wire.send(&[request.frame(&[&QueryConfig::default().to_bytes()])])
+            .map_err(io("send to"))?;
+        let mut found = BTreeSet::new();
+        let until = Instant::now() + wait;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(found);
+            }
+            wire.receive(left, &mut |bytes| found.extend(answer(bytes, address)))
+                .map_err(io("receive from"))?;
+        }
+    }
+}
+
+/// The answer in a frame, if it is one from a target that `asked` covers.
+fn answer(bytes: &[u8], asked: Address) -> Option<Found> {
+    let (header, body) = frame::parse(bytes).ok()?;
+    if !header.response || header.error.is_some() || header.command != command::CONFIG {
+        return None;
+    }
+    let config = QueryConfig::parse(body).ok()?;
+    // A target has an address of its own: "all" in a reply is nonsense.
+    let own = header.address.shelf != 0xFFFF && header.address.slot != 0xFF;
+    (own && asked.covers(header.address)).then_some(Found {
+        address: header.address,
+        mac: header.source,
+        buffer_count: config.buffer_count,
+        sectors_per_frame: config.sectors,
+    })
+}

@@ -1,0 +1,484 @@
+//! A session with one target: what it is, its sectors, and the vendor operations.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pnet::util::MacAddr;
+
+use super::exchange::{Ask, Exchange};
+use super::{Error, Found};
+use crate::acl::{Reserve, reserve};
+use crate::address::{Address, SECTOR};
+use crate::ata::{ATA_LEN, Identify, Registers, STATUS_FAILED, opcode};
+use crate::frame::{ETHERNET_LEN, HEADER_LEN, command};
+use crate::inventory::Inventory;
+use crate::token::Token;
+use crate::vendor::{Access, Control, Finish, Reply, Request, Stats, control_tag, op};
+use crate::wire::Wire;
+
+/// Silence after which a request fails: long enough for an old machine to be plugged in again.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Silence after which a target that just answered discovery counts as not wanting to talk to us.
+const PATIENCE_FIRST: Duration = Duration::from_secs(4);
+/// Time-out of requests that make the target read a long range.
+const SCAN_TIMEOUT: Duration = Duration::from_secs(3);
+/// An inventory of more bytes than this is nonsense.
+const INVENTORY_MAX: u32 = 1 << 20;
+
+/// Digest of a range of the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Digest {
+    /// Every byte is zero.
+    pub zero: bool,
+    /// BLAKE3 of the range.
+    pub blake3: [u8; 32],
+}
+
+/// A conversation with one target at one station.
+pub struct Session {
+    wire: Arc<dyn Wire>,
+    iface: String,
+    exchange: Exchange,
+    identify: Identify,
+    sectors_per_frame: u8,
+}
+
+impl Session {
+    pub(super) fn start(wire: Arc<dyn Wire>, found: Found, iface: &str) -> Result<Session, Error> {
+        let fits =
+            (wire.mtu() + ETHERNET_LEN).saturating_sub(HEADER_LEN + ATA_LEN) / SECTOR as usize;
+        let offered = if found.sectors_per_frame == 0 {
+            2
+        } else {
+            found.sectors_per_frame
+        };
+        let mut session = Session {
+            exchange: Exchange::new(found.address, found.mac, found.buffer_count, PATIENCE_FIRST),
+            iface: iface.to_owned(),
+            identify: Identify::default(),
+            sectors_per_frame: offered.min(u8::try_from(fits).unwrap_or(u8::MAX)).max(1),
+            wire,
+        };
+        session.identify = session.ask_identify().map_err(|error| match error {
+            Error::Silent { address, mac, .. } => Error::NotOnList {
+                address,
+                mac,
+                own: session.wire.mac(),
+                iface: iface.to_owned(),
+            },
+            other => other,
+        })?;
+        session.exchange.patience = PATIENCE;
+        Ok(session)
+    }
+
+    /// The target's address.
+    pub fn address(&self) -> Address {
+        self.exchange.address
+    }
+
+    /// The station that answers for it.
+    pub fn mac(&self) -> MacAddr {
+        self.exchange.mac
+    }
+
+    /// What the disk said of itself when the session began.
+    pub fn identify(&self) -> &Identify {
+        &self.identify
+    }
+
+    /// Size in 512-byte sectors.
+    pub fn sectors(&self) -> u64 {
+        self.identify.sectors
+    }
+
+    /// Silence after which a request fails (60 s unless changed).
+    pub fn set_patience(&mut self, patience: Duration) {
+        self.exchange.patience = patience;
+    }
+
+    /// Reads whole sectors from `lba` on into `data`, with many requests in flight.
+    ///
+    /// After [`Error::Unreadable`] all of `data` but the bad sectors is right, and those are zero.
+    /// After any other error nothing of it is known.
+    pub fn read(&mut self, lba: u64, data: &mut [u8]) -> Result<(), Error> {
+        let suspects = self.read_pieces(lba, data, self.sectors_per_frame)?;
+        if suspects.is_empty() {
+            return Ok(());
+        }
+        // Sector by sector where a piece failed, so that only what is bad is missing.
+        let mut bad = Vec::new();
+        for (from, count) in suspects {
+            for sector in from..from + count {
+                let at = ((sector - lba) * SECTOR) as usize;
+                let piece = &mut data[at..at + SECTOR as usize];
+                if !self.read_pieces(sector, piece, 1)?.is_empty() {
+                    piece.fill(0);
+                    bad.push(sector);
+                }
+            }
+        }
+        if bad.is_empty() {
+            Ok(())
+        } else {
+            Err(Error::Unreadable {
+                address: self.address(),
+                bad,
+            })
+        }
+    }
+
+    /// Reads in pieces of `most` sectors; returns start and length of those the disk failed on.
+    fn read_pieces(
+        &mut self,
+        lba: u64,
+        data: &mut [u8],
+        most: u8,
+    ) -> Result<Vec<(u64, u64)>, Error> {
+        let pieces = self.pieces(lba, data.len(), most)?;
+        let address = self.address();
+        let mut failed = Vec::new();
+        let body = |i: usize, body: &mut Vec<u8>| {
+            body.extend(Registers::transfer(false, pieces[i].0, pieces[i].1).to_bytes());
+        };
+        let mut take = |i: usize, body: &[u8]| {
+            let (from, count) = pieces[i];
+            let nonsense = |why: String| Error::Nonsense {
+                address,
+                what: "read",
+                why,
+            };
+            let (registers, read) = Registers::parse(body).map_err(|e| nonsense(e.to_string()))?;
+            if registers.command & STATUS_FAILED != 0 {
+                failed.push((from, u64::from(count)));
+                return Ok(());
+            }
+            let at = ((from - lba) * SECTOR) as usize;
+            let bytes = usize::from(count) * SECTOR as usize;
+            let read = read
+                .get(..bytes)
+                .ok_or_else(|| nonsense(format!("{} bytes instead of {bytes}", read.len())))?;
+            data[at..at + bytes].copy_from_slice(read);
+            Ok(())
+        };
+        let ask = Ask {
+            what: "read",
+            command: command::ATA,
+            count: pieces.len(),
+            body: &body,
+            slow: Duration::ZERO,
+        };
+        self.exchange
+            .run(&*self.wire, &self.iface, &ask, &mut take)?;
+        failed.sort_unstable();
+        Ok(failed)
+    }
+
+    /// Writes whole sectors from `lba` on. When it returns, the target has acknowledged all of
+    /// them, and so (rule 3) they are on stable storage.
+    pub fn write(&mut self, lba: u64, data: &[u8]) -> Result<(), Error> {
+        let pieces = self.pieces(lba, data.len(), self.sectors_per_frame)?;
+        let address = self.address();
+        let body = |i: usize, body: &mut Vec<u8>| {
+            let (from, count) = pieces[i];
+            let at = ((from - lba) * SECTOR) as usize;
+            body.extend(Registers::transfer(true, from, count).to_bytes());
+            body.extend(&data[at..at + usize::from(count) * SECTOR as usize]);
+        };
+        let mut take =
+            |i: usize, body: &[u8]| check_ata(address, "write", pieces[i].0, body).map(|_| ());
+        let ask = Ask {
+            what: "write",
+            command: command::ATA,
+            count: pieces.len(),
+            body: &body,
+            slow: Duration::ZERO,
+        };
+        self.exchange.run(&*self.wire, &self.iface, &ask, &mut take)
+    }
+
+    /// Start and length of each request that a range needs.
+    fn pieces(&self, lba: u64, bytes: usize, most: u8) -> Result<Vec<(u64, u8)>, Error> {
+        let count = bytes as u64 / SECTOR;
+        let sectors = self.sectors();
+        let whole = bytes as u64 % SECTOR == 0;
+        let end = lba
+            .checked_add(count)
+            .filter(|end| whole && *end <= sectors);
+        let end = end.ok_or(Error::OutOfRange {
+            address: self.address(),
+            sectors,
+            lba,
+            count,
+        })?;
+        let step = u64::from(most.max(1));
+        Ok((lba..end)
+            .step_by(step as usize)
+            .map(|from| (from, (end - from).min(step) as u8))
+            .collect())
+    }
+
+    /// One request, one answer.
+    fn ask(
+        &mut self,
+        what: &'static str,
+        command: u8,
+        request: &[u8],
+        slow: Duration,
+    ) -> Result<Vec<u8>, Error> {
+        let body = |_: usize, body: &mut Vec<u8>| body.extend_from_slice(request);
+        let ask = Ask {
+            what,
+            command,
+            count: 1,
+            body: &body,
+            slow,
+        };
+        let mut answer = Vec::new();
+        self.exchange
+            .run(&*self.wire, &self.iface, &ask, &mut |_, body| {
+                answer = body.to_vec();
+                Ok(())
+            })?;
+        Ok(answer)
+    }
+
+    fn nonsense(&self, what: &'static str, why: impl ToString) -> Error {
+        Error::Nonsense {
+            address: self.address(),
+            what,
+            why: why.to_string(),
+        }
+    }
+
+    fn ask_identify(&mut self) -> Result<Identify, Error> {
+        let what = "identify itself";
+        let registers = Registers {
+            count: 1,
+            command: opcode::IDENTIFY,
+            ..Registers::default()
+        };
+        let answer = self.ask(what, command::ATA, &registers.to_bytes(), Duration::ZERO)?;
+        let data = check_ata(self.address(), what, 0, &answer)?;
+        Identify::parse(data).map_err(|e| self.nonsense(what, e))
+    }
+
+    /// Puts everything written on stable storage.
+    pub fn flush(&mut self) -> Result<(), Error> {
+        let what = "flush its cache";
+        let registers = Registers {
+            command: opcode::FLUSH_EXT,
+            ..Registers::default()
+        };
+        let answer = self.ask(what, command::ATA, &registers.to_bytes(), Duration::ZERO)?;
+        check_ata(self.address(), what, 0, &answer).map(|_| ())
+    }
+
+    fn reservation(&mut self, what: &'static str, macs: Vec<MacAddr>) -> Result<(), Error> {
+        let request = Reserve {
+            sub: reserve::SET,
+            macs: macs.clone(),
+        };
+        let answer = self.ask(what, command::RESERVE, &request.to_bytes(), Duration::ZERO)?;
+        let now = Reserve::parse(&answer).map_err(|e| self.nonsense(what, e))?;
+        if now.macs == macs {
+            Ok(())
+        } else {
+            Err(Error::Reserved {
+                address: self.address(),
+            })
+        }
+    }
+
+    /// Reserves the target for this host: others' reads and writes get an error until
+    /// [`Session::release`].
+    pub fn reserve(&mut self) -> Result<(), Error> {
+        self.reservation("reserve itself for this host", vec![self.wire.mac()])
+    }
+
+    /// Ends the reservation.
+    pub fn release(&mut self) -> Result<(), Error> {
+        self.reservation("end its reservation", Vec::new())
+    }
+
+    fn vendor(
+        &mut self,
+        what: &'static str,
+        request: Request,
+        slow: Duration,
+    ) -> Result<Reply, Error> {
+        let answer = self.ask(what, command::P2V, &request.to_bytes(), slow)?;
+        match Reply::parse(&answer).map_err(|e| self.nonsense(what, e))? {
+            Reply::Refused { status, lba, .. } => Err(Error::Vendor {
+                address: self.address(),
+                what,
+                status,
+                lba,
+            }),
+            reply => Ok(reply),
+        }
+    }
+
+    /// Reads the machine's inventory. A target that is not p2v's agent refuses.
+    pub fn inventory(&mut self) -> Result<Inventory, Error> {
+        let what = "give the machine's inventory";
+        let mut document = Vec::new();
+        loop {
+            let request = Request::Inventory {
+                offset: document.len() as u32,
+            };
+            let Reply::Inventory {
+                total,
+                offset,
+                data,
+            } = self.vendor(what, request, Duration::ZERO)?
+            else {
+                return Err(self.nonsense(what, "the reply is to another operation"));
+            };
+            let complete = document.len() + data.len() >= total as usize;
+            if offset as usize != document.len()
+                || total > INVENTORY_MAX
+                || (data.is_empty() && !complete)
+            {
+                return Err(
+                    self.nonsense(what, format!("{} bytes at {offset} of {total}", data.len()))
+                );
+            }
+            document.extend(data);
+            if complete {
+                return serde_json::from_slice(&document).map_err(|e| self.nonsense(what, e));
+            }
+        }
+    }
+
+    /// Digest of a range of at most [`crate::vendor::DIGEST_SECTORS_MAX`] sectors, computed by the
+    /// agent.
+    pub fn digest(&mut self, lba: u64, sectors: u32) -> Result<Digest, Error> {
+        let what = "compute a digest";
+        match self.vendor(what, Request::Digest { lba, sectors }, SCAN_TIMEOUT)? {
+            Reply::Digest {
+                lba: l,
+                sectors: s,
+                zero,
+                blake3,
+            } if (l, s) == (lba, sectors) => Ok(Digest { zero, blake3 }),
+            _ => Err(self.nonsense(what, "the reply is to another request")),
+        }
+    }
+
+    /// Which of `bits` ranges of `sectors_per_bit` sectors each, from `lba` on, read as zeros.
+    pub fn zero_map(
+        &mut self,
+        lba: u64,
+        sectors_per_bit: u32,
+        bits: u16,
+    ) -> Result<Vec<bool>, Error> {
+        let what = "look for zeros";
+        let request = Request::ZeroMap {
+            lba,
+            sectors_per_bit,
+            bits,
+        };
+        match self.vendor(what, request, SCAN_TIMEOUT)? {
+            Reply::ZeroMap {
+                lba: l,
+                sectors_per_bit: s,
+                bits: b,
+                map,
+            } if (l, s, b) == (lba, sectors_per_bit, bits) => Ok((0..usize::from(bits))
+                .map(|i| map[i / 8] & (1 << (i % 8)) != 0)
+                .collect()),
+            _ => Err(self.nonsense(what, "the reply is to another request")),
+        }
+    }
+
+    fn control(
+        &mut self,
+        what: &'static str,
+        operation: u8,
+        argument: u8,
+        token: &Token,
+        counter: u64,
+    ) -> Result<(), Error> {
+        let tag = control_tag(
+            token,
+            self.wire.mac(),
+            self.address(),
+            operation,
+            argument,
+            counter,
+        );
+        let control = Control {
+            argument,
+            counter,
+            tag: *tag.as_bytes(),
+        };
+        let request = if operation == op::ACCESS {
+            Request::Access(control)
+        } else {
+            Request::Finish(control)
+        };
+        match self.vendor(what, request, Duration::ZERO)? {
+            Reply::Done {
+                operation: o,
+                argument: a,
+                counter: c,
+            } if (o, a, c) == (operation, argument, counter) => Ok(()),
+            _ => Err(self.nonsense(what, "the reply is to another request")),
+        }
+    }
+
+    /// Makes the export read-only or read-write. `counter` must be higher than that of every
+    /// control request before it in the machine's current boot.
+    pub fn access(&mut self, token: &Token, counter: u64, access: Access) -> Result<(), Error> {
+        let what = match access {
+            Access::ReadOnly => "make the export read-only",
+            Access::ReadWrite => "make the export read-write",
+        };
+        self.control(what, op::ACCESS, access as u8, token, counter)
+    }
+
+    /// Powers the machine off or restarts it. Refused while a disk of it is read-write.
+    pub fn finish(&mut self, token: &Token, counter: u64, finish: Finish) -> Result<(), Error> {
+        self.control(
+            "end the machine's session",
+            op::FINISH,
+            finish as u8,
+            token,
+            counter,
+        )
+    }
+
+    /// Counters of the export.
+    pub fn stats(&mut self) -> Result<Stats, Error> {
+        let what = "give its counters";
+        match self.vendor(what, Request::Stats, Duration::ZERO)? {
+            Reply::Stats(stats) => Ok(stats),
+            _ => Err(self.nonsense(what, "the reply is to another operation")),
+        }
+    }
+}
+
+/// The data after the registers, unless the status says failure.
+fn check_ata<'a>(
+    address: Address,
+    what: &'static str,
+    lba: u64,
+    body: &'a [u8],
+) -> Result<&'a [u8], Error> {
+    let (registers, data) = Registers::parse(body).map_err(|e| Error::Nonsense {
+        address,
+        what,
+        why: e.to_string(),
+    })?;
+    if registers.command & STATUS_FAILED != 0 {
+        return Err(Error::Ata {
+            address,
+            what,
+            lba,
+            status: registers.command,
+            error: registers.feature,
+        });
+    }
+    Ok(data)
+}

@@ -1,0 +1,353 @@
+//! The state of one exported disk, beside what is on it.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::Duration;
+
+use pnet::util::MacAddr;
+
+use super::disk::Disk;
+use crate::acl::{Directive, LIST_MAX, MacMask, Reserve, mask_error, reserve};
+use crate::address::Address;
+use crate::ata::Identify;
+use crate::config::{QueryConfig, sub};
+use crate::vendor::{Access, Stats};
+
+/// One disk and the address it is served at.
+pub struct Export {
+    /// Shelf and slot.
+    pub address: Address,
+    /// The disk.
+    pub disk: Arc<dyn Disk>,
+    /// Model, serial number and so on for IDENTIFY DEVICE; its size is taken from the disk.
+    pub identify: Identify,
+}
+
+/// Counters in the order of [`Stats::NAMES`].
+#[derive(Clone, Copy)]
+#[repr(usize)]
+pub(super) enum Count {
+    Requests,
+    SectorsRead,
+    SectorsWritten,
+    DiskErrors,
+    WritesRefused,
+    Strangers,
+    Malformed,
+    ControlRefused,
+    QueueFull,
+}
+
+/// Changes of an export that are asked for and kept until the agent ends.
+#[derive(Default)]
+struct Settings {
+    config_string: Vec<u8>,
+    /// Whom data commands are answered; empty: everybody.
+    hosts: Vec<MacAddr>,
+    /// Who holds the reservation; empty: nobody.
+    reserved: Vec<MacAddr>,
+}
+
+/// An export at work.
+pub(super) struct Served<Job> {
+    pub(super) address: Address,
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) identify: [u8; 512],
+    pub(super) sectors: u64,
+    writable: AtomicBool,
+    counters: [AtomicU64; Stats::NAMES.len()],
+    settings: Mutex<Settings>,
+    /// Disk work in the order it came.
+    pub(super) io: Queue<Job>,
+    /// Digests and zero maps: long reads that must not hold up the disk work.
+    pub(super) scan: Queue<Job>,
+}
+
+impl<Job> Served<Job> {
+    pub(super) fn new(export: Export, hosts: &[MacAddr]) -> Served<Job> {
+        let sectors = export.disk.sectors();
+        Served {
+            address: export.address,
+            identify: Identify {
+                sectors,
+                ..export.identify
+            }
+            .to_bytes(),
+            sectors,
+            disk: export.disk,
+            writable: AtomicBool::new(false),
+            counters: Default::default(),
+            settings: Mutex::new(Settings {
+                hosts: hosts.to_vec(),
+                ..Settings::default()
+            }),
+            io: Queue::default(),
+            scan: Queue::default(),
+        }
+    }
+
+    fn settings(&self) -> MutexGuard<'_, Settings> {
+        self.settings
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    pub(super) fn count(&self, what: Count, by: u64) {
+        self.counters[what as usize].fetch_add(by, Ordering::Relaxed);
+    }
+
+    pub(super) fn stats(&self) -> Stats {
+        Stats(std::array::from_fn(|i| {
+            self.counters[i].load(Ordering::Relaxed)
+        }))
+    }
+
+    pub(super) fn access(&self) -> Access {
+        if self.writable.load(Ordering::Acquire) {
+            Access::ReadWrite
+        } else {
+            Access::ReadOnly
+        }
+    }
+
+    pub(super) fn set_access(&self, access: Access) {
+        self.writable
+            .store(access == Access::ReadWrite, Ordering::Release);
+    }
+
+    /// Whether this address is on the list (or there is no list).
+    pub(super) fn knows(&self, mac: MacAddr) -> bool {
+        let settings = self.settings();
+        settings.hosts.is_empty() || settings.hosts.contains(&mac)
+    }
+
+    /// Whether somebody else holds the reservation.
+    pub(super) fn reserved_against(&self, mac: MacAddr) -> bool {
+        let settings = self.settings();
+        !settings.reserved.is_empty() && !settings.reserved.contains(&mac)
+    }
+
+    /// Answers a config query: `Ok(None)` is silence, `Err` the error "config string present".
+    pub(super) fn query_config(
+        &self,
+        query: QueryConfig,
+        known: bool,
+        buffer_count: u16,
+        sectors: u8,
+        firmware: u16,
+    ) -> Result<Option<QueryConfig>, ConfigRefused> {
+        let mut settings = self.settings();
+        let silent = match query.sub {
+            sub::READ => false,
+            sub::TEST => settings.config_string != query.string,
+            sub::TEST_PREFIX => !settings.config_string.starts_with(&query.string),
+            // A stranger may look but not touch.
+            sub::SET_IF_EMPTY | sub::FORCE_SET if !known => true,
+            sub::SET_IF_EMPTY
+                if !settings.config_string.is_empty() && settings.config_string != query.string =>
+            {
+                return Err(ConfigRefused::Present);
+            }
+            sub::SET_IF_EMPTY | sub::FORCE_SET => {
+                settings.config_string = query.string;
+                false
+            }
+            _ => return Err(ConfigRefused::BadArgument),
+        };
+        let string = settings.config_string.clone();
+        Ok((!silent).then_some(QueryConfig {
+            buffer_count,
+            firmware,
+            sectors,
+            sub: query.sub,
+            string,
+        }))
+    }
+
+    /// Answers a MAC mask request; `None`: unknown sub-command.
+    pub(super) fn mac_mask(&self, request: &MacMask) -> Option<MacMask> {
+        let mut settings = self.settings();
+        let error = match request.sub {
+            0 => 0,
+            1 => edited(&settings.hosts, &request.directives).map_or_else(
+                |error| error,
+                |hosts| {
+                    settings.hosts = hosts;
+                    0
+                },
+            ),
+            _ => return None,
+        };
+        let directives = settings
+            .hosts
+            .iter()
+            .map(|mac| Directive {
+                directive: 0,
+                mac: *mac,
+            })
+            .collect();
+        Some(MacMask {
+            sub: request.sub,
+            error,
+            directives,
+        })
+    }
+
+    /// Answers a reserve/release request: the holders, and whether it was refused because another
+    /// holds the reservation. `None`: unknown sub-command.
+    pub(super) fn reserve(&self, request: &Reserve, sender: MacAddr) -> Option<(Reserve, bool)> {
+        let mut settings = self.settings();
+        let foreign = !settings.reserved.is_empty() && !settings.reserved.contains(&sender);
+        let refused = match request.sub {
+            reserve::READ => false,
+            reserve::SET if foreign => true,
+            reserve::SET | reserve::FORCE_SET => {
+                settings.reserved.clone_from(&request.macs);
+                false
+            }
+            _ => return None,
+        };
+        Some((
+            Reserve {
+                sub: request.sub,
+                macs: settings.reserved.clone(),
+            },
+            refused,
+        ))
+    }
+}
+
+/// Why a config query gets an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ConfigRefused {
+    Present,
+    BadArgument,
+}
+
+/// The list after all directives, or the error code; nothing changes unless all can be done. A list
+/// that held somebody never becomes empty, because an empty list means everybody.
+fn edited(hosts: &[MacAddr], directives: &[Directive]) -> Result<Vec<MacAddr>, u8> {
+    let mut edited = hosts.to_vec();
+    for Directive { directive, mac } in directives {
+        match directive {
+            0 => {}
+            1 if !edited.contains(mac) => edited.push(*mac),
+            1 => {}
+            2 => edited.retain(|known| known != mac),
+            _ => return Err(mask_error::BAD_DIRECTIVE),
+        }
+    }
+    if edited.len() > LIST_MAX {
+        return Err(mask_error::FULL);
+    }
+    if edited.is_empty() && !hosts.is_empty() {
+        return Err(mask_error::UNSPECIFIED);
+    }
+    Ok(edited)
+}
+
+/// Work waiting for a thread: bounded, in the order it came.
+pub(super) struct Queue<Job> {
+    state: Mutex<(VecDeque<Job>, bool)>,
+    ready: Condvar,
+}
+
+/// Jobs a queue holds at the most: several hosts' windows. More are dropped and counted, and the
+/// initiator asks again.
+const QUEUE_MAX: usize = 512;
+
+impl<Job> Default for Queue<Job> {
+    fn default() -> Self {
+        Queue {
+            state: Mutex::new((VecDeque::new(), false)),
+            ready: Condvar::new(),
+        }
+    }
+}
+
+impl<Job> Queue<Job> {
+    fn lock(&self) -> MutexGuard<'_, (VecDeque<Job>, bool)> {
+        self.state
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Takes the job, unless the queue is full.
+    pub(super) fn push(&self, job: Job) -> bool {
+        let mut state = self.lock();
+        if state.0.len() >= QUEUE_MAX || state.1 {
+            return false;
+        }
+        state.0.push_back(job);
+        self.ready.notify_one();
+        true
+    }
+
+    /// Whether a job that waits is like this.
+    pub(super) fn any(&self, like: impl FnMut(&Job) -> bool) -> bool {
+        self.lock().0.iter().any(like)
+    }
+
+    /// Waits for work and moves up to `most` jobs to `batch`; false when the queue was closed and
+    /// is empty.
+    pub(super) fn take(&self, batch: &mut Vec<Job>, most: usize) -> bool {
+        let mut state = self.lock();
+        while state.0.is_empty() {
+            if state.1 {
+                return false;
+            }
+            state = match self.ready.wait_timeout(state, Duration::from_secs(3600)) {
+                Ok((state, _)) => state,
+                Err(poisoned) => poisoned.into_inner().0,
+            };
+        }
+        let count = state.0.len().min(most);
+        batch.extend(state.0.drain(..count));
+        true
+    }
+
+    /// Whether nothing waits.
+    #[cfg(test)]
+    pub(super) fn idle(&self) -> bool {
+        self.lock().0.is_empty()
+    }
+
+    /// No more work: what waits is still done.
+    pub(super) fn close(&self) {
+        self.lock().1 = true;
+        self.ready.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: MacAddr = MacAddr(2, 0, 0, 0, 0, 1);
+    const B: MacAddr = MacAddr(2, 0, 0, 0, 0, 2);
+
+    #[test]
+    fn the_list_never_becomes_everybody() {
+        let add = |mac| Directive { directive: 1, mac };
+        let delete = |mac| Directive { directive: 2, mac };
+        assert_eq!(edited(&[A], &[add(B)]), Ok(vec![A, B]));
+        assert_eq!(edited(&[A], &[add(B), delete(A)]), Ok(vec![B]));
+        assert_eq!(edited(&[A], &[delete(A)]), Err(mask_error::UNSPECIFIED));
+        assert_eq!(
+            edited(
+                &[A],
+                &[
+                    add(B),
+                    Directive {
+                        directive: 3,
+                        mac: B
+                    }
+                ]
+            ),
+            Err(mask_error::BAD_DIRECTIVE)
+        );
+        let many: Vec<_> = (0..=255).map(|i| add(MacAddr(2, 0, 0, 0, 1, i))).collect();
+        assert_eq!(edited(&[A], &many), Err(mask_error::FULL));
+    }
+}

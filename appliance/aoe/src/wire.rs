@@ -1,0 +1,35 @@
+//! The edge to the network: a raw packet socket that carries AoE frames and nothing else.
+//!
+//! All that the engines need of a wire is in [`Wire`], so that they can be tested on one that is
+//! not there.
+
+use std::io;
+use std::time::Duration;
+
+use pnet::util::MacAddr;
+
+#[cfg(test)]
+pub(crate) mod memory;
+mod packet;
+
+pub use packet::{OpenError, PacketSocket};
+
+/// A station on an Ethernet segment.
+pub trait Wire: Send + Sync {
+    /// Our own address.
+    fn mac(&self) -> MacAddr;
+
+    /// Largest payload of a frame in bytes (1500 on ordinary Ethernet), the headers of AoE
+    /// included and the 14 bytes of Ethernet not.
+    fn mtu(&self) -> usize;
+
+    /// Hands each frame that has come to `each`; waits for the first one no longer than
+    /// `timeout`. Returns how many there were; 0 after a time-out.
+    ///
+    /// An interface that is down is not an error here: it is silent until it comes back.
+    fn receive(&self, timeout: Duration, each: &mut dyn FnMut(&[u8])) -> io::Result<usize>;
+
+    /// Sends frames. One that the interface does not take (it is down, its queue is full) is lost
+    /// as it would be on the wire: the other side asks again.
+    fn send(&self, frames: &[Vec<u8>]) -> io::Result<()>;
+}
