@@ -1,1 +1,36 @@
-//! Under construction.
+//! The Xen host's side of p2v: machine records, discovery, domain configs, volumes, the copy and
+//! the life of a domain from the old machine's disk to a volume.
+//!
+//! Decisions are pure and live in [`domain`], [`table`], [`record`] and [`boot_token`]; what touches
+//! the host is at the edges: [`tool`] runs external programs, [`wire`] is the AoE initiator, and
+//! [`copy`] moves bytes. [`workflow`] puts them together into the operator's commands.
+//!
+//! Nothing here knows DHCP.
+
+pub mod atomic_file;
+pub mod boot_token;
+//WIP pub mod config_file;
+pub mod copy;
+//WIP pub mod doctor;
+//WIP pub mod domain;
+pub mod host;
+pub mod lock;
+pub mod name;
+pub mod record;
+pub mod report;
+pub mod settings;
+pub mod store;
+pub mod table;
+pub mod timestamp;
+pub mod tool;
+pub mod undo;
+pub mod wire;
+//WIP pub mod workflow;
+
+pub use host::{Host, Paths};
+pub use name::MachineName;
+pub use record::{Record, State};
+pub use report::Report;
+pub use settings::Settings;
+pub use store::Store;
+pub use timestamp::Timestamp;

@@ -1,0 +1,166 @@
+//! Where a copy is written: a file or a block device, read back from the medium.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+
+/// Alignment of direct reads: the largest logical block size in use.
+const ALIGN: usize = 4096;
+/// Bytes per direct read.
+const CHUNK: usize = 1 << 20;
+
+/// A destination of a copy. Offsets and lengths in bytes, multiples of 512.
+pub trait Sink: Sync {
+    /// Its size.
+    fn bytes(&self) -> u64;
+
+    /// Writes all of `data` at `offset`.
+    ///
+    /// # Errors
+    /// What the system said.
+    fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()>;
+
+    /// Has everything written put on stable storage.
+    ///
+    /// # Errors
+    /// What the system said.
+    fn sync(&self) -> io::Result<()>;
+
+    /// Fills `buffer` from `offset` on with what the medium holds, not what the page cache does.
+    ///
+    /// # Errors
+    /// What the system said.
+    fn read_back(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()>;
+}
+
+/// A regular file or a block device.
+#[derive(Debug)]
+pub struct FileSink {
+    file: File,
+    /// The same file opened with O_DIRECT; `None` where the file system has no direct I/O (tmpfs).
+    direct: Option<File>,
+    bytes: u64,
+}
+
+impl FileSink {
+    /// Opens `path`. A block device is opened with `O_EXCL`, which the kernel refuses while it is
+    /// mounted, part of a volume group or RAID, or under a device-mapper device.
+    ///
+    /// # Errors
+    /// What the system said; `EBUSY` for a device in use.
+    pub fn open(path: &Path, block_device: bool) -> io::Result<FileSink> {
+        let exclusive = if block_device { nix::libc::O_EXCL } else { 0 };
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(exclusive)
+            .open(path)?;
+        let bytes = io::Seek::seek(&mut file, io::SeekFrom::End(0))?;
+        let direct = OpenOptions::new()
+            .read(true)
+            .custom_flags(nix::libc::O_DIRECT)
+            .open(path);
+        let direct = match direct {
+            Ok(direct) => Some(direct),
+            Err(e) if e.raw_os_error() == Some(nix::libc::EINVAL) => None,
+            Err(e) => return Err(e),
+        };
+        Ok(FileSink {
+            file,
+            direct,
+            bytes,
+        })
+    }
+
+    /// The open file, for locking and its metadata.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    fn read_direct(&self, direct: &File, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        // Reads begin and end on ALIGN so that they suit every device; the end of the file cuts
+        // the last one short, which direct I/O allows.
+        let mut space = vec![0; CHUNK + 2 * ALIGN];
+        let skip = space.as_ptr().align_offset(ALIGN);
+        let mut done = 0;
+        while done < buffer.len() {
+            let at = offset + done as u64;
+            let start = at - at % ALIGN as u64;
+            let lead = (at - start) as usize;
+            let want = (lead + buffer.len() - done).min(CHUNK);
+            let window = &mut space[skip..skip + want.next_multiple_of(ALIGN)];
+            let got = match direct.read_at(window, start) {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                other => other?,
+            };
+            if got <= lead {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            let usable = (got - lead).min(buffer.len() - done);
+            buffer[done..done + usable].copy_from_slice(&window[lead..lead + usable]);
+            done += usable;
+        }
+        Ok(())
+    }
+}
+
+impl Sink for FileSink {
+    fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.file.write_all_at(data, offset)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    fn read_back(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        if let Some(direct) = &self.direct {
+            return self.read_direct(direct, offset, buffer);
+        }
+        let (at, length) = (offset.cast_signed(), buffer.len() as i64);
+        posix_fadvise(
+            &self.file,
+            at,
+            length,
+            PosixFadviseAdvice::POSIX_FADV_DONTNEED,
+        )?;
+        self.file.read_exact_at(buffer, offset)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_back_what_was_written_at_any_sector() {
+        // Beside the sources (a disk) and in memory (tmpfs): with and without direct I/O.
+        for base in [Path::new(env!("CARGO_MANIFEST_DIR")), Path::new("/dev/shm")] {
+            let file = tempfile::NamedTempFile::new_in(base).unwrap();
+            let size = 3 * CHUNK + 5 * 512;
+            file.as_file().set_len(size as u64).unwrap();
+            let sink = FileSink::open(file.path(), false).unwrap();
+            let data: Vec<u8> = (0..size).map(|i| (i * 7 / 3) as u8).collect();
+            sink.write_at(0, &data).unwrap();
+            sink.sync().unwrap();
+            for (from, to) in [
+                (0, size),
+                (512, 1024),
+                (4096 * 3 + 512, 2 * CHUNK + 512),
+                (size - 512, size),
+            ] {
+                let mut back = vec![0; to - from];
+                sink.read_back(from as u64, &mut back).unwrap();
+                assert!(back == data[from..to], "{from}..{to} in {}", base.display());
+            }
+            assert!(sink.read_back(size as u64, &mut [0; 512]).is_err());
+        }
+    }
+}

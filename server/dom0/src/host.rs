@@ -1,0 +1,96 @@
+//! This Xen host: settings, records, programs and paths, together.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::settings::Settings;
+use crate::store::{Store, StoreError};
+use crate::tool::Tools;
+
+/// Paths that the kernel and udev fix; others only for trying things without touching the system.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Paths {
+    /// `/dev/etherd`.
+    pub dev_etherd: PathBuf,
+    /// `/dev/mapper`.
+    pub dev_mapper: PathBuf,
+    /// `/dev`, under which volumes are `VG/LV`.
+    pub dev: PathBuf,
+    /// `/sys/module`.
+    pub sys_module: PathBuf,
+    /// `/sys/class/net`.
+    pub sys_net: PathBuf,
+    /// `/proc/xen/capabilities`: holds `control_d` in dom0.
+    pub xen_capabilities: PathBuf,
+}
+
+impl Default for Paths {
+    fn default() -> Paths {
+        Paths {
+            dev_etherd: "/dev/etherd".into(),
+            dev_mapper: "/dev/mapper".into(),
+            dev: "/dev".into(),
+            sys_module: "/sys/module".into(),
+            sys_net: "/sys/class/net".into(),
+            xen_capabilities: "/proc/xen/capabilities".into(),
+        }
+    }
+}
+
+impl Paths {
+    /// All of them under `root`.
+    pub fn under(root: &Path) -> Paths {
+        let at = |path: PathBuf| root.join(path.strip_prefix("/").unwrap_or(&path));
+        let real = Paths::default();
+        Paths {
+            dev_etherd: at(real.dev_etherd),
+            dev_mapper: at(real.dev_mapper),
+            dev: at(real.dev),
+            sys_module: at(real.sys_module),
+            sys_net: at(real.sys_net),
+            xen_capabilities: at(real.xen_capabilities),
+        }
+    }
+}
+
+/// What every workflow needs.
+#[derive(Clone, Debug)]
+pub struct Host {
+    /// The operator's settings.
+    pub settings: Settings,
+    /// The interface that AoE goes over (also the bridge, where that has the wire).
+    pub iface: String,
+    /// The machine records.
+    pub store: Store,
+    /// External programs.
+    pub tools: Tools,
+    /// The kernel's and udev's paths.
+    pub paths: Paths,
+}
+
+impl Host {
+    /// The real host, with its records under `state`.
+    ///
+    /// # Errors
+    /// The state directory cannot be used.
+    pub fn open(settings: Settings, iface: &str, state: &Path) -> Result<Host, StoreError> {
+        Ok(Host {
+            settings,
+            iface: iface.to_owned(),
+            store: Store::open(state)?,
+            tools: Tools::new(),
+            paths: Paths::default(),
+        })
+    }
+
+    /// Whether this is a running Xen host: without Xen there are no domains to look for.
+    pub fn is_xen(&self) -> bool {
+        std::fs::read_to_string(&self.paths.xen_capabilities)
+            .is_ok_and(|text| text.contains("control_d"))
+    }
+
+    /// How long to wait for devices and for domains that shut down.
+    pub fn wait(&self) -> Duration {
+        Duration::from_secs(self.settings.wait_seconds)
+    }
+}

@@ -1,0 +1,102 @@
+//! One command at a time per machine.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek, Write};
+use std::path::{Path, PathBuf};
+
+use crate::timestamp::Timestamp;
+
+/// Held while a command changes a machine; given back on drop, and by the kernel if the process dies.
+#[derive(Debug)]
+pub struct MachineLock {
+    _file: File,
+}
+
+/// Why a lock was not had.
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    /// Another command holds it.
+    #[error(
+        "another p2v command is working on {name}: {holder}. Wait for it to end, or stop it first"
+    )]
+    Held {
+        /// The machine.
+        name: String,
+        /// Its pid, command and start, as it wrote them.
+        holder: String,
+    },
+    /// The lock file could not be used.
+    #[error("cannot lock {}: {source}", path.display())]
+    Io {
+        /// The lock file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl MachineLock {
+    /// Takes the lock of the machine `name` in `dir` for `command`, without waiting.
+    ///
+    /// # Errors
+    /// [`LockError::Held`] says who has it.
+    pub fn take(dir: &Path, name: &str, command: &str) -> Result<MachineLock, LockError> {
+        let path = dir.join(format!("{name}.lock"));
+        let io = |source| LockError::Io {
+            path: path.clone(),
+            source,
+        };
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(io)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut holder = String::new();
+                // Only for the message: a holder that has not written its line yet is still a holder.
+                let _ = file.read_to_string(&mut holder);
+                return Err(LockError::Held {
+                    name: name.to_owned(),
+                    holder: holder.trim().to_owned(),
+                });
+            }
+            Err(TryLockError::Error(source)) => return Err(io(source)),
+        }
+        file.set_len(0).map_err(io)?;
+        file.rewind().map_err(io)?;
+        writeln!(
+            file,
+            "pid {}, `{command}`, since {}",
+            std::process::id(),
+            Timestamp::now()
+        )
+        .map_err(io)?;
+        Ok(MachineLock { _file: file })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_second_is_told_who_has_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = MachineLock::take(dir.path(), "e7", "p2v copy e7").unwrap();
+        let error = MachineLock::take(dir.path(), "e7", "p2v start e7")
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("p2v copy e7"), "{error}");
+        assert!(
+            error.contains(&format!("pid {}", std::process::id())),
+            "{error}"
+        );
+        MachineLock::take(dir.path(), "e8", "p2v start e8").unwrap();
+        drop(first);
+        MachineLock::take(dir.path(), "e7", "p2v start e7").unwrap();
+    }
+}

@@ -1,0 +1,454 @@
+//! What is remembered of a machine.
+//!
+//! A record says what was done and decided. What is true now is asked of the wire, of `xl` and of
+//! LVM; a record never stands in for that.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use p2v_aoe::inventory::{Disk, Inventory};
+use p2v_aoe::{Address, MacAddr};
+use serde::{Deserialize, Serialize};
+
+use crate::boot_token::BootTokens;
+use crate::name::MachineName;
+use crate::timestamp::Timestamp;
+
+/// Version of the record's format; raised when an older p2v could misread a newer record.
+pub const RECORD_VERSION: u32 = 1;
+
+/// History lines kept; the oldest go first.
+pub const HISTORY_KEPT: usize = 500;
+
+/// Where a machine is on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// Its ROM asked for a boot file.
+    Seen,
+    /// Its agent answered on AoE and the inventory was read.
+    Exported,
+    /// A domain was started on the old disks.
+    Running,
+    /// A copy was begun and is not complete.
+    Copying,
+    /// Every exported disk was copied and checked, and nothing could write to it since.
+    Copied,
+    /// The domain was switched to the volumes.
+    Moved,
+    /// The old machine was powered off.
+    Released,
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            State::Seen => "seen",
+            State::Exported => "exported",
+            State::Running => "running",
+            State::Copying => "copying",
+            State::Copied => "copied",
+            State::Moved => "moved",
+            State::Released => "released",
+        })
+    }
+}
+
+/// One machine.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Record {
+    /// [`RECORD_VERSION`] of the writer.
+    pub version: u32,
+    /// Its name, also the file's.
+    pub name: MachineName,
+    /// The permanent MAC of the interface it network-boots from.
+    pub boot_mac: MacAddr,
+    /// Its AoE shelf.
+    pub shelf: u16,
+    /// Where it is on its way.
+    pub state: State,
+    /// Tokens given out.
+    #[serde(default)]
+    pub tokens: BootTokens,
+    /// The counter of the last control request; written before the request is sent, never set back.
+    #[serde(default)]
+    pub counter: u64,
+    /// When its menu was last asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub menu_fetched: Option<Timestamp>,
+    /// The last inventory read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inventory: Option<Inventory>,
+    /// When that was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inventory_read: Option<Timestamp>,
+    /// The disks something was done with, by AoE slot.
+    #[serde(default)]
+    pub disks: BTreeMap<u8, DiskRecord>,
+    /// The domain config as we last wrote it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<WrittenConfig>,
+    /// What happened, oldest first.
+    #[serde(default)]
+    pub history: Vec<HistoryLine>,
+}
+
+/// What is remembered of one disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DiskRecord {
+    /// Size in 512-byte sectors when it was first used.
+    pub sectors: u64,
+    /// Model, to know it again.
+    pub model: String,
+    /// Serial number, to know it again.
+    pub serial: String,
+    /// What is under the device-mapper device the domain uses; `None` if there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mapping: Option<Mapping>,
+    /// Its copy, begun or done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copy: Option<CopyRecord>,
+}
+
+/// Kind of device-mapper table (see `DESIGN.md`, "The disk the domain sees").
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MappingKind {
+    /// dm-linear over one device.
+    Linear,
+    /// No device-mapper device: the config names a file directly.
+    File,
+}
+
+/// What the domain's disk is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mapping {
+    /// Kind of table.
+    pub kind: MappingKind,
+    /// The device or file underneath.
+    pub backing: PathBuf,
+    /// Whether that is the old machine's disk (`/dev/etherd/...`) rather than a copy of it.
+    pub old_disk: bool,
+}
+
+/// Where a disk is copied to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", tag = "kind", deny_unknown_fields)]
+pub enum Destination {
+    /// A logical volume.
+    Volume {
+        /// Volume group.
+        vg: String,
+        /// Logical volume.
+        lv: String,
+    },
+    /// A regular file.
+    File {
+        /// Its absolute path.
+        path: PathBuf,
+        /// What tells it from another file of that name (its inode number).
+        identity: String,
+    },
+    /// A block device that is not one of LVM's.
+    Device {
+        /// Its path; a link of `/dev/disk/by-id` where there is one.
+        path: PathBuf,
+        /// What tells it from another device of that name; empty if the device has nothing.
+        identity: String,
+    },
+}
+
+impl Destination {
+    /// The path to open.
+    pub fn path(&self) -> PathBuf {
+        match self {
+            Destination::Volume { vg, lv } => Path::new("/dev").join(vg).join(lv),
+            Destination::File { path, .. } | Destination::Device { path, .. } => path.clone(),
+        }
+    }
+}
+
+impl fmt::Display for Destination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Destination::Volume { vg, lv } => write!(f, "volume {vg}/{lv}"),
+            Destination::File { path, .. } => write!(f, "file {}", path.display()),
+            Destination::Device { path, .. } => write!(f, "device {}", path.display()),
+        }
+    }
+}
+
+/// A copy, begun or done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CopyRecord {
+    /// Where to.
+    pub destination: Destination,
+    /// When the first run began.
+    pub begun: Timestamp,
+    /// Set when every range was compared; taken away when the source may have changed since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verified: Option<Verified>,
+}
+
+/// A finished comparison of source and copy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Verified {
+    /// When it ended.
+    pub at: Timestamp,
+    /// The agent's boot at that time: another boot may have changed the disk.
+    pub boot_id: String,
+    /// Sectors that could not be read: first LBA and count. Empty for a complete copy.
+    #[serde(default)]
+    pub unreadable: Vec<(u64, u64)>,
+}
+
+/// A config file as we wrote it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WrittenConfig {
+    /// Where.
+    pub path: PathBuf,
+    /// BLAKE3 of the text, hex.
+    pub blake3: String,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// One line of history.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HistoryLine {
+    /// When.
+    pub at: Timestamp,
+    /// What.
+    pub what: String,
+}
+
+/// A disk of the inventory is not the one that was used under its address before.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the disk at {address} is not the one it was: {now}, but {before} when it was first used. \
+     Disks may have changed places in the old machine (one that did not come up moves the others); \
+     check its cabling and boot it again"
+)]
+pub struct DiskChanged {
+    address: Address,
+    before: String,
+    now: String,
+}
+
+impl Record {
+    /// A machine seen for the first time.
+    pub fn new(name: MachineName, boot_mac: MacAddr, shelf: u16) -> Record {
+        Record {
+            version: RECORD_VERSION,
+            name,
+            boot_mac,
+            shelf,
+            state: State::Seen,
+            tokens: BootTokens::default(),
+            counter: 0,
+            menu_fetched: None,
+            inventory: None,
+            inventory_read: None,
+            disks: BTreeMap::new(),
+            config: None,
+            history: Vec::new(),
+        }
+    }
+
+    /// Adds a line to the history.
+    pub fn note(&mut self, at: Timestamp, what: impl Into<String>) {
+        self.history.push(HistoryLine {
+            at,
+            what: what.into(),
+        });
+        let surplus = self.history.len().saturating_sub(HISTORY_KEPT);
+        self.history.drain(..surplus);
+    }
+
+    /// Takes in an inventory that the machine's agent sent: remembers it, notes which token the
+    /// agent has, and moves `seen` on to `exported`.
+    pub fn take_inventory(&mut self, inventory: Inventory, now: Timestamp) {
+        self.tokens.prove(&inventory.token_id);
+        if self.state == State::Seen {
+            self.state = State::Exported;
+            self.note(now, "its disks are exported");
+        }
+        self.inventory = Some(inventory);
+        self.inventory_read = Some(now);
+    }
+
+    /// The disk is about to be used: remembers what it is, or refuses if another one was used
+    /// under this address before.
+    ///
+    /// # Errors
+    /// [`DiskChanged`] if size, model or serial differ.
+    pub fn use_disk(
+        &mut self,
+        address: Address,
+        disk: &Disk,
+    ) -> Result<&mut DiskRecord, DiskChanged> {
+        let now = DiskRecord {
+            sectors: disk.sectors,
+            model: disk.model.clone(),
+            serial: disk.serial.clone(),
+            mapping: None,
+            copy: None,
+        };
+        let known = self
+            .disks
+            .entry(address.slot)
+            .or_insert_with(|| now.clone());
+        if (known.sectors, &known.model, &known.serial) != (now.sectors, &now.model, &now.serial) {
+            let say = |d: &DiskRecord| {
+                format!("`{}` serial `{}`, {} sectors", d.model, d.serial, d.sectors)
+            };
+            return Err(DiskChanged {
+                address,
+                before: say(known),
+                now: say(&now),
+            });
+        }
+        Ok(known)
+    }
+
+    /// The old disks may be written from now on: what was checked is no longer known to be equal.
+    pub fn forget_verified(&mut self) {
+        for disk in self.disks.values_mut() {
+            if let Some(copy) = &mut disk.copy {
+                copy.verified = None;
+            }
+        }
+    }
+
+    /// Whether every disk of `exported` has been copied and compared, in which boot of the agent,
+    /// and what could not be read.
+    ///
+    /// # Errors
+    /// What is missing, for the operator.
+    pub fn verified_copies(&self, exported: &[Address]) -> Result<String, String> {
+        let mut boot: Option<&str> = None;
+        if exported.is_empty() {
+            return Err("no exported disk is known".into());
+        }
+        for address in exported {
+            let verified = self
+                .disks
+                .get(&address.slot)
+                .and_then(|d| d.copy.as_ref())
+                .ok_or_else(|| format!("disk {address} was not copied"))?
+                .verified
+                .as_ref()
+                .ok_or_else(|| {
+                    format!("the copy of disk {address} is not complete, or the old disk may have been written since")
+                })?;
+            match boot {
+                Some(id) if id != verified.boot_id => {
+                    return Err(format!(
+                        "the disks were copied in different boots of the old machine (disk {address} last)"
+                    ));
+                }
+                _ => boot = Some(&verified.boot_id),
+            }
+        }
+        Ok(boot.unwrap_or_default().to_owned())
+    }
+}
+
+/// The exported disks of an inventory with their addresses, in slot order.
+pub fn exported(inventory: &Inventory) -> Vec<(Address, &Disk)> {
+    let mut disks: Vec<_> = inventory
+        .disks
+        .iter()
+        .filter_map(|disk| Some((disk.address?, disk)))
+        .collect();
+    disks.sort_by_key(|(address, _)| *address);
+    disks
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record() -> Record {
+        Record::new("e7".parse().unwrap(), MacAddr::new(2, 0, 0, 0, 0, 1), 7)
+    }
+
+    fn verified(boot: &str) -> CopyRecord {
+        CopyRecord {
+            destination: Destination::Volume {
+                vg: "vg".into(),
+                lv: "lv".into(),
+            },
+            begun: Timestamp::from_unix(0),
+            verified: Some(Verified {
+                at: Timestamp::from_unix(1),
+                boot_id: boot.into(),
+                unreadable: vec![],
+            }),
+        }
+    }
+
+    #[test]
+    fn another_disk_under_the_same_address_is_refused() {
+        let mut record = record();
+        let a = Disk {
+            sectors: 10,
+            serial: "A".into(),
+            ..Disk::default()
+        };
+        let b = Disk {
+            sectors: 10,
+            serial: "B".into(),
+            ..Disk::default()
+        };
+        let address = Address::new(7, 0);
+        record.use_disk(address, &a).unwrap();
+        record.use_disk(address, &a).unwrap();
+        let error = record.use_disk(address, &b).unwrap_err().to_string();
+        assert!(error.contains("e7.0") && error.contains("`B`"), "{error}");
+    }
+
+    #[test]
+    fn copied_means_every_disk_in_one_boot_and_nothing_since() {
+        let mut record = record();
+        let disks = [Address::new(7, 0), Address::new(7, 1)];
+        for address in disks {
+            record.use_disk(address, &Disk::default()).unwrap();
+        }
+        assert!(record.verified_copies(&[]).is_err());
+        record.disks.get_mut(&0).unwrap().copy = Some(verified("one"));
+        assert!(record.verified_copies(&disks).is_err());
+        record.disks.get_mut(&1).unwrap().copy = Some(verified("two"));
+        assert!(
+            record
+                .verified_copies(&disks)
+                .unwrap_err()
+                .contains("different boots")
+        );
+        record.disks.get_mut(&1).unwrap().copy = Some(verified("one"));
+        assert_eq!(record.verified_copies(&disks).unwrap(), "one");
+        record.forget_verified();
+        assert!(record.verified_copies(&disks).is_err());
+    }
+
+    #[test]
+    fn history_is_bounded() {
+        let mut record = record();
+        for i in 0..2 * HISTORY_KEPT {
+            record.note(Timestamp::from_unix(0), i.to_string());
+        }
+        assert_eq!(record.history.len(), HISTORY_KEPT);
+        assert_eq!(
+            record.history.last().unwrap().what,
+            (2 * HISTORY_KEPT - 1).to_string()
+        );
+    }
+}

@@ -1,0 +1,209 @@
+//! The kernel's `aoe` driver: loading it, finding its devices, letting go of them.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use p2v_aoe::{Address, SECTOR};
+
+use super::{ToolError, Tools};
+use crate::host::Paths;
+
+/// How often a device that is awaited is looked for.
+const POLL: Duration = Duration::from_millis(100);
+/// How often the driver is asked to send its discovery again while a device is awaited (by itself
+/// it does so once a minute).
+const REDISCOVER: Duration = Duration::from_secs(2);
+
+/// The kernel's aoe driver on this host.
+#[derive(Clone, Copy, Debug)]
+pub struct AoeDriver<'a> {
+    tools: &'a Tools,
+    paths: &'a Paths,
+}
+
+impl<'a> AoeDriver<'a> {
+    /// The driver, reached through `paths`.
+    pub fn new(tools: &'a Tools, paths: &'a Paths) -> Self {
+        AoeDriver { tools, paths }
+    }
+
+    /// Whether the module is loaded (or built in).
+    pub fn is_loaded(&self) -> bool {
+        self.paths.sys_module.join("aoe").exists()
+    }
+
+    /// The interfaces it speaks on, as it lists them; empty means every interface.
+    ///
+    /// # Errors
+    /// Its parameter cannot be read.
+    pub fn interfaces(&self) -> Result<Vec<String>, ToolError> {
+        let path = self.paths.sys_module.join("aoe/parameters/aoe_iflist");
+        let text = fs::read_to_string(&path).map_err(|e| io_error("read", &path, &e))?;
+        Ok(text
+            .split(|c: char| c.is_whitespace() || c == ',')
+            .filter(|w| !w.is_empty())
+            .map(str::to_owned)
+            .collect())
+    }
+
+    /// Loads the driver for `iface`, or adds `iface` to a loaded one that speaks on others only.
+    /// Returns whether this call loaded it.
+    ///
+    /// # Errors
+    /// What `modprobe` said.
+    pub fn load(&self, iface: &str) -> Result<bool, ToolError> {
+        if !self.is_loaded() {
+            self.tools
+                .run("modprobe", ["aoe", &format!("aoe_iflist={iface}")])?;
+            return Ok(true);
+        }
+        let mut interfaces = self.interfaces()?;
+        if !interfaces.is_empty() && !interfaces.iter().any(|i| i == iface) {
+            interfaces.push(iface.to_owned());
+            self.tell("interfaces", &interfaces.join(" "))?;
+        }
+        Ok(false)
+    }
+
+    /// Unloads the driver.
+    ///
+    /// # Errors
+    /// What `modprobe` said: it refuses while a device is in use.
+    pub fn unload(&self) -> Result<(), ToolError> {
+        self.tools.run("modprobe", ["--remove", "aoe"]).map(drop)
+    }
+
+    /// The device node of `address`.
+    pub fn device(&self, address: Address) -> PathBuf {
+        self.paths.dev_etherd.join(address.to_string())
+    }
+
+    /// Waits until the device of `address` is there with a size, at most `limit`; returns its size
+    /// in sectors.
+    ///
+    /// # Errors
+    /// It did not come: what was seen instead.
+    pub fn wait(&self, address: Address, limit: Duration) -> Result<u64, ToolError> {
+        let device = self.device(address);
+        let started = Instant::now();
+        let mut asked: Option<Instant> = None;
+        loop {
+            if asked.is_none_or(|at| at.elapsed() >= REDISCOVER) {
+                // The node appears a moment after the module: a failure now is not final.
+                let _ = self.tell("discover", "1");
+                asked = Some(Instant::now());
+            }
+            let seen = match sectors(&device) {
+                Ok(0) => "its size is 0 (the driver has it as down)".to_owned(),
+                Ok(sectors) => return Ok(sectors),
+                Err(error) => error.to_string(),
+            };
+            if started.elapsed() >= limit {
+                return Err(ToolError::NotDone(format!(
+                    "the kernel's aoe driver did not bring up {} within {} s: {seen}. Check that it speaks on \
+                     the right interface ({}) and that the old machine still answers (`p2v list`)",
+                    device.display(),
+                    limit.as_secs(),
+                    self.paths.dev_etherd.join("interfaces").display(),
+                )));
+            }
+            std::thread::sleep(POLL);
+        }
+    }
+
+    /// Has the driver read the size of `address` again (only while nobody has it open).
+    ///
+    /// # Errors
+    /// What the driver said.
+    pub fn revalidate(&self, address: Address) -> Result<(), ToolError> {
+        self.tell("revalidate", &address.to_string())
+    }
+
+    /// Makes the driver forget the device of `address` if nobody has it open.
+    ///
+    /// # Errors
+    /// What the driver said.
+    pub fn forget(&self, address: Address) -> Result<(), ToolError> {
+        // aoedev.c, user_req(): compares by the text's length, so there must be no newline.
+        self.tell("flush", &address.to_string())
+    }
+
+    fn tell(&self, control: &str, text: &str) -> Result<(), ToolError> {
+        let path = self.paths.dev_etherd.join(control);
+        // Not created if it is missing: a plain file in /dev would hide what is wrong.
+        fs::OpenOptions::new()
+            .write(true)
+            .open(&path)
+            .and_then(|mut f| io::Write::write_all(&mut f, text.as_bytes()))
+            .map_err(|e| io_error(&format!("write `{text}` to"), &path, &e))
+    }
+}
+
+/// Size of a block device (or file) in whole 512-byte sectors. Seeking to the end of a block
+/// device gives the same figure as `BLKGETSIZE64`.
+///
+/// # Errors
+/// It cannot be opened.
+pub fn sectors(device: &Path) -> io::Result<u64> {
+    let mut file = fs::File::open(device)?;
+    Ok(io::Seek::seek(&mut file, io::SeekFrom::End(0))? / SECTOR)
+}
+
+fn io_error(doing: &str, path: &Path, error: &io::Error) -> ToolError {
+    ToolError::NotDone(format!("cannot {doing} {}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn paths(dir: &Path) -> Paths {
+        Paths::under(dir)
+    }
+
+    #[test]
+    fn an_interface_is_added_and_none_is_taken_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = paths(dir.path());
+        let parameters = paths.sys_module.join("aoe/parameters");
+        fs::create_dir_all(&parameters).unwrap();
+        fs::create_dir_all(&paths.dev_etherd).unwrap();
+        let control = paths.dev_etherd.join("interfaces");
+        let tools = Tools::in_dir(dir.path());
+        let driver = AoeDriver::new(&tools, &paths);
+        for (before, told) in [("\n", ""), ("xenbr0\n", ""), ("eth7\n", "eth7 xenbr0")] {
+            fs::write(parameters.join("aoe_iflist"), before).unwrap();
+            fs::write(&control, "").unwrap();
+            assert!(!driver.load("xenbr0").unwrap());
+            assert_eq!(fs::read_to_string(&control).unwrap(), told);
+        }
+    }
+
+    #[test]
+    fn waiting_ends_with_what_was_seen() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = paths(dir.path());
+        fs::create_dir_all(&paths.dev_etherd).unwrap();
+        let tools = Tools::in_dir(dir.path());
+        let driver = AoeDriver::new(&tools, &paths);
+        let address = Address::new(7, 0);
+        let error = driver
+            .wait(address, Duration::ZERO)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("e7.0") && error.contains("No such file"),
+            "{error}"
+        );
+        fs::write(driver.device(address), "").unwrap();
+        let error = driver
+            .wait(address, Duration::ZERO)
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("size is 0"), "{error}");
+        fs::write(driver.device(address), [0; 1024]).unwrap();
+        assert_eq!(driver.wait(address, Duration::ZERO).unwrap(), 2);
+    }
+}

@@ -1,0 +1,188 @@
+//! External programs: how they are run, and one module for each that knows what it prints.
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+pub mod aoe_driver;
+pub mod dmsetup;
+pub mod lvm;
+pub mod xl;
+
+/// Longest part of a program's error output that is put in an error message, in bytes.
+const STDERR_SHOWN: usize = 4096;
+
+/// Runs external programs.
+#[derive(Clone, Debug, Default)]
+pub struct Tools {
+    dir: Option<PathBuf>,
+}
+
+/// What went wrong with an external program.
+#[derive(Debug, thiserror::Error)]
+pub enum ToolError {
+    /// It is not there.
+    #[error("`{program}` is not installed (or not in PATH); on Debian: apt install {package}")]
+    Missing {
+        /// The program.
+        program: String,
+        /// The Debian package that has it.
+        package: &'static str,
+    },
+    /// It could not be started.
+    #[error("cannot run `{command}`: {source}")]
+    Start {
+        /// Program and arguments.
+        command: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// It failed.
+    #[error("`{command}` failed ({status}): {stderr}")]
+    Failed {
+        /// Program and arguments.
+        command: String,
+        /// Exit status or signal.
+        status: std::process::ExitStatus,
+        /// What it wrote to standard error (else to standard output).
+        stderr: String,
+    },
+    /// It printed something else than expected.
+    #[error("`{command}` printed something unexpected: {why}")]
+    Output {
+        /// Program and arguments.
+        command: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// What it was asked to do did not come about.
+    #[error("{0}")]
+    NotDone(String),
+}
+
+impl Tools {
+    /// Programs as found in `PATH`.
+    pub fn new() -> Tools {
+        Tools::default()
+    }
+
+    /// Programs from one directory only.
+    pub fn in_dir(dir: impl Into<PathBuf>) -> Tools {
+        Tools {
+            dir: Some(dir.into()),
+        }
+    }
+
+    /// Runs `program` with `args` and returns what it printed.
+    ///
+    /// # Errors
+    /// [`ToolError`] with the command line, the exit status and its error output.
+    pub fn run<I, A>(&self, program: &str, args: I) -> Result<String, ToolError>
+    where
+        I: IntoIterator<Item = A>,
+        A: AsRef<OsStr>,
+    {
+        let args: Vec<OsString> = args.into_iter().map(|a| a.as_ref().to_owned()).collect();
+        let command = command_line(program, &args);
+        let path = match &self.dir {
+            Some(dir) => dir.join(program),
+            None => PathBuf::from(program),
+        };
+        let output = Command::new(path)
+            .args(&args)
+            .env("LC_ALL", "C")
+            .stdin(Stdio::null())
+            .output()
+            .map_err(|source| match source.kind() {
+                io::ErrorKind::NotFound => ToolError::Missing {
+                    program: program.to_owned(),
+                    package: package(program),
+                },
+                _ => ToolError::Start {
+                    command: command.clone(),
+                    source,
+                },
+            })?;
+        if !output.status.success() {
+            let said = if output.stderr.trim_ascii().is_empty() {
+                &output.stdout
+            } else {
+                &output.stderr
+            };
+            let text = String::from_utf8_lossy(&said[said.len().saturating_sub(STDERR_SHOWN)..])
+                .trim()
+                .to_owned();
+            return Err(ToolError::Failed {
+                command,
+                status: output.status,
+                stderr: if text.is_empty() {
+                    "it said nothing".into()
+                } else {
+                    text
+                },
+            });
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+}
+
+/// The command as an operator would type it.
+fn command_line(program: &str, args: &[OsString]) -> String {
+    let mut line = program.to_owned();
+    for arg in args {
+        let arg = arg.to_string_lossy();
+        line.push(' ');
+        if arg.is_empty() || arg.contains(|c: char| c.is_whitespace() || c == '"' || c == '\'') {
+            line.push_str(&format!("{arg:?}"));
+        } else {
+            line.push_str(&arg);
+        }
+    }
+    line
+}
+
+/// The Debian 12 package that has a program.
+fn package(program: &str) -> &'static str {
+    match program {
+        "xl" => "xen-utils-common",
+        "dmsetup" => "dmsetup",
+        "modprobe" => "kmod",
+        _ => "lvm2",
+    }
+}
+
+fn unexpected(command: &str, why: impl ToString) -> ToolError {
+    ToolError::Output {
+        command: command.to_owned(),
+        why: why.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_error_has_command_status_and_stderr() {
+        let tools = Tools::new();
+        let error = tools
+            .run("sh", ["-c", "echo to-stdout; echo broken >&2; exit 3"])
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("sh -c \"echo"), "{error}");
+        assert!(error.contains("exit status: 3"), "{error}");
+        assert!(error.ends_with("broken"), "{error}");
+        assert_eq!(tools.run("sh", ["-c", "echo x"]).unwrap(), "x\n");
+    }
+
+    #[test]
+    fn a_missing_program_names_its_package() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = Tools::in_dir(dir.path())
+            .run("xl", ["list"])
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("apt install xen-utils-common"), "{error}");
+    }
+}

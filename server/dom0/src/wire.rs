@@ -1,0 +1,97 @@
+//! The wire as the workflows see it: which targets answer, and one attached target.
+//!
+//! A thin seam over `p2v_aoe`'s initiator, so that the workflows and the copy
+//! can be tested against targets that lie, fail and vanish at a chosen moment.
+
+use std::time::Duration;
+
+use p2v_aoe::inventory::Inventory;
+use p2v_aoe::token::Token;
+use p2v_aoe::{Address, MacAddr};
+
+use crate::copy::Source;
+
+//WIP mod initiator;
+
+/// One answer to a discovery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Found {
+    /// The target's address.
+    pub address: Address,
+    /// Who answered; two for one address are two entries.
+    pub mac: MacAddr,
+}
+
+/// What an export lets the list of host MACs do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Reads only.
+    ReadOnly,
+    /// Reads and writes.
+    ReadWrite,
+}
+
+/// What becomes of the old machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finish {
+    /// It is switched off.
+    PowerOff,
+    /// It restarts.
+    Restart,
+}
+
+/// What went wrong on the wire; the text says with which target and what to do.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct WireError(pub String);
+
+/// A segment with AoE targets on it.
+pub trait Wire {
+    /// Every answer within `wait`.
+    ///
+    /// # Errors
+    /// The interface cannot be used.
+    fn discover(&self, wait: Duration) -> Result<Vec<Found>, WireError>;
+
+    /// A session with the one target at `address`.
+    ///
+    /// # Errors
+    /// None answers, or more than one MAC does.
+    fn attach(&self, address: Address) -> Result<Box<dyn Export>, WireError>;
+}
+
+/// One target: its blocks, and what it lets the host do.
+pub trait Export: Source {
+    /// The target's MAC.
+    fn mac(&self) -> MacAddr;
+
+    /// The machine's inventory.
+    ///
+    /// # Errors
+    /// It does not answer, or is no p2v agent.
+    fn inventory(&mut self) -> Result<Inventory, WireError>;
+
+    /// Sets what may be done with the machine's disks, authorised by `token` and `counter`.
+    ///
+    /// # Errors
+    /// The agent refused it or does not answer.
+    fn access(&mut self, token: &Token, counter: u64, access: Access) -> Result<(), WireError>;
+
+    /// Ends the agent, authorised by `token` and `counter`.
+    ///
+    /// # Errors
+    /// The agent refused it or does not answer.
+    fn finish(&mut self, token: &Token, counter: u64, finish: Finish) -> Result<(), WireError>;
+
+    /// Reserves the target for this host.
+    ///
+    /// # Errors
+    /// Another host has it reserved.
+    fn reserve(&mut self) -> Result<(), WireError>;
+
+    /// Ends the reservation.
+    ///
+    /// # Errors
+    /// It does not answer.
+    fn release(&mut self) -> Result<(), WireError>;
+}

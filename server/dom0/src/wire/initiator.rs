@@ -1,0 +1,99 @@
+//! The real wire: `p2v_aoe`'s initiator on an interface of this host.
+
+use std::time::Duration;
+
+use p2v_aoe::initiator::{Error, Initiator, Session};
+use p2v_aoe::inventory::Inventory;
+use p2v_aoe::token::Token;
+use p2v_aoe::vendor::{self, Status};
+use p2v_aoe::{Address, MacAddr};
+
+use super::{Access, Export, Finish, Found, Wire, WireError};
+use crate::copy::{Digest, Source, SourceError};
+
+impl From<Error> for WireError {
+    fn from(error: Error) -> WireError {
+        WireError(error.to_string())
+    }
+}
+
+impl Wire for Initiator {
+    fn discover(&self, wait: Duration) -> Result<Vec<Found>, WireError> {
+        let found = Initiator::discover(self, wait)?;
+        Ok(found
+            .into_iter()
+            .map(|f| Found {
+                address: f.address,
+                mac: f.mac,
+            })
+            .collect())
+    }
+
+    fn attach(&self, address: Address) -> Result<Box<dyn Export>, WireError> {
+        Ok(Box::new(Initiator::attach(self, address)?))
+    }
+}
+
+fn source_error(error: Error) -> SourceError {
+    match error {
+        Error::Unreadable { bad, .. } if !bad.is_empty() => SourceError::Unreadable { bad },
+        Error::Vendor {
+            status: Status::DiskError,
+            lba,
+            ..
+        } => SourceError::Unreadable { bad: vec![lba] },
+        other => SourceError::Failed(other.to_string()),
+    }
+}
+
+impl Source for Session {
+    fn sectors(&self) -> u64 {
+        Session::sectors(self)
+    }
+
+    fn read(&mut self, lba: u64, buffer: &mut [u8]) -> Result<(), SourceError> {
+        Session::read(self, lba, buffer).map_err(source_error)
+    }
+
+    fn digest(&mut self, lba: u64, sectors: u32) -> Result<Digest, SourceError> {
+        let digest = Session::digest(self, lba, sectors).map_err(source_error)?;
+        Ok(Digest {
+            zero: digest.zero,
+            blake3: digest.blake3,
+        })
+    }
+}
+
+impl Export for Session {
+    fn mac(&self) -> MacAddr {
+        Session::mac(self)
+    }
+
+    fn inventory(&mut self) -> Result<Inventory, WireError> {
+        Ok(Session::inventory(self)?)
+    }
+
+    fn access(&mut self, token: &Token, counter: u64, access: Access) -> Result<(), WireError> {
+        let access = match access {
+            Access::ReadOnly => vendor::Access::ReadOnly,
+            Access::ReadWrite => vendor::Access::ReadWrite,
+        };
+        Ok(Session::access(self, token, counter, access)?)
+    }
+
+    fn finish(&mut self, token: &Token, counter: u64, finish: Finish) -> Result<(), WireError> {
+        let finish = match finish {
+            Finish::PowerOff => vendor::Finish::PowerOff,
+            Finish::Restart => vendor::Finish::Restart,
+        };
+        Ok(Session::finish(self, token, counter, finish)?)
+    }
+
+    fn reserve(&mut self) -> Result<(), WireError> {
+        Ok(Session::reserve(self)?)
+    }
+
+    fn release(&mut self) -> Result<(), WireError> {
+        Ok(Session::release(self)?)
+    }
+}
