@@ -12,6 +12,12 @@ pub enum Error {
     #[error("TFTP protocol error: {0:?}")]
     Packet(crate::packet::Error),
 
+    #[error("Aborted by the client: {0}")]
+    Aborted(String),
+
+    #[error("The client began another transfer from the same port")]
+    Superseded,
+
     #[error("IO error: {0}")]
     Io(#[from] std::io::Error),
 

@@ -34,6 +34,15 @@ pub enum Error {
     NoSuchUser,
 }
 
+/// The file name of a read request, if that is what the datagram is: what the
+/// server makes of it, for fuzzing and tests.
+pub fn read_request_name(datagram: &[u8]) -> Option<String> {
+    match Packet::decode(datagram) {
+        Ok(Packet::Rrq(req)) => Some(req.filename),
+        _ => None,
+    }
+}
+
 #[derive(Debug)]
 pub(crate) enum Packet<'a> {
     Rrq(RwReq),

@@ -25,7 +25,15 @@ fn parse_nul_str(input: &[u8]) -> Option<(&str, &[u8])> {
     Some((s, &input[pos + 1..]))
 }
 
-fn parse_u16_be(input: &[u8]) -> Option<(u16, &[u8])> {
+/// A file name that is not UTF-8 names nothing that is served, but must get its
+/// "not found" rather than silence.
+fn parse_nul_str_lossy(input: &[u8]) -> Option<(String, &[u8])> {
+    let pos = input.iter().position(|c| *c == b'\0')?;
+    let s = String::from_utf8_lossy(&input[..pos]).into_owned();
+    Some((s, &input[pos + 1..]))
+}
+
+pub(crate) fn parse_u16_be(input: &[u8]) -> Option<(u16, &[u8])> {
     let bytes = input.get(..2)?;
     let num = u16::from_be_bytes(bytes.try_into().ok()?);
     Some((num, &input[2..]))
@@ -53,13 +61,18 @@ fn parse_mode(input: &[u8]) -> Option<(Mode, &[u8])> {
     Some((mode, rest))
 }
 
+fn parse_option(input: &[u8]) -> Option<(&str, &str, &[u8])> {
+    let (name, rest) = parse_nul_str(input)?;
+    let (val, rest) = parse_nul_str(rest)?;
+    Some((name, val, rest))
+}
+
 pub(crate) fn parse_opts(mut input: &[u8]) -> Option<Opts> {
     let mut opts = Opts::default();
 
-    while !input.is_empty() {
-        let (name, rest) = parse_nul_str(input)?;
-        let (val, rest) = parse_nul_str(rest)?;
-
+    // Some ROMs send a NUL too many, or whatever was in their buffer: what
+    // follows the last whole option is ignored.
+    while let Some((name, val, rest)) = parse_option(input) {
         if name.eq_ignore_ascii_case("blksize") {
             if let Ok(val) = u16::from_str(val) {
                 if (8..=65464).contains(&val) {
@@ -91,24 +104,24 @@ pub(crate) fn parse_opts(mut input: &[u8]) -> Option<Opts> {
 }
 
 fn parse_rrq(input: &[u8]) -> Option<Packet<'_>> {
-    let (filename, rest) = parse_nul_str(input)?;
+    let (filename, rest) = parse_nul_str_lossy(input)?;
     let (mode, rest) = parse_mode(rest)?;
     let opts = parse_opts(rest)?;
 
     Some(Packet::Rrq(RwReq {
-        filename: filename.to_owned(),
+        filename,
         mode,
         opts,
     }))
 }
 
 fn parse_wrq(input: &[u8]) -> Option<Packet<'_>> {
-    let (filename, rest) = parse_nul_str(input)?;
+    let (filename, rest) = parse_nul_str_lossy(input)?;
     let (mode, rest) = parse_mode(rest)?;
     let opts = parse_opts(rest)?;
 
     Some(Packet::Wrq(RwReq {
-        filename: filename.to_owned(),
+        filename,
         mode,
         opts,
     }))
@@ -120,24 +133,19 @@ fn parse_data(input: &[u8]) -> Option<Packet<'_>> {
 }
 
 fn parse_ack(input: &[u8]) -> Option<Packet<'_>> {
-    let (block_nr, rest) = parse_u16_be(input)?;
-
-    if !rest.is_empty() {
-        return None;
-    }
+    // Ethernet's padding may follow.
+    let (block_nr, _) = parse_u16_be(input)?;
 
     Some(Packet::Ack(block_nr))
 }
 
 fn parse_error(input: &[u8]) -> Option<Packet<'_>> {
     let (code, rest) = parse_u16_be(input)?;
-    let (msg, rest) = parse_nul_str(rest)?;
+    // The text is for people only: it may lack its NUL, or not be UTF-8.
+    let end = rest.iter().position(|c| *c == b'\0').unwrap_or(rest.len());
+    let msg = String::from_utf8_lossy(&rest[..end]);
 
-    if !rest.is_empty() {
-        return None;
-    }
-
-    Some(Packet::Error(PacketError::from_code(code, Some(msg))))
+    Some(Packet::Error(PacketError::from_code(code, Some(&msg))))
 }
 
 fn parse_oack(input: &[u8]) -> Option<Packet<'_>> {

@@ -1,13 +1,13 @@
 use async_executor::Executor;
 use async_io::Async;
 use async_lock::Mutex;
-use std::collections::HashSet;
 use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::handlers::{DirHandler, DirHandlerMode};
+use super::transfers::Transfers;
 use super::{Handler, ServerConfig, TftpServer};
 use crate::error::{Error, Result};
 
@@ -218,7 +218,7 @@ impl<H: Handler> TftpServerBuilder<H> {
         Ok(TftpServer {
             socket,
             handler: Arc::new(Mutex::new(self.handle)),
-            reqs_in_progress: Arc::new(Mutex::new(HashSet::new())),
+            transfers: Arc::new(Transfers::default()),
             ex: Executor::new(),
             config,
             local_ip,

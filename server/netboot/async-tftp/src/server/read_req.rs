@@ -7,12 +7,15 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::slice;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
-use crate::packet::{Opts, Packet, RwReq, PACKET_DATA_HEADER_LEN};
+use crate::packet::{self, Opts, Packet, RwReq, PACKET_DATA_HEADER_LEN};
 use crate::server::{ServerConfig, DEFAULT_BLOCK_SIZE};
 use crate::utils::io_timeout;
+
+use super::transfers::{Transfer, Transfers};
 
 pub(crate) struct ReadRequest<'r, R>
 where
@@ -26,6 +29,18 @@ where
     max_send_retries: u32,
     oack_opts: Option<Opts>,
     window_size: usize,
+    transfers: Arc<Transfers>,
+    transfer: Arc<Transfer>,
+    bytes_acked: u64,
+}
+
+/// What was heard while waiting for an acknowledgement.
+enum Heard {
+    /// So many blocks of the window arrived.
+    Acked(u16),
+    /// The client has the block before the window and nothing after it: the
+    /// first block was lost.
+    FirstLost,
 }
 
 impl<'r, R> ReadRequest<'r, R>
@@ -39,6 +54,8 @@ where
         req: &RwReq,
         config: ServerConfig,
         local_ip: IpAddr,
+        transfers: Arc<Transfers>,
+        transfer: Arc<Transfer>,
     ) -> Result<ReadRequest<'r, R>> {
         let oack_opts = build_oack_opts(&config, req, file_size);
 
@@ -71,19 +88,44 @@ where
             max_send_retries: config.max_send_retries,
             oack_opts,
             window_size: negotiated_window_size,
+            transfers,
+            transfer,
+            bytes_acked: 0,
         })
     }
 
-    pub(crate) async fn handle(&mut self) {
-        if let Err(e) = self.try_handle().await {
-            trace!("RRQ request failed (peer: {}, error: {})", &self.peer, &e);
-            let mut buffer = BytesMut::with_capacity(DEFAULT_BLOCK_SIZE);
-            Packet::Error(e.into()).encode(&mut buffer);
-            let buf = buffer.split().freeze();
-            // Errors are never retransmitted.
-            // We do not care if `send_to` resulted to an IO error.
-            let _ = self.socket.send_to(&buf[..], self.peer).await;
+    pub(crate) fn bytes_acked(&self) -> u64 {
+        self.bytes_acked
+    }
+
+    pub(crate) async fn handle(&mut self) -> Result<()> {
+        let done = self.try_handle().await;
+        match &done {
+            Ok(()) => {}
+            // The client knows already, or nobody is there.
+            Err(Error::Aborted(_)) | Err(Error::Superseded) => {}
+            Err(e) => {
+                trace!(
+                    "RRQ request failed (peer: {}, error: {})",
+                    &self.peer,
+                    &e
+                );
+                let packet = match e {
+                    Error::Io(e) => io::Error::from(e.kind()).into(),
+                    Error::MaxSendRetriesReached(..) => {
+                        packet::Error::Msg("Max retries reached".to_string())
+                    }
+                    _ => packet::Error::UnknownError,
+                };
+                let mut buffer = BytesMut::with_capacity(DEFAULT_BLOCK_SIZE);
+                Packet::Error(packet).encode(&mut buffer);
+                let buf = buffer.split().freeze();
+                // Errors are never retransmitted.
+                // We do not care if `send_to` resulted to an IO error.
+                let _ = self.socket.send_to(&buf[..], self.peer).await;
+            }
         }
+        done
     }
 
     async fn try_handle(&mut self) -> Result<()> {
@@ -122,6 +164,13 @@ where
 
             let blocks_acked = self.send_window(&window, window_base).await?;
             window_base = window_base.wrapping_add(blocks_acked);
+
+            let header = PACKET_DATA_HEADER_LEN;
+            self.bytes_acked += window
+                .iter()
+                .take(blocks_acked as usize)
+                .map(|block| (block.len() - header) as u64)
+                .sum::<u64>();
 
             // remove acked blocks from window
             if blocks_acked == window.len() as u16 {
@@ -169,32 +218,42 @@ where
         window: &VecDeque<Bytes>,
         window_base: u16,
     ) -> Result<u16> {
+        // Whether the window was already sent again at the client's word: once
+        // is enough, or every repeated ACK would double what is on the wire.
+        let mut sent_again = false;
+        let mut retries = 0;
+
         // Send packet until we receive an ack
-        for _ in 0..=self.max_send_retries {
+        while retries <= self.max_send_retries {
             for packet in window {
                 self.socket.send_to(&packet[..], self.peer).await?;
             }
 
-            match self.recv_ack(window_base, window.len() as u16).await {
-                Ok(blocks_acked) => {
-                    trace!(
-                        "RRQ (peer: {}, window_base: {}, blocks_acked: {}, window_len: {}) - Received ACK",
-                        &self.peer,
-                        window_base,
-                        blocks_acked,
-                        window.len()
-                    );
+            let len = window.len() as u16;
+            match self.recv_ack(window_base, len, !sent_again).await {
+                Ok(Heard::Acked(blocks_acked)) => {
+                    self.transfers.acked(self.peer, &self.transfer);
                     return Ok(blocks_acked);
                 }
-                Err(ref e) if e.kind() == io::ErrorKind::TimedOut => {
+                Ok(Heard::FirstLost) => {
+                    self.transfers.acked(self.peer, &self.transfer);
+                    sent_again = true;
+                }
+                Err(Error::Io(ref e))
+                    if e.kind() == io::ErrorKind::TimedOut =>
+                {
                     trace!(
                         "RRQ (peer: {}, block_id: {}) - Timeout",
                         &self.peer,
                         window_base
                     );
-                    continue;
+                    if self.transfer.is_stale() {
+                        return Err(Error::Superseded);
+                    }
+                    retries += 1;
+                    sent_again = false;
                 }
-                Err(e) => return Err(e.into()),
+                Err(e) => return Err(e),
             }
         }
 
@@ -206,11 +265,16 @@ where
         &mut self,
         window_base: u16,
         window_len: u16,
-    ) -> io::Result<u16> {
+        may_send_again: bool,
+    ) -> Result<Heard> {
         // We can not use `self` within `async_std::io::timeout` because not all
         // struct members implement `Sync`. So we borrow only what we need.
         let socket = &mut self.socket;
         let peer = self.peer;
+        // With one block at a time a repeated ACK must not be answered
+        // (RFC 1123, 4.2.3.1, the Sorcerer's Apprentice); with a window it is
+        // how a client says that the window's first block is missing (RFC 7440).
+        let may_send_again = may_send_again && self.window_size > 1;
 
         io_timeout(self.timeout, async {
             let mut buf = [0u8; 1024];
@@ -223,35 +287,27 @@ where
                     continue;
                 }
 
-                // parse only valid Ack packets, the rest are ignored
-                if let Ok(Packet::Ack(recved_block_id)) =
-                    Packet::decode(&buf[..len])
-                {
-                    let window_end = window_base.wrapping_add(window_len);
-
-                    if window_end > window_base {
-                        // window_end did not wrap
-                        if recved_block_id >= window_base && recved_block_id < window_end {
-                            // number of blocks acked
-                            return Ok(recved_block_id-window_base+1u16);
+                match Packet::decode(&buf[..len]) {
+                    Ok(Packet::Ack(recved_block_id)) => {
+                        let ahead = recved_block_id.wrapping_sub(window_base);
+                        if ahead < window_len {
+                            return Ok(Ok(Heard::Acked(ahead + 1)));
                         }
-                        else {
-                            trace!("Unexpected ack packet {recved_block_id}, window_base: {window_base}, window_len: {window_len}");
+                        // Block 0 is the OACK, which is sent alone.
+                        if ahead == u16::MAX && may_send_again && window_base != 0 {
+                            return Ok(Ok(Heard::FirstLost));
                         }
-                    }else {
-                        // window_end wrapped
-                        if recved_block_id >= window_base {
-                            return Ok(1u16 + (recved_block_id - window_base));
-                        } else if recved_block_id < window_end {
-                            return Ok(1u16 + recved_block_id + (window_len - window_end));
-                        } else {
-                            trace!("Unexpected ack packet {recved_block_id}, window_base: {window_base}, window_len: {window_len}");
-                        }
+                        trace!("Unexpected ack packet {recved_block_id}, window_base: {window_base}, window_len: {window_len}");
                     }
+                    Ok(Packet::Error(e)) => {
+                        return Ok(Err(Error::Aborted(e.msg().to_string())));
+                    }
+                    // the rest are ignored
+                    _ => {}
                 }
             }
         })
-        .await
+        .await?
     }
 
     async fn read_block(&mut self, buf: &mut [u8]) -> Result<usize> {

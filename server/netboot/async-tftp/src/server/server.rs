@@ -2,17 +2,18 @@ use async_executor::Executor;
 use async_io::Async;
 use async_lock::Mutex;
 use log::trace;
-use std::collections::HashSet;
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::read_req::*;
+use super::transfers::{Transfer, Transfers};
 use super::write_req::*;
-use super::Handler;
+use super::{Handler, ReadEnd, ReadOutcome};
 use crate::error::*;
-use crate::packet::{Packet, RwReq};
+use crate::packet::{self, Mode, Packet, PacketType, RwReq};
+use crate::parse::parse_u16_be;
 
 /// TFTP server.
 pub struct TftpServer<H>
@@ -21,7 +22,7 @@ where
 {
     pub(crate) socket: Async<UdpSocket>,
     pub(crate) handler: Arc<Mutex<H>>,
-    pub(crate) reqs_in_progress: Arc<Mutex<HashSet<SocketAddr>>>,
+    pub(crate) transfers: Arc<Transfers>,
     pub(crate) ex: Executor<'static>,
     pub(crate) config: ServerConfig,
     pub(crate) local_ip: IpAddr,
@@ -69,28 +70,62 @@ where
             Ok(p @ Packet::Wrq(_)) => p,
             // Ignore packets that are not requests
             Ok(_) => return,
-            // Ignore invalid packets
-            Err(_) => return,
+            Err(_) => {
+                // A request that cannot be read is told so; anything else is not answered.
+                if matches!(parse_u16_be(data), Some((n, _)) if n == PacketType::Rrq as u16 || n == PacketType::Wrq as u16)
+                {
+                    self.refuse(peer, packet::Error::IllegalOperation).await;
+                }
+                return;
+            }
         };
 
-        if !self.reqs_in_progress.lock().await.insert(peer) {
-            // Ignore pending requests
-            return;
+        // Only `octet` is what the file says, byte for byte.
+        match &packet {
+            Packet::Rrq(req) | Packet::Wrq(req) if req.mode != Mode::Octet => {
+                let text = "only octet (binary) mode is served".to_string();
+                self.refuse(peer, packet::Error::Msg(text)).await;
+                return;
+            }
+            _ => {}
         }
 
+        let Some(transfer) = self.transfers.begin(peer, data) else {
+            // The same request again before the first answer was acknowledged
+            // (that answer is on its way, or will be sent again), or too many.
+            return;
+        };
+
         match packet {
-            Packet::Rrq(req) => self.handle_rrq(peer, req),
-            Packet::Wrq(req) => self.handle_wrq(peer, req),
+            Packet::Rrq(req) => self.handle_rrq(peer, req, transfer),
+            Packet::Wrq(req) => self.handle_wrq(peer, req, transfer),
             _ => unreachable!(),
         }
     }
 
-    fn handle_rrq(&self, peer: SocketAddr, req: RwReq) {
+    async fn refuse(&self, peer: SocketAddr, error: packet::Error) {
+        if let Err(e) =
+            send_error(Error::Packet(error), peer, self.local_ip).await
+        {
+            trace!("Failed to send error to peer {}: {}", &peer, &e);
+        }
+    }
+
+    fn handle_rrq(
+        &self,
+        peer: SocketAddr,
+        req: RwReq,
+        transfer: Arc<Transfer>,
+    ) {
         trace!("RRQ recieved (peer: {}, req: {:?})", &peer, &req);
 
         let handler = Arc::clone(&self.handler);
         let config = self.config.clone();
         let local_ip = self.local_ip;
+
+        let running = Arc::clone(&transfer);
+        let transfers = Arc::clone(&self.transfers);
+        let started = Instant::now();
 
         // Prepare request future
         let req_fut = async move {
@@ -108,23 +143,46 @@ where
                 &req,
                 config,
                 local_ip,
+                transfers,
+                running,
             )
             .await?;
 
-            read_req.handle().await;
+            let outcome = match read_req.handle().await {
+                Ok(()) => ReadOutcome::Complete,
+                Err(Error::Aborted(text)) => ReadOutcome::Aborted(text),
+                Err(Error::MaxSendRetriesReached(..))
+                | Err(Error::Superseded) => ReadOutcome::Silent,
+                Err(e) => ReadOutcome::Failed(e.to_string()),
+            };
+            let end = ReadEnd {
+                outcome,
+                bytes: read_req.bytes_acked(),
+                elapsed: started.elapsed(),
+            };
+            handler.lock().await.read_req_end(
+                &peer,
+                req.filename.as_ref(),
+                end,
+            );
 
             Ok(())
         };
 
-        let reqs_in_progress = Arc::clone(&self.reqs_in_progress);
+        let transfers = Arc::clone(&self.transfers);
 
         // Run request future in a new task
         self.ex
-            .spawn(run_req(req_fut, peer, reqs_in_progress, local_ip))
+            .spawn(run_req(req_fut, peer, transfers, transfer, local_ip))
             .detach();
     }
 
-    fn handle_wrq(&self, peer: SocketAddr, req: RwReq) {
+    fn handle_wrq(
+        &self,
+        peer: SocketAddr,
+        req: RwReq,
+        transfer: Arc<Transfer>,
+    ) {
         trace!("WRQ recieved (peer: {}, req: {:?})", &peer, &req);
 
         let handler = Arc::clone(&self.handler);
@@ -153,11 +211,11 @@ where
             Ok(())
         };
 
-        let reqs_in_progress = Arc::clone(&self.reqs_in_progress);
+        let transfers = Arc::clone(&self.transfers);
 
         // Run request future in a new task
         self.ex
-            .spawn(run_req(req_fut, peer, reqs_in_progress, local_ip))
+            .spawn(run_req(req_fut, peer, transfers, transfer, local_ip))
             .detach();
     }
 }
@@ -179,7 +237,8 @@ async fn send_error(
 async fn run_req(
     req_fut: impl Future<Output = Result<()>>,
     peer: SocketAddr,
-    reqs_in_progress: Arc<Mutex<HashSet<SocketAddr>>>,
+    transfers: Arc<Transfers>,
+    transfer: Arc<Transfer>,
     local_ip: IpAddr,
 ) {
     if let Err(e) = req_fut.await {
@@ -190,5 +249,5 @@ async fn run_req(
         }
     }
 
-    reqs_in_progress.lock().await.remove(&peer);
+    transfers.end(peer, &transfer);
 }
