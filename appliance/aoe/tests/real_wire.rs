@@ -1,0 +1,191 @@
+//! Both engines over real packet sockets, on a veth pair in a network namespace of the test's own,
+//! and the initiator against `vblade`. Needs root, iproute2 and Debian's `vblade`.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use nix::sched::{CloneFlags, unshare};
+use p2v_aoe::ata::Identify;
+use p2v_aoe::initiator::{Error, Initiator};
+use p2v_aoe::target::{Event, Events, Export, FileDisk, Target, TargetConfig};
+use p2v_aoe::token::Token;
+use p2v_aoe::vendor::Access;
+use p2v_aoe::wire::{PacketSocket, Wire};
+use p2v_aoe::{Address, MacAddr};
+
+const E7_0: Address = Address::new(7, 0);
+
+fn ip(arguments: &str) {
+    let status = Command::new("ip")
+        .args(arguments.split_whitespace())
+        .status()
+        .expect("iproute2 is installed");
+    assert!(status.success(), "ip {arguments}");
+}
+
+/// Runs the story in a thread with a network of its own: `host0` and `old0`, joined. The network
+/// is gone when the thread is.
+fn with_wire(mtu: u32, story: impl FnOnce() + Send + 'static) {
+    let thread = std::thread::spawn(move || {
+        unshare(CloneFlags::CLONE_NEWNET).expect("the test needs root to make a network namespace");
+        ip(
+            "link add host0 address 02:00:00:00:00:01 type veth peer name old0 address 02:00:00:00:00:07",
+        );
+        for name in ["host0", "old0"] {
+            ip(&format!("link set {name} mtu {mtu} up"));
+        }
+        story();
+    });
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+fn disk_image(directory: &Path) -> (std::path::PathBuf, Vec<u8>) {
+    let path = directory.join("disk.img");
+    let data: Vec<u8> = (0..8u32 << 20)
+        .map(|i| (i / 512 * 7 + i % 509) as u8)
+        .collect();
+    fs::write(&path, &data).unwrap();
+    (path, data)
+}
+
+struct Quiet;
+
+impl Events for Quiet {
+    fn event(&self, _: Event) {}
+}
+
+#[test]
+fn target_and_initiator_over_packet_sockets() {
+    with_wire(1500, || {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, mut data) = disk_image(directory.path());
+        let token = Token::from_bytes([9; 32]);
+        let host = Initiator::open("host0").unwrap();
+        assert_eq!(host.mac(), MacAddr::new(2, 0, 0, 0, 0, 1));
+        let target = Target::new(
+            TargetConfig {
+                exports: vec![Export {
+                    address: E7_0,
+                    disk: Arc::new(FileDisk::open(&path).unwrap()),
+                    identify: Identify {
+                        model: "OLD DISK".into(),
+                        serial: "S1".into(),
+                        ..Identify::default()
+                    },
+                }],
+                hosts: vec![host.mac()],
+                token: Some(token.clone()),
+                inventory: br#"{"agent":"test"}"#.to_vec(),
+            },
+            Arc::new(Quiet),
+        )
+        .unwrap();
+        let wire: Arc<dyn Wire> = Arc::new(PacketSocket::open("old0").unwrap());
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let serving = scope.spawn(|| target.serve(&wire, &stop));
+            let mut session = host.attach(E7_0).unwrap();
+            assert_eq!(
+                (session.identify().model.as_str(), session.sectors()),
+                ("OLD DISK", 16384)
+            );
+            let mut read = vec![0; data.len()];
+            session.read(0, &mut read).unwrap();
+            assert!(read == data);
+
+            assert!(matches!(
+                session.write(3, &[1; 512]),
+                Err(Error::Ata { .. })
+            ));
+            assert!(fs::read(&path).unwrap() == data, "written while read-only");
+            session.access(&token, 1, Access::ReadWrite).unwrap();
+            // The link goes away in the middle and comes back.
+            ip("link set old0 down");
+            let flap = scope.spawn(|| ip("link set old0 up"));
+            session.write(3, &[1; 64 << 10]).unwrap();
+            flap.join().unwrap();
+            data[3 * 512..3 * 512 + (64 << 10)].fill(1);
+            assert!(fs::read(&path).unwrap() == data);
+            let digest = session.digest(0, 16384).unwrap();
+            assert_eq!(digest.blake3, *blake3::hash(&data).as_bytes());
+            stop.store(true, Ordering::Release);
+            serving.join().unwrap().unwrap();
+        });
+    });
+}
+
+struct Vblade(Child);
+
+impl Vblade {
+    fn start(path: &Path) -> Vblade {
+        let child = Command::new("vblade")
+            .args(["-b", "64", "7", "0", "old0"])
+            .arg(path)
+            .stderr(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("vblade is installed");
+        Vblade(child)
+    }
+}
+
+impl Drop for Vblade {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn the_initiator_reads_and_writes_vblade_with_jumbo_frames() {
+    with_wire(9000, || {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, mut data) = disk_image(directory.path());
+        let _vblade = Vblade::start(&path);
+        let host = Initiator::open("host0").unwrap();
+        // It does not say when it is ready, but it answers then.
+        let found = (0..50).find_map(|_| {
+            let found = host.discover(Duration::from_millis(200)).unwrap();
+            (!found.is_empty()).then_some(found)
+        });
+        let found = found.expect("vblade answers");
+        assert_eq!(found[0].sectors_per_frame, 17);
+        let mut session = host.attach(E7_0).unwrap();
+        let mut read = vec![0; data.len()];
+        session.read(0, &mut read).unwrap();
+        assert!(read == data);
+        session.write(1000, &[0x5a; 100 * 512]).unwrap();
+        data[1000 * 512..1100 * 512].fill(0x5a);
+        assert!(fs::read(&path).unwrap() == data);
+        // It is no agent of ours, and says so.
+        assert!(
+            matches!(session.inventory(), Err(Error::Refused { code: 1, .. })),
+            "{:?}",
+            session.inventory()
+        );
+    });
+}
+
+#[test]
+fn no_interface_and_no_target_are_told_apart() {
+    with_wire(1500, || {
+        let error = Initiator::open("nope0").err().unwrap().to_string();
+        assert!(
+            error.contains("nope0") && error.contains("ip link"),
+            "{error}"
+        );
+        let error = Initiator::open("host0")
+            .unwrap()
+            .attach(E7_0)
+            .err()
+            .unwrap()
+            .to_string();
+        assert!(error.contains("nobody answers for e7.0"), "{error}");
+    });
+}
