@@ -1,0 +1,313 @@
+//! The machine's disks on the wire: the edge to the target engine.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use std::{io, thread};
+
+use p2v_aoe::Address;
+use p2v_aoe::address::SLOT_MAX;
+use p2v_aoe::ata::Identify;
+use p2v_aoe::cmdline::BootArgs;
+use p2v_aoe::inventory::{Disk, Inventory};
+use p2v_aoe::target::{
+    self, Conflict, Event, Events, Export, ExportStatus, FileDisk, Target, TargetConfig,
+};
+use p2v_aoe::wire::{OpenError, PacketSocket, Wire};
+
+/// How often, and how long each time, the wire is asked whether an address is free.
+const ASK_TRIES: u32 = 3;
+const ASK_WAIT: Duration = Duration::from_millis(300);
+
+/// Why nothing is exported.
+#[derive(Debug, thiserror::Error)]
+pub enum ExportError {
+    /// The inventory does not become JSON.
+    #[error("writing the inventory: {0}")]
+    Inventory(#[from] serde_json::Error),
+    /// A disk cannot be opened.
+    #[error("opening /dev/{name}: {source}")]
+    Disk {
+        /// The disk.
+        name: String,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// A disk is not as large as the kernel said.
+    #[error("/dev/{name} has {opened} sectors when opened, and {listed} in sysfs")]
+    Size {
+        /// The disk.
+        name: String,
+        /// Sectors found.
+        opened: u64,
+        /// Sectors listed.
+        listed: u64,
+    },
+    /// No socket.
+    #[error(transparent)]
+    Socket(#[from] OpenError),
+    /// The wire fails.
+    #[error("asking the wire whether the addresses are free: {0}")]
+    Wire(io::Error),
+    /// Another machine has the address.
+    #[error("{0}; give each machine a shelf of its own, then restart this one")]
+    Conflict(Conflict),
+    /// A thread cannot be started.
+    #[error("starting the target: {0}")]
+    Start(io::Error),
+}
+
+/// What the kernel command line lacks, so that nothing may be exported; `None` if all is there.
+pub fn missing(args: &BootArgs) -> Option<String> {
+    match (args.shelf, args.hosts.is_empty()) {
+        (Some(_), false) => None,
+        (None, false) => Some("no p2v.shelf=N on the kernel command line".into()),
+        (Some(_), true) => Some("no p2v.host=MAC on the kernel command line".into()),
+        (None, true) => {
+            Some("no p2v.shelf=N and no p2v.host=MAC on the kernel command line".into())
+        }
+    }
+}
+
+/// Gives each disk that is not refused a slot, in order; the first disk is slot 0, and a refused
+/// one takes no slot.
+pub fn assign_slots(disks: &mut [Disk], shelf: u16) {
+    let mut next = 0u8;
+    for disk in disks {
+        disk.address = None;
+        if !disk.refused.is_empty() {
+            continue;
+        }
+        if next > SLOT_MAX {
+            disk.refused = format!("more than {} disks", u16::from(SLOT_MAX) + 1);
+            continue;
+        }
+        disk.address = Some(Address::new(shelf, next));
+        next += 1;
+    }
+}
+
+/// Hands the engine's events to the worker's loop.
+struct Told(mpsc::Sender<Event>);
+
+impl Events for Told {
+    fn event(&self, event: Event) {
+        // The receiver is gone only when the worker ends.
+        let _ = self.0.send(event);
+    }
+}
+
+/// The exports at work.
+pub struct Exporter {
+    target: Arc<Target>,
+    interface: String,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<io::Result<()>>>,
+    /// What the engine has to tell.
+    pub events: mpsc::Receiver<Event>,
+}
+
+impl Exporter {
+    /// Exports every disk of the inventory that has an address, read-only, on `interface`.
+    pub fn start(
+        inventory: &Inventory,
+        args: &BootArgs,
+        interface: &str,
+    ) -> Result<Exporter, ExportError> {
+        let mut exports = Vec::new();
+        for disk in &inventory.disks {
+            let Some(address) = disk.address else {
+                continue;
+            };
+            let opened = FileDisk::open(&Path::new("/dev").join(&disk.name)).map_err(|source| {
+                ExportError::Disk {
+                    name: disk.name.clone(),
+                    source,
+                }
+            })?;
+            let sectors = p2v_aoe::target::Disk::sectors(&opened);
+            if sectors != disk.sectors {
+                return Err(ExportError::Size {
+                    name: disk.name.clone(),
+                    opened: sectors,
+                    listed: disk.sectors,
+                });
+            }
+            exports.push(Export {
+                address,
+                disk: Arc::new(opened),
+                identify: identify(disk),
+            });
+        }
+        let addresses: Vec<Address> = exports.iter().map(|e| e.address).collect();
+        let wire: Arc<dyn Wire> = Arc::new(PacketSocket::open(interface)?);
+        let conflicts = target::conflicts(&*wire, &addresses, ASK_TRIES, ASK_WAIT)
+            .map_err(ExportError::Wire)?;
+        if let Some(conflict) = conflicts.first() {
+            return Err(ExportError::Conflict(*conflict));
+        }
+        let (sender, events) = mpsc::channel();
+        let target = Target::new(
+            TargetConfig {
+                exports,
+                hosts: args.hosts.clone(),
+                token: args.token.clone(),
+                inventory: serde_json::to_vec(inventory)?,
+            },
+            Arc::new(Told(sender)),
+        )
+        .map_err(ExportError::Start)?;
+        let mut exporter = Exporter {
+            target: Arc::new(target),
+            interface: interface.to_owned(),
+            stop: Arc::new(AtomicBool::new(false)),
+            thread: None,
+            events,
+        };
+        exporter.serve(wire).map_err(ExportError::Start)?;
+        exporter.announce();
+        Ok(exporter)
+    }
+
+    fn serve(&mut self, wire: Arc<dyn Wire>) -> io::Result<()> {
+        let (target, stop) = (self.target.clone(), self.stop.clone());
+        self.thread = Some(
+            thread::Builder::new()
+                .name("target".into())
+                .spawn(move || target.serve(&wire, &stop))?,
+        );
+        Ok(())
+    }
+
+    /// Tells initiators that wait that the disks are there: at the start, and when the link is
+    /// back. It only spares them time, so a failure is of no account.
+    pub fn announce(&self) {
+        let addresses: Vec<Address> = self.status().iter().map(|e| e.address).collect();
+        if let Ok(wire) = PacketSocket::open(&self.interface) {
+            let _ = target::announce(&wire, &addresses);
+        }
+    }
+
+    /// If serving has ended (the interface went away, the engine failed), says why and takes it up
+    /// again on a new socket. The exports keep their state.
+    pub fn revive(&mut self) -> Option<String> {
+        let ended = self.thread.as_ref().is_none_or(JoinHandle::is_finished);
+        if !ended {
+            return None;
+        }
+        let mut said = match self.thread.take().map(JoinHandle::join) {
+            Some(Ok(Err(error))) => Some(format!("serving on {} ended: {error}", self.interface)),
+            Some(Ok(Ok(()))) => Some(format!("serving on {} ended", self.interface)),
+            Some(Err(_)) => Some("the target engine failed; it is started again".to_owned()),
+            None => None,
+        };
+        // A socket that cannot be had yet (the interface is gone) is tried for at the next look; what
+        // ended the serving is said once.
+        if let Ok(wire) = PacketSocket::open(&self.interface) {
+            said = Some(match self.serve(Arc::new(wire)) {
+                Ok(()) => format!("serving on {} again", self.interface),
+                Err(error) => format!("starting the target: {error}"),
+            });
+        }
+        said
+    }
+
+    /// State and counters of every export.
+    pub fn status(&self) -> Vec<ExportStatus> {
+        self.target.status()
+    }
+}
+
+impl Drop for Exporter {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+    }
+}
+
+/// What the disk says to IDENTIFY DEVICE; its fields hold short ASCII strings.
+fn identify(disk: &Disk) -> Identify {
+    let fit = |text: &str, length: usize| -> String {
+        text.chars()
+            .map(|c| {
+                if c == ' ' || c.is_ascii_graphic() {
+                    c
+                } else {
+                    '?'
+                }
+            })
+            .take(length)
+            .collect()
+    };
+    Identify {
+        sectors: disk.sectors,
+        model: fit(&disk.model, 40),
+        serial: fit(&disk.serial, 20),
+        firmware: fit(env!("CARGO_PKG_VERSION"), 8),
+        physical_sector: disk.physical_sector,
+    }
+}
+
+/// What an event means, for the console.
+pub fn words(event: &Event) -> String {
+    match event {
+        Event::Access {
+            address,
+            access,
+            by,
+        } => format!("{address}: {access} now, by order of {by}"),
+        Event::Finish { finish, by } => match finish {
+            p2v_aoe::vendor::Finish::PowerOff => format!("powering off, by order of {by}"),
+            p2v_aoe::vendor::Finish::Restart => format!("restarting, by order of {by}"),
+        },
+        Event::ControlRefused {
+            address,
+            status,
+            by,
+        } => format!("{address}: an order from {by} was refused: {status}"),
+        Event::DiskFailed {
+            address,
+            what,
+            error,
+        } => format!("{address}: the disk failed to {what}: {error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_orders_nothing_is_exported() {
+        let missing = |line: &str| super::missing(&BootArgs::parse(line));
+        assert_eq!(missing("p2v.shelf=7 p2v.host=00:16:3e:00:00:01"), None);
+        assert!(missing("p2v.shelf=7").unwrap().contains("p2v.host"));
+        assert!(
+            missing("p2v.host=00:16:3e:00:00:01")
+                .unwrap()
+                .contains("p2v.shelf")
+        );
+        assert!(missing("quiet p2v.host=x").unwrap().contains("p2v.host"));
+    }
+
+    #[test]
+    fn refused_disks_take_no_slot() {
+        let disk = |name: &str, refused: &str| Disk {
+            name: name.into(),
+            refused: refused.into(),
+            ..Disk::default()
+        };
+        let mut disks = vec![disk("sda", ""), disk("sdb", "4Kn"), disk("sdc", "")];
+        assign_slots(&mut disks, 7);
+        let addresses: Vec<_> = disks.iter().map(|d| d.address).collect();
+        assert_eq!(
+            addresses,
+            [Some(Address::new(7, 0)), None, Some(Address::new(7, 1))]
+        );
+        let mut many: Vec<Disk> = (0..300).map(|n| disk(&format!("sd{n}"), "")).collect();
+        assign_slots(&mut many, 7);
+        assert_eq!(many.iter().filter(|d| d.address.is_some()).count(), 255);
+        assert!(many[299].refused.contains("more than 255"));
+    }
+}

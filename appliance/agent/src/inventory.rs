@@ -1,0 +1,103 @@
+//! Putting the inventory together: what the machine is, its interfaces and its disks.
+
+use std::fs;
+use std::path::Path;
+
+use p2v_aoe::cmdline::BootArgs;
+use p2v_aoe::inventory::{Disk, Firmware, INVENTORY_VERSION, Inventory, Nic};
+
+use crate::disk_order::{self, Because};
+use crate::disks::{self, Found};
+use crate::{cpu, dmi, export};
+
+/// The disks in their order, with addresses on the shelf if there is one, and how the boot disk
+/// was told.
+pub fn disks(sys: &Path, firmware: Firmware, shelf: Option<u16>) -> (Vec<Disk>, Option<Because>) {
+    let mut found = disks::list(sys, disks::read_layout);
+    let edd = disk_order::read_edd(sys);
+    let because = disk_order::sort(&mut found, firmware, edd.as_ref());
+    let mut disks: Vec<Disk> = found.into_iter().map(listed).collect();
+    if let Some(shelf) = shelf {
+        export::assign_slots(&mut disks, shelf);
+    }
+    (disks, because)
+}
+
+/// A disk as the inventory has it.
+fn listed(found: Found) -> Disk {
+    Disk {
+        address: None,
+        name: found.name,
+        model: found.model,
+        serial: found.serial,
+        sectors: found.sectors,
+        logical_sector: found.logical_sector,
+        physical_sector: found.physical_sector,
+        controller: found.attachment.driver,
+        controller_pci_id: found.attachment.pci_id,
+        read_only: found.read_only,
+        table: found.layout.table,
+        boot_code: found.layout.boot_code,
+        refused: found.refused,
+    }
+}
+
+/// Everything but interfaces and disks.
+pub fn machine(sys: &Path, args: &BootArgs) -> Inventory {
+    let text = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    Inventory {
+        version: INVENTORY_VERSION,
+        agent: env!("CARGO_PKG_VERSION").to_owned(),
+        token_id: args
+            .token
+            .as_ref()
+            .map(|token| token.fingerprint())
+            .unwrap_or_default(),
+        // A random UUID made by the kernel: 32 hex digits without its dashes.
+        boot_id: text("/proc/sys/kernel/random/uuid").trim().replace('-', ""),
+        firmware: dmi::firmware(sys),
+        dmi: dmi::read(sys),
+        cpu: cpu::parse(&text("/proc/cpuinfo")),
+        memory_bytes: cpu::memory_bytes(&text("/proc/meminfo")),
+        nics: Vec::new(),
+        disks: Vec::new(),
+    }
+}
+
+/// Marks the boot interface and puts it first.
+pub fn boot_first(mut nics: Vec<Nic>, boot: &str) -> Vec<Nic> {
+    for nic in &mut nics {
+        nic.boot = nic.name == boot;
+    }
+    nics.sort_by_key(|nic| !nic.boot);
+    nics
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_boot_interface_is_first_and_marked() {
+        let nic = |name: &str| Nic {
+            name: name.into(),
+            mac: p2v_aoe::MacAddr::zero(),
+            driver: String::new(),
+            pci_id: String::new(),
+            carrier: false,
+            speed: 0,
+            boot: true,
+        };
+        let nics = boot_first(vec![nic("eth0"), nic("eth1"), nic("eth2")], "eth1");
+        let order: Vec<_> = nics.iter().map(|n| (n.name.as_str(), n.boot)).collect();
+        assert_eq!(order, [("eth1", true), ("eth0", false), ("eth2", false)]);
+    }
+
+    #[test]
+    fn this_machine_has_processors_and_a_boot_id() {
+        let machine = machine(Path::new("/sys"), &BootArgs::default());
+        assert!(machine.cpu.threads > 0 && machine.memory_bytes > 0);
+        assert_eq!(machine.boot_id.len(), 32);
+        assert_eq!(machine.token_id, "");
+    }
+}

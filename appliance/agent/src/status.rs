@@ -1,0 +1,250 @@
+//! The status screen: what is exported to whom, in what state.
+
+use p2v_aoe::inventory::Inventory;
+use p2v_aoe::vendor::Access;
+use p2v_aoe::{MacAddr, SECTOR};
+
+use p2v_aoe::target::ExportStatus;
+
+/// All that the screen shows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// What the machine is, and its disks.
+    pub inventory: Inventory,
+    /// The interface used; empty while there is none.
+    pub interface: String,
+    /// The agent's own address on it.
+    pub own_mac: Option<MacAddr>,
+    /// The interface has a link.
+    pub link: bool,
+    /// Mbit/s, 0 if unknown.
+    pub speed: u32,
+    /// Shelf given on the command line.
+    pub shelf: Option<u16>,
+    /// Xen hosts given on the command line.
+    pub hosts: Vec<MacAddr>,
+    /// State and counters of what is exported.
+    pub exports: Vec<ExportStatus>,
+    /// Why nothing is exported; empty if something is.
+    pub idle: String,
+}
+
+/// A size as people say it, in powers of 1000 as disks are sold.
+pub fn size(sectors: u64) -> String {
+    let bytes = sectors.saturating_mul(SECTOR) as f64;
+    for (unit, name) in [(1e12, "TB"), (1e9, "GB"), (1e6, "MB")] {
+        if bytes >= unit {
+            return format!("{:.1} {name}", bytes / unit);
+        }
+    }
+    format!("{:.1} kB", bytes / 1e3)
+}
+
+impl Status {
+    /// One line on the link.
+    pub fn link_line(&self) -> String {
+        let (name, mac) = match (&self.interface, self.own_mac) {
+            (name, Some(mac)) if !name.is_empty() => (name, mac),
+            _ => return "no interface yet".into(),
+        };
+        match (self.link, self.speed) {
+            (true, 0) => format!("{name} as {mac}: link is up"),
+            (true, speed) => format!("{name} as {mac}: link is up, {speed} Mbit/s"),
+            (false, _) => format!("{name} as {mac}: NO CARRIER (cable? switch port?)"),
+        }
+    }
+
+    /// Whom the disks are for.
+    pub fn hosts_line(&self) -> String {
+        if self.hosts.is_empty() {
+            return "nobody: no p2v.host on the kernel command line".into();
+        }
+        let hosts: Vec<String> = self.hosts.iter().map(MacAddr::to_string).collect();
+        hosts.join(", ")
+    }
+
+    /// The counters of one export, of those that are not zero.
+    fn counters(export: &ExportStatus) -> String {
+        let named: Vec<String> = export
+            .stats
+            .iter()
+            .filter(|(_, value)| *value > 0)
+            .map(|(name, value)| format!("{} {value}", name.replace('_', " ")))
+            .collect();
+        named.join(", ")
+    }
+
+    /// The screen, line by line.
+    pub fn screen(&self) -> Vec<String> {
+        let inventory = &self.inventory;
+        let machine = format!("{} {}", inventory.dmi.vendor, inventory.dmi.product);
+        let mut lines = vec![
+            format!("p2v agent {}   {}", inventory.agent, machine.trim()),
+            format!(
+                "  {} x {}, {} MB, {}",
+                inventory.cpu.threads,
+                inventory.cpu.model,
+                inventory.memory_bytes >> 20,
+                match inventory.firmware {
+                    p2v_aoe::inventory::Firmware::Bios => "BIOS",
+                    p2v_aoe::inventory::Firmware::Uefi => "UEFI",
+                }
+            ),
+            format!("  wire   {}", self.link_line()),
+            format!("  for    {}", self.hosts_line()),
+            match self.shelf {
+                Some(shelf) => format!("  shelf  {shelf}"),
+                None => "  shelf  none: no p2v.shelf on the kernel command line".into(),
+            },
+        ];
+        if !self.idle.is_empty() {
+            lines.push(format!("  NOTHING IS EXPORTED: {}", self.idle));
+        }
+        lines.push(String::new());
+        for disk in &inventory.disks {
+            let export = disk
+                .address
+                .and_then(|a| self.exports.iter().find(|e| e.address == a));
+            let state = match export {
+                _ if !disk.refused.is_empty() => format!("not exported: {}", disk.refused),
+                Some(export) => export.access.to_string(),
+                None => "not exported".into(),
+            };
+            lines.push(format!(
+                "  {:6} {:8} {:>9}  {state}   {}",
+                disk.address.map(|a| a.to_string()).unwrap_or_default(),
+                disk.name,
+                size(disk.sectors),
+                disk.model
+            ));
+            let counters = export.map(Status::counters).unwrap_or_default();
+            if !counters.is_empty() {
+                lines.push(format!("         {counters}"));
+            }
+        }
+        lines
+    }
+
+    /// What has changed since `before` that is worth a line at once: the link, the exports, their
+    /// state, and new errors. Traffic is not.
+    pub fn changes(&self, before: &Status) -> Vec<String> {
+        let mut lines = Vec::new();
+        let wire = |s: &Status| (s.interface.clone(), s.own_mac, s.link);
+        if wire(self) != wire(before) {
+            lines.push(self.link_line());
+        }
+        for export in &self.exports {
+            let old = before.exports.iter().find(|e| e.address == export.address);
+            if old.is_some_and(|old| old.access != export.access) {
+                lines.push(format!("{} is {} now", export.address, export.access));
+            }
+        }
+        if self.idle != before.idle && !self.idle.is_empty() {
+            lines.push(format!("NOTHING IS EXPORTED: {}", self.idle));
+        }
+        lines
+    }
+
+    /// The counters, a line for each export that has any: for serial lines, every so often.
+    pub fn traffic(&self) -> Vec<String> {
+        self.exports
+            .iter()
+            .map(|e| (e, Status::counters(e)))
+            .filter(|(_, counters)| !counters.is_empty())
+            .map(|(e, counters)| format!("{} {}: {counters}", e.address, e.access))
+            .collect()
+    }
+
+    /// Whether the domain's writes go to a disk of this machine.
+    pub fn writable(&self) -> bool {
+        self.exports.iter().any(|e| e.access == Access::ReadWrite)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use p2v_aoe::Address;
+    use p2v_aoe::inventory::{Disk, Dmi};
+    use p2v_aoe::vendor::Stats;
+
+    fn sample() -> Status {
+        let address = Address::new(7, 0);
+        Status {
+            inventory: Inventory {
+                dmi: Dmi {
+                    vendor: "Dell".into(),
+                    product: "PowerEdge 1950".into(),
+                    ..Dmi::default()
+                },
+                disks: vec![
+                    Disk {
+                        address: Some(address),
+                        name: "sda".into(),
+                        sectors: 143_374_650,
+                        ..Disk::default()
+                    },
+                    Disk {
+                        name: "sdb".into(),
+                        refused: "4Kn".into(),
+                        ..Disk::default()
+                    },
+                ],
+                ..Inventory::default()
+            },
+            interface: "eth0".into(),
+            own_mac: Some(MacAddr::new(2, 0, 0, 0, 0, 1)),
+            link: true,
+            speed: 1000,
+            shelf: Some(7),
+            hosts: vec![MacAddr::new(0, 0, 0, 0, 0, 9)],
+            exports: vec![ExportStatus {
+                address,
+                access: Access::ReadOnly,
+                stats: Stats::default(),
+            }],
+            idle: String::new(),
+        }
+    }
+
+    #[test]
+    fn the_screen_says_all_of_it() {
+        let screen = sample().screen().join("\n");
+        for part in [
+            "PowerEdge 1950",
+            "eth0 as 02:00:00:00:00:01: link is up, 1000 Mbit/s",
+            "00:00:00:00:00:09",
+            "e7.0",
+            "73.4 GB",
+            "read-only",
+            "not exported: 4Kn",
+        ] {
+            assert!(screen.contains(part), "{part} in\n{screen}");
+        }
+        let mut status = sample();
+        status.exports[0].access = Access::ReadWrite;
+        status.exports[0].stats.0[1] = 42;
+        let screen = status.screen().join("\n");
+        assert!(
+            screen.contains("READ-WRITE") && screen.contains("sectors read 42"),
+            "{screen}"
+        );
+    }
+
+    #[test]
+    fn only_what_matters_is_told_at_once() {
+        let before = sample();
+        let mut now = sample();
+        now.exports[0].stats.0[0] = 5;
+        assert!(now.changes(&before).is_empty());
+        assert_eq!(now.traffic(), ["e7.0 read-only: requests 5"]);
+        now.link = false;
+        now.exports[0].access = Access::ReadWrite;
+        let lines = now.changes(&before).join("\n");
+        assert!(
+            lines.contains("NO CARRIER") && lines.contains("e7.0 is READ-WRITE now"),
+            "{lines}"
+        );
+        assert!(now.writable() && !before.writable());
+    }
+}
