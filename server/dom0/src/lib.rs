@@ -9,10 +9,10 @@
 
 pub mod atomic_file;
 pub mod boot_token;
-//WIP pub mod config_file;
+pub mod config_file;
 pub mod copy;
 //WIP pub mod doctor;
-//WIP pub mod domain;
+pub mod domain;
 pub mod host;
 pub mod lock;
 pub mod name;

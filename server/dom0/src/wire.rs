@@ -11,7 +11,7 @@ use p2v_aoe::{Address, MacAddr};
 
 use crate::copy::Source;
 
-//WIP mod initiator;
+mod initiator;
 
 /// One answer to a discovery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

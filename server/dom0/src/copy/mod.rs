@@ -17,7 +17,7 @@ use p2v_aoe::SECTOR;
 
 use crate::report::Progress;
 
-//WIP pub mod destination;
+pub mod destination;
 pub mod sink;
 
 pub use sink::{FileSink, Sink};

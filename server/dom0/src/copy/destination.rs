@@ -1,0 +1,584 @@
+//! Finding or making the destination of a copy, and refusing one that holds something else.
+
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use p2v_aoe::SECTOR;
+
+use super::{FileSink, Sink};
+use crate::host::Host;
+use crate::name::MachineName;
+use crate::record::Destination;
+use crate::tool::lvm::{self, BadVolumeName, Volume};
+use crate::tool::{ToolError, aoe_driver};
+
+/// Bytes at the start of a device that must be zero for it to count as empty: partition tables,
+/// file systems, RAID and LVM all leave a mark here.
+const HEAD: usize = 1 << 20;
+/// The same at its end (a GPT's second header, old RAID superblocks).
+const TAIL: usize = 128 << 10;
+
+/// What the operator named with `--to`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// A volume group; the volume is named after the machine.
+    Group(String),
+    /// A volume, there or to be made.
+    Volume(String, String),
+    /// A file or block device.
+    Path(PathBuf),
+}
+
+impl FromStr for Wanted {
+    type Err = BadVolumeName;
+
+    /// `VG`, `VG/LV`, or a path that starts with `/` or `.`.
+    fn from_str(text: &str) -> Result<Wanted, BadVolumeName> {
+        if text.starts_with(['/', '.']) {
+            return Ok(Wanted::Path(text.into()));
+        }
+        match text.split_once('/') {
+            Some((vg, lv)) => Ok(Wanted::Volume(
+                lvm::check_name(vg)?.to_owned(),
+                lvm::check_name(lv)?.to_owned(),
+            )),
+            None => Ok(Wanted::Group(lvm::check_name(text)?.to_owned())),
+        }
+    }
+}
+
+/// Which disk is copied, and how freely.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// The machine.
+    pub name: &'a MachineName,
+    /// The disk's AoE slot.
+    pub slot: u8,
+    /// Its size in 512-byte sectors.
+    pub sectors: u64,
+    /// Where an earlier run copied it to.
+    pub before: Option<&'a Destination>,
+    /// The operator said that what is there may go.
+    pub overwrite: bool,
+}
+
+/// A destination that is open and ours to write.
+#[derive(Debug)]
+pub struct Prepared {
+    /// For the record.
+    pub destination: Destination,
+    /// Open.
+    pub sink: FileSink,
+    /// Made by this run: nothing in it is worth keeping.
+    pub fresh: bool,
+}
+
+/// Why a destination cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DestinationError {
+    /// Not a name.
+    #[error(transparent)]
+    Name(#[from] BadVolumeName),
+    /// LVM's programs.
+    #[error(transparent)]
+    Tool(#[from] ToolError),
+    /// No such volume group.
+    #[error("there is no volume group `{0}` on this host; `vgs` shows those there are ({1})")]
+    NoGroup(String, String),
+    /// Too little room.
+    #[error(
+        "volume group {vg} has {free} bytes free and the disk needs {need}: extend it (vgextend) or name another"
+    )]
+    NoRoom {
+        /// The group.
+        vg: String,
+        /// Bytes free.
+        free: u64,
+        /// Bytes needed.
+        need: u64,
+    },
+    /// The volume is not this machine's.
+    #[error(
+        "volume {vg}/{lv} exists and is not marked as the copy of this disk (tag {tag}): it may hold data. Name \
+         another volume, remove it yourself, or say --overwrite if what it holds may go"
+    )]
+    Foreign {
+        /// The group.
+        vg: String,
+        /// The volume.
+        lv: String,
+        /// The tag it lacks.
+        tag: String,
+    },
+    /// The volume is in use by the moved system.
+    #[error(
+        "volume {0}/{1} is the disk of the moved system (tag p2v.moved): what it holds is newer than the old disk. \
+         Copy to another volume"
+    )]
+    Moved(String, String),
+    /// Too small.
+    #[error("{what} has {have} bytes and the disk needs {need}: make it larger or name another")]
+    Short {
+        /// The destination.
+        what: String,
+        /// Its size.
+        have: u64,
+        /// What is needed.
+        need: u64,
+    },
+    /// In use.
+    #[error(
+        "{} is in use (mounted, part of a volume group or RAID, or a domain's disk): stop what uses it, or name \
+         another destination",
+        .0.display()
+    )]
+    Busy(PathBuf),
+    /// Not empty.
+    #[error(
+        "{} holds something that is not an earlier copy of this disk. Name another destination, or say --overwrite \
+         if what it holds may go",
+        .0.display()
+    )]
+    Holds(PathBuf),
+    /// Sectors of another size.
+    #[error(
+        "{} has {size}-byte sectors: an old disk with 512-byte sectors cannot be put on it exactly. Name a \
+         destination with 512-byte sectors",
+        path.display()
+    )]
+    SectorSize {
+        /// The device.
+        path: PathBuf,
+        /// Its logical sector size.
+        size: u64,
+    },
+    /// Neither file nor block device.
+    #[error("{} is neither a file nor a block device", .0.display())]
+    Kind(PathBuf),
+    /// The system said no.
+    #[error("cannot {doing} {}: {source}", path.display())]
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// To what.
+        path: PathBuf,
+        /// What it said.
+        source: io::Error,
+    },
+}
+
+/// Finds or makes the destination and opens it for this host's use alone.
+///
+/// # Errors
+/// [`DestinationError`]; nothing that was there has been changed.
+pub fn prepare(
+    host: &Host,
+    wanted: &Wanted,
+    request: Request<'_>,
+) -> Result<Prepared, DestinationError> {
+    match wanted {
+        Wanted::Group(vg) => volume(
+            host,
+            vg,
+            &request.name.volume_name(request.slot.into()),
+            request,
+        ),
+        Wanted::Volume(vg, lv) => volume(host, vg, lv, request),
+        Wanted::Path(path) => at_path(host, path, request),
+    }
+}
+
+fn volume(
+    host: &Host,
+    vg: &str,
+    lv: &str,
+    request: Request<'_>,
+) -> Result<Prepared, DestinationError> {
+    lvm::check_name(lv)?;
+    let need = request.sectors * SECTOR;
+    let tag = request.name.lvm_tag(request.slot.into());
+    let (vg, lv) = (vg.to_owned(), lv.to_owned());
+    let existing = lvm::volume(&host.tools, &vg, &lv)?;
+    let fresh = existing.is_none();
+    match existing {
+        Some(volume) => {
+            may_overwrite(&volume, &tag, request.overwrite)?;
+            if volume.size < need {
+                return Err(DestinationError::Short {
+                    what: format!("volume {vg}/{lv}"),
+                    have: volume.size,
+                    need,
+                });
+            }
+            if !volume.active {
+                lvm::activate(&host.tools, &vg, &lv)?;
+            }
+        }
+        None => {
+            let groups = lvm::groups(&host.tools)?;
+            let Some(group) = groups.iter().find(|g| g.name == vg) else {
+                let names: Vec<&str> = groups.iter().map(|g| &*g.name).collect();
+                let names = if names.is_empty() {
+                    "none".into()
+                } else {
+                    names.join(", ")
+                };
+                return Err(DestinationError::NoGroup(vg, names));
+            };
+            if group.free < need {
+                return Err(DestinationError::NoRoom {
+                    vg,
+                    free: group.free,
+                    need,
+                });
+            }
+            lvm::create(&host.tools, &vg, &lv, need, &[&tag, lvm::TAG_COPYING])?;
+        }
+    }
+    let path = host.paths.dev.join(&vg).join(&lv);
+    let sink = open_device(&path, need)?;
+    if !fresh {
+        // Only now, that nobody else has it.
+        lvm::retag(&host.tools, &vg, &lv, &[&tag, lvm::TAG_COPYING], &[])?;
+    }
+    Ok(Prepared {
+        destination: Destination::Volume { vg, lv },
+        sink,
+        fresh,
+    })
+}
+
+/// The rule for a volume that exists.
+fn may_overwrite(volume: &Volume, tag: &str, overwrite: bool) -> Result<(), DestinationError> {
+    if volume.has_tag(lvm::TAG_MOVED) {
+        return Err(DestinationError::Moved(
+            volume.vg.clone(),
+            volume.lv.clone(),
+        ));
+    }
+    if volume.has_tag(tag) || overwrite {
+        return Ok(());
+    }
+    Err(DestinationError::Foreign {
+        vg: volume.vg.clone(),
+        lv: volume.lv.clone(),
+        tag: tag.to_owned(),
+    })
+}
+
+fn at_path(host: &Host, path: &Path, request: Request<'_>) -> Result<Prepared, DestinationError> {
+    let path = std::path::absolute(path).map_err(|e| io_error("find", path, e))?;
+    let kind = match fs::metadata(&path) {
+        Ok(metadata) => Some(metadata),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+        Err(e) => return Err(io_error("look at", &path, e)),
+    };
+    match kind {
+        None => new_file(path, request),
+        Some(m) if m.is_file() => old_file(path, request),
+        Some(m) if m.file_type().is_block_device() => {
+            if let Some((vg, lv)) = volume_at(host, m.rdev())? {
+                return volume(host, &vg, &lv, request);
+            }
+            device(path, m.rdev(), request)
+        }
+        Some(_) => Err(DestinationError::Kind(path)),
+    }
+}
+
+/// The volume that has this device number: its tags say whose it is, by whatever path it was named.
+fn volume_at(host: &Host, rdev: u64) -> Result<Option<(String, String)>, DestinationError> {
+    let volumes = match lvm::volumes(&host.tools) {
+        Err(ToolError::Missing { .. }) => return Ok(None),
+        other => other?,
+    };
+    Ok(volumes
+        .into_iter()
+        .find(|v| {
+            fs::metadata(host.paths.dev.join(&v.vg).join(&v.lv)).is_ok_and(|m| m.rdev() == rdev)
+        })
+        .map(|v| (v.vg, v.lv)))
+}
+
+fn new_file(path: PathBuf, request: Request<'_>) -> Result<Prepared, DestinationError> {
+    let file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&path)
+        .map_err(|e| io_error("create", &path, e))?;
+    file.set_len(request.sectors * SECTOR)
+        .map_err(|e| io_error("size", &path, e))?;
+    open_file(path)
+}
+
+fn old_file(path: PathBuf, request: Request<'_>) -> Result<Prepared, DestinationError> {
+    let prepared = open_file(path.clone())?;
+    let have = prepared.sink.bytes();
+    let ours = request.before == Some(&prepared.destination);
+    if !(ours || have == 0 || request.overwrite) {
+        return Err(DestinationError::Holds(path));
+    }
+    let need = request.sectors * SECTOR;
+    if have >= need {
+        return Ok(prepared);
+    }
+    prepared
+        .sink
+        .file()
+        .set_len(need)
+        .map_err(|e| io_error("extend", &path, e))?;
+    drop(prepared);
+    open_file(path)
+}
+
+fn open_file(path: PathBuf) -> Result<Prepared, DestinationError> {
+    let sink = FileSink::open(&path, false).map_err(|e| io_error("open", &path, e))?;
+    if sink.file().try_lock().is_err() {
+        return Err(DestinationError::Busy(path));
+    }
+    let metadata = sink
+        .file()
+        .metadata()
+        .map_err(|e| io_error("look at", &path, e))?;
+    Ok(Prepared {
+        destination: Destination::File {
+            identity: format!("inode {}", metadata.ino()),
+            path,
+        },
+        sink,
+        // A new file reads as zeros: comparing first costs nothing and keeps it sparse.
+        fresh: false,
+    })
+}
+
+fn device(path: PathBuf, rdev: u64, request: Request<'_>) -> Result<Prepared, DestinationError> {
+    let size = logical_sector(rdev);
+    if let Some(size) = size.filter(|s| *s != SECTOR) {
+        return Err(DestinationError::SectorSize { path, size });
+    }
+    let sink = open_device(&path, request.sectors * SECTOR)?;
+    let destination = Destination::Device {
+        path: stable_path(&path, rdev),
+        identity: device_identity(rdev),
+    };
+    // A device that has nothing to know it by may be another one after a restart: it is ours only
+    // if the operator says so.
+    let known =
+        matches!(&destination, Destination::Device { identity, .. } if !identity.is_empty());
+    let ours = known && request.before == Some(&destination);
+    if !(ours || request.overwrite || is_blank(&sink).map_err(|e| io_error("read", &path, e))?) {
+        return Err(DestinationError::Holds(path));
+    }
+    Ok(Prepared {
+        destination,
+        sink,
+        fresh: false,
+    })
+}
+
+fn open_device(path: &Path, need: u64) -> Result<FileSink, DestinationError> {
+    let sink = FileSink::open(path, true).map_err(|e| match e.kind() {
+        io::ErrorKind::ResourceBusy => DestinationError::Busy(path.to_owned()),
+        _ => io_error("open", path, e),
+    })?;
+    if sink.bytes() < need {
+        return Err(DestinationError::Short {
+            what: path.display().to_string(),
+            have: sink.bytes(),
+            need,
+        });
+    }
+    Ok(sink)
+}
+
+/// Whether the places where anything leaves its mark are zero.
+fn is_blank(sink: &FileSink) -> io::Result<bool> {
+    let size = sink.bytes();
+    let mut head = vec![0; usize::try_from(size).unwrap_or(HEAD).min(HEAD)];
+    sink.read_back(0, &mut head)?;
+    let mut tail = vec![0; usize::try_from(size).unwrap_or(TAIL).min(TAIL)];
+    sink.read_back(size - tail.len() as u64, &mut tail)?;
+    Ok(head.iter().chain(&tail).all(|b| *b == 0))
+}
+
+fn sys_block(rdev: u64) -> PathBuf {
+    let (major, minor) = device_number(rdev);
+    PathBuf::from(format!("/sys/dev/block/{major}:{minor}"))
+}
+
+/// Major and minor of a device number.
+pub fn device_number(rdev: u64) -> (u64, u64) {
+    (nix::sys::stat::major(rdev), nix::sys::stat::minor(rdev))
+}
+
+fn logical_sector(rdev: u64) -> Option<u64> {
+    let sys = sys_block(rdev);
+    // A partition has its disk's queue.
+    ["queue", "../queue"]
+        .iter()
+        .find_map(|q| fs::read_to_string(sys.join(q).join("logical_block_size")).ok())
+        .and_then(|t| t.trim().parse().ok())
+}
+
+/// What the kernel knows the device by: stays with the device, not with the name.
+pub fn device_identity(rdev: u64) -> String {
+    let sys = sys_block(rdev);
+    let read = |name: &str| {
+        let text = fs::read_to_string(sys.join(name)).ok()?;
+        Some(text.trim().to_owned()).filter(|t| !t.is_empty())
+    };
+    let partition = read("partition").map_or(String::new(), |n| format!(" partition {n}"));
+    [
+        "dm/uuid",
+        "md/uuid",
+        "wwid",
+        "device/wwid",
+        "serial",
+        "../wwid",
+        "../device/wwid",
+        "../serial",
+    ]
+    .iter()
+    .find_map(|n| read(n))
+    .map_or(String::new(), |id| id + &partition)
+}
+
+/// The link in `/dev/disk/by-id` that leads to the device, else the path as it was given: `/dev/sdb`
+/// may be another disk after the next start.
+fn stable_path(path: &Path, rdev: u64) -> PathBuf {
+    let links = fs::read_dir("/dev/disk/by-id")
+        .into_iter()
+        .flatten()
+        .flatten();
+    links
+        .map(|l| l.path())
+        .filter(|l| {
+            fs::metadata(l).is_ok_and(|m| m.file_type().is_block_device() && m.rdev() == rdev)
+        })
+        .min()
+        .unwrap_or_else(|| path.to_owned())
+}
+
+/// Size in sectors and device number of what a destination is now.
+///
+/// # Errors
+/// It is not there.
+pub fn measure(path: &Path) -> io::Result<(u64, u64)> {
+    Ok((aoe_driver::sectors(path)?, fs::metadata(path)?.rdev()))
+}
+
+fn io_error(doing: &'static str, path: &Path, source: io::Error) -> DestinationError {
+    DestinationError::Io {
+        doing,
+        path: path.to_owned(),
+        source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn host(dir: &Path) -> Host {
+        let mut host = Host::open(crate::Settings::default(), "lo", &dir.join("state")).unwrap();
+        host.tools = crate::tool::Tools::in_dir(dir);
+        host.paths = crate::Paths::under(dir);
+        host
+    }
+
+    #[test]
+    fn what_the_operator_may_name() {
+        assert_eq!("vg0".parse(), Ok(Wanted::Group("vg0".into())));
+        assert_eq!(
+            "vg0/web".parse(),
+            Ok(Wanted::Volume("vg0".into(), "web".into()))
+        );
+        assert_eq!("/dev/sdb".parse(), Ok(Wanted::Path("/dev/sdb".into())));
+        assert_eq!("./x".parse(), Ok(Wanted::Path("./x".into())));
+        for bad in [
+            "",
+            "vg0/",
+            "/".trim_start_matches('/'),
+            "a/b/c",
+            "-vg",
+            "@tag",
+        ] {
+            assert!(bad.parse::<Wanted>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_volume_is_ours_by_its_tag_only() {
+        let volume = |tags: &[&str]| Volume {
+            vg: "vg".into(),
+            lv: "lv".into(),
+            size: 1,
+            tags: tags.iter().map(|t| (*t).to_owned()).collect(),
+            active: true,
+        };
+        let ours = "p2v.web.0";
+        assert!(may_overwrite(&volume(&[ours, "p2v.copying"]), ours, false).is_ok());
+        for tags in [&[][..], &["p2v.web.1"], &["p2v.copying"], &["p2v.other.0"]] {
+            assert!(matches!(
+                may_overwrite(&volume(tags), ours, false),
+                Err(DestinationError::Foreign { .. })
+            ));
+            assert!(may_overwrite(&volume(tags), ours, true).is_ok());
+        }
+        // Newer data than the old disk's: not even by force.
+        assert!(may_overwrite(&volume(&[ours, lvm::TAG_MOVED]), ours, true).is_err());
+    }
+
+    #[test]
+    fn a_file_of_ones_own_is_gone_on_with_and_another_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let host = host(dir.path());
+        let name: MachineName = "web".parse().unwrap();
+        let request = |before| Request {
+            name: &name,
+            slot: 0,
+            sectors: 10,
+            before,
+            overwrite: false,
+        };
+        let path = dir.path().join("disk.img");
+        let wanted = Wanted::Path(path.clone());
+        let first = prepare(&host, &wanted, request(None)).unwrap();
+        assert_eq!(first.sink.bytes(), 5120);
+        let destination = first.destination.clone();
+        // Two copies to one file do not run at once.
+        assert!(matches!(
+            prepare(&host, &wanted, request(Some(&destination))),
+            Err(DestinationError::Busy(_))
+        ));
+
+        drop(first);
+        assert!(prepare(&host, &wanted, request(Some(&destination))).is_ok());
+        assert!(matches!(
+            prepare(&host, &wanted, request(None)),
+            Err(DestinationError::Holds(_))
+        ));
+        // Another file of that name (the old one still has its inode).
+        fs::rename(&path, dir.path().join("old")).unwrap();
+        fs::write(&path, "something else").unwrap();
+        assert!(matches!(
+            prepare(&host, &wanted, request(Some(&destination))),
+            Err(DestinationError::Holds(_))
+        ));
+        assert_eq!(fs::read(&path).unwrap(), b"something else");
+        let forced = Request {
+            overwrite: true,
+            ..request(None)
+        };
+        assert_eq!(prepare(&host, &wanted, forced).unwrap().sink.bytes(), 5120);
+        let wanted = Wanted::Path(dir.path().to_owned());
+        assert!(matches!(
+            prepare(&host, &wanted, request(None)),
+            Err(DestinationError::Kind(_))
+        ));
+    }
+}
