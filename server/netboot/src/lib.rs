@@ -1,1 +1,39 @@
-//! Under construction.
+//! The network boot service: DHCP for network-boot clients, ProxyDHCP, TFTP, and PXELINUX menus
+//! made for each machine when it asks.
+//!
+//! [`serve`] runs it; what a machine boots is decided by the caller's [`Machines`]. Decisions about
+//! addresses ([`lease`]), answers ([`dhcp`]) and menus ([`boot_menu`]) are pure functions; the
+//! sockets around them are thin.
+//!
+//! Ordinary DHCP clients are never answered, whatever the mode: only clients that say they boot
+//! from the network (option 60 `PXEClient`).
+
+pub mod boot_menu;
+mod client;
+mod datagram;
+pub mod dhcp;
+mod event;
+mod interface;
+pub mod lease;
+mod lease_file;
+mod machines;
+mod peers;
+mod port_holder;
+mod probe;
+mod service;
+mod settings;
+mod socket;
+mod subnet;
+pub mod tftp;
+
+pub use client::ClientKind;
+pub use event::{BootEvent, MenuKind, Notice};
+pub use interface::InterfaceError;
+pub use lease_file::LeaseFileError;
+pub use machines::{BootDecision, Machines};
+pub use port_holder::port_holders;
+pub use probe::{DhcpServer, ProbeError, probe};
+pub use service::{Error, serve};
+pub use settings::{Mode, Pool, Settings, SettingsError};
+pub use socket::SocketError;
+pub use subnet::Subnet;

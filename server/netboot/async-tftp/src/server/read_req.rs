@@ -47,6 +47,7 @@ impl<'r, R> ReadRequest<'r, R>
 where
     R: AsyncRead + Send + Unpin,
 {
+    #[allow(clippy::too_many_arguments)]
     pub(crate) async fn init(
         reader: &'r mut R,
         file_size: Option<u64>,

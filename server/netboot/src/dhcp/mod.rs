@@ -1,0 +1,11 @@
+//! DHCP for network-boot clients: what they ask ([`parse`]), what they are told ([`decide`]), and
+//! the service on ports 67 and 4011.
+
+mod decide;
+mod reply;
+mod request;
+pub(crate) mod service;
+
+pub use decide::{Action, Port, Server, decide};
+pub use reply::{Reply, ReplyKind};
+pub use request::{MessageType, Refused, Request, parse};

@@ -1,0 +1,216 @@
+//! Ports 67 and 4011: reading questions, asking for the decision, sending answers.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use pnet::util::MacAddr;
+use tokio::net::UdpSocket;
+
+use super::decide::{Action, Port, Server, decide};
+use super::reply::{Reply, ReplyKind};
+use super::request::{MessageType, Request, parse};
+use crate::client::ClientKind;
+use crate::datagram::{self, Ends};
+use crate::event::{BootEvent, Notice};
+use crate::lease::Leases;
+use crate::lease_file::LeaseFile;
+use crate::machines::{BootDecision, Machines};
+use crate::peers::Peers;
+use crate::settings::Settings;
+use crate::socket::FrameSocket;
+
+/// Everything a question is answered with.
+pub(crate) struct Dhcp {
+    pub server: Server,
+    pub settings: Arc<Settings>,
+    pub machines: Arc<dyn Machines>,
+    pub peers: Arc<Peers>,
+    pub leases: Leases,
+    pub file: LeaseFile,
+    pub frames: FrameSocket,
+}
+
+impl Dhcp {
+    /// Answers until a socket fails. One question after the other: each takes far less time than
+    /// a ROM's patience, and leases have one owner.
+    pub async fn serve(mut self, dhcp: UdpSocket, proxy: Option<UdpSocket>) -> io::Result<()> {
+        let (mut one, mut other) = ([0; 2048], [0; 2048]);
+        loop {
+            let received = tokio::select! {
+                got = dhcp.recv_from(&mut one) => got.map(|(len, from)| (Port::Dhcp, &one[..len], from)),
+                got = receive(proxy.as_ref(), &mut other) => got.map(|(len, from)| (Port::Proxy, &other[..len], from)),
+            };
+            let (port, bytes, from) = match received {
+                Ok(received) => received,
+                // The interface went down: it may come back.
+                Err(e) if e.raw_os_error() == Some(libc::ENETDOWN) => continue,
+                Err(e) => return Err(e),
+            };
+            // What cannot be read is not for us, and there is nobody to tell: a LAN is full of it.
+            let Ok(request) = parse(bytes) else { continue };
+            let Some(reply) = self.answer(&request, port).await else {
+                continue;
+            };
+            let sent = match (port, &proxy) {
+                (Port::Proxy, Some(proxy)) => self.send_back(proxy, &request, &reply, from).await,
+                _ => self.send_frame(&request, &reply),
+            };
+            if let Err(e) = sent {
+                let why = format!("{}: cannot send the DHCP answer: {e}", request.mac);
+                self.machines.noticed(&Notice::Failed { why });
+            }
+        }
+    }
+
+    async fn answer(&mut self, request: &Request, port: Port) -> Option<Reply> {
+        let mac = request.mac;
+        if !self.settings.allows(mac) {
+            return None;
+        }
+        if matches!(request.client, ClientKind::Bios { .. })
+            && matches!(
+                request.message_type,
+                MessageType::Discover | MessageType::Request
+            )
+        {
+            let machines = Arc::clone(&self.machines);
+            match tokio::task::spawn_blocking(move || machines.boot(mac)).await {
+                Ok(BootDecision::Ignore { why }) => {
+                    if request.message_type == MessageType::Discover {
+                        self.machines.seen(mac, &BootEvent::Ignored { why });
+                    }
+                    return None;
+                }
+                Ok(_) => {}
+                Err(e) => {
+                    let why = format!("{mac}: no decision, not answered: {e}");
+                    self.machines.noticed(&Notice::Failed { why });
+                    return None;
+                }
+            }
+        }
+
+        let mut leases = self.leases.clone();
+        let action = decide(
+            request,
+            port,
+            &self.server,
+            &mut leases,
+            seconds_since_1970(),
+        );
+        let (reply, event) = match action {
+            Action::Answer(reply) => {
+                let event = answered(request, port, &reply);
+                (Some(reply), event)
+            }
+            Action::NotForUs => (None, None),
+            Action::NotServed => (
+                None,
+                Some(BootEvent::NotServed {
+                    client: request.client,
+                }),
+            ),
+            Action::NoAddress(why) => (None, Some(BootEvent::NoAddress { why })),
+            Action::Declined(address) => (None, Some(BootEvent::Declined { address })),
+            Action::Released => (None, Some(BootEvent::Released)),
+            Action::Relayed => (None, Some(BootEvent::Relayed)),
+        };
+        // Offers are promises of two minutes and need not outlive us; the rest is on disk before
+        // anybody acts on it.
+        let lasting = matches!(
+            event,
+            Some(BootEvent::Given { .. } | BootEvent::Declined { .. } | BootEvent::Released)
+        );
+        if lasting && leases != self.leases {
+            let (file, written) = (self.file.clone(), leases.clone());
+            let result = tokio::task::spawn_blocking(move || file.write(&written)).await;
+            let failed = match result {
+                Ok(Ok(())) => None,
+                Ok(Err(e)) => Some(e.to_string()),
+                Err(e) => Some(e.to_string()),
+            };
+            if let Some(why) = failed {
+                let why = format!("{mac}: not given an address: {why}");
+                self.machines.noticed(&Notice::Failed { why });
+                return None;
+            }
+        }
+        self.leases = leases;
+        if let Some(BootEvent::Given { address }) = event {
+            self.peers.learn(address, mac);
+        }
+        if port == Port::Proxy && !request.ciaddr.is_unspecified() {
+            self.peers.learn(request.ciaddr, mac);
+        }
+        if let Some(event) = event {
+            self.machines.seen(mac, &event);
+        }
+        reply
+    }
+
+    /// To a client on port 67: in a frame of our own making, always. One without an address
+    /// answers no ARP, so the kernel could not reach it by unicast; one with an address is reached
+    /// as well; and the source is the address clients know us by, whatever the routes are.
+    fn send_frame(&self, request: &Request, reply: &Reply) -> io::Result<()> {
+        let payload = reply
+            .encode(request, &self.server)
+            .map_err(io::Error::other)?;
+        let ends = Ends {
+            source: (self.server.address, 67),
+            destination: (reply.to, 68),
+        };
+        let packet = datagram::build(ends, &payload).ok_or(io::ErrorKind::InvalidData)?;
+        let to = if reply.to_hardware {
+            request.mac
+        } else {
+            MacAddr::broadcast()
+        };
+        self.frames.send(to, &packet)
+    }
+
+    /// To a client on port 4011, which has an address: where it came from.
+    async fn send_back(
+        &self,
+        socket: &UdpSocket,
+        request: &Request,
+        reply: &Reply,
+        to: SocketAddr,
+    ) -> io::Result<()> {
+        let payload = reply
+            .encode(request, &self.server)
+            .map_err(io::Error::other)?;
+        socket.send_to(&payload, to).await.map(|_| ())
+    }
+}
+
+fn answered(request: &Request, port: Port, reply: &Reply) -> Option<BootEvent> {
+    Some(match (port, reply.kind, reply.yours) {
+        (Port::Proxy, _, _) => BootEvent::ProxyAnswered,
+        (_, ReplyKind::Offer, offered) => BootEvent::Asked {
+            client: request.client,
+            xid: request.xid,
+            offered,
+        },
+        (_, ReplyKind::Ack, Some(address)) => BootEvent::Given { address },
+        (_, ReplyKind::Ack, None) => return None,
+        (_, ReplyKind::Nak, _) => {
+            let wanted = request.requested.unwrap_or(Ipv4Addr::UNSPECIFIED);
+            BootEvent::Refused { wanted }
+        }
+    })
+}
+
+async fn receive(socket: Option<&UdpSocket>, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
+    match socket {
+        Some(socket) => socket.recv_from(buffer).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn seconds_since_1970() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}

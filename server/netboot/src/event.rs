@@ -1,0 +1,349 @@
+//! What happened, each in one line for a person.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+use crate::client::ClientKind;
+use crate::lease::NoAddress;
+use crate::settings::Mode;
+
+/// What a machine was told to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MenuKind {
+    /// Start the netboot image.
+    Agent,
+    /// Go on with its own disk.
+    LocalDisk,
+    /// Wait.
+    Hold,
+}
+
+impl fmt::Display for MenuKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            MenuKind::Agent => "start the agent",
+            MenuKind::LocalDisk => "go on with its own disk",
+            MenuKind::Hold => "wait",
+        })
+    }
+}
+
+/// What one machine did on its way up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BootEvent {
+    /// Its ROM asks for a boot file, and is answered. Repeated questions have the same number.
+    Asked {
+        /// What kind of ROM.
+        client: ClientKind,
+        /// DHCP transaction number.
+        xid: u32,
+        /// The address offered; `None` from a proxy.
+        offered: Option<Ipv4Addr>,
+    },
+    /// It took our address.
+    Given {
+        /// The address.
+        address: Ipv4Addr,
+    },
+    /// It asked for an address it cannot have.
+    Refused {
+        /// The address.
+        wanted: Ipv4Addr,
+    },
+    /// It asked port 4011 and was answered.
+    ProxyAnswered,
+    /// It asks for a kind of boot that is not served; not answered.
+    NotServed {
+        /// What kind of ROM.
+        client: ClientKind,
+    },
+    /// Not answered, by decision.
+    Ignored {
+        /// The reason.
+        why: String,
+    },
+    /// Not answered: nothing to give.
+    NoAddress {
+        /// The reason.
+        why: NoAddress,
+    },
+    /// It found its address in use by somebody else.
+    Declined {
+        /// The address.
+        address: Ipv4Addr,
+    },
+    /// It gave its address back.
+    Released,
+    /// It asked through a DHCP relay; not answered.
+    Relayed,
+    /// It fetches its menu.
+    Menu {
+        /// What the menu tells it to do.
+        kind: MenuKind,
+    },
+    /// It has a whole file.
+    Fetched {
+        /// The file's name.
+        file: String,
+        /// Its size.
+        bytes: u64,
+        /// From the request to the last acknowledgement.
+        elapsed: Duration,
+    },
+    /// It asked for a file's size only, as ROMs do before they fetch it.
+    SizeAsked {
+        /// The file's name.
+        file: String,
+    },
+    /// It stopped a transfer with an error.
+    Aborted {
+        /// The file's name.
+        file: String,
+        /// Bytes it has.
+        bytes: u64,
+        /// Its words.
+        why: String,
+    },
+    /// It fell silent in the middle of a transfer.
+    Silent {
+        /// The file's name.
+        file: String,
+        /// Bytes it has.
+        bytes: u64,
+    },
+    /// A transfer failed here.
+    Failed {
+        /// The file's name.
+        file: String,
+        /// The reason.
+        why: String,
+    },
+}
+
+impl fmt::Display for BootEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            BootEvent::Asked {
+                client,
+                offered: Some(address),
+                ..
+            } => {
+                write!(f, "{client}, asks for boot, offered {address}")
+            }
+            BootEvent::Asked {
+                client,
+                offered: None,
+                ..
+            } => {
+                write!(f, "{client}, asks for boot, told to boot from here")
+            }
+            BootEvent::Given { address } => write!(f, "given {address}"),
+            BootEvent::Refused { wanted } => write!(f, "cannot have {wanted}, told to ask anew"),
+            BootEvent::ProxyAnswered => f.write_str("told to boot from here (port 4011)"),
+            BootEvent::NotServed { client } => {
+                write!(
+                    f,
+                    "{client}, asks for boot: not answered, UEFI network boot is not served yet"
+                )
+            }
+            BootEvent::Ignored { why } => write!(f, "asks for boot: not answered, {}", Text(why)),
+            BootEvent::NoAddress { why } => write!(f, "asks for boot: not answered, {why}"),
+            BootEvent::Declined { address } => {
+                write!(
+                    f,
+                    "found {address} in use by another machine; not given again for an hour"
+                )
+            }
+            BootEvent::Released => f.write_str("gave its address back"),
+            BootEvent::Relayed => f.write_str(
+                "asks for boot through a DHCP relay: not answered, only this network is served",
+            ),
+            BootEvent::Menu { kind } => write!(f, "menu sent: {kind}"),
+            BootEvent::Fetched {
+                file,
+                bytes,
+                elapsed,
+            } => {
+                write!(
+                    f,
+                    "{file} {} in {:.1} s",
+                    Size(*bytes),
+                    elapsed.as_secs_f64()
+                )
+            }
+            BootEvent::SizeAsked { file } => write!(f, "{file}: asked for its size"),
+            BootEvent::Aborted { file, bytes, why } => {
+                write!(
+                    f,
+                    "{file}: stopped by the machine after {}: {}",
+                    Size(*bytes),
+                    Text(why)
+                )
+            }
+            BootEvent::Silent { file, bytes } => {
+                write!(f, "{file}: the machine fell silent after {}", Size(*bytes))
+            }
+            BootEvent::Failed { file, why } => write!(f, "{file}: {}", Text(why)),
+        }
+    }
+}
+
+/// What belongs to no one machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// The service is up.
+    Serving {
+        /// Interface.
+        iface: String,
+        /// Our address on it.
+        server: Ipv4Addr,
+        /// What is done about DHCP.
+        mode: Mode,
+    },
+    /// Somebody else answers DHCP here.
+    OtherDhcpServer {
+        /// Who.
+        address: Ipv4Addr,
+        /// What we do.
+        mode: Mode,
+    },
+    /// A proxy without a DHCP server beside it.
+    NoDhcpServer,
+    /// Other DHCP servers could not be looked for.
+    ProbeFailed {
+        /// The reason.
+        why: String,
+    },
+    /// Somebody asked for a file that is not served.
+    NotFound {
+        /// Who.
+        peer: IpAddr,
+        /// What.
+        name: String,
+    },
+    /// Somebody tried to write a file.
+    WriteRefused {
+        /// Who.
+        peer: IpAddr,
+        /// What.
+        name: String,
+    },
+    /// A transfer to somebody whose hardware address is not known.
+    Transfer {
+        /// Who.
+        peer: IpAddr,
+        /// What would be seen of the machine.
+        event: BootEvent,
+    },
+    /// Something went wrong here; the client was not answered.
+    Failed {
+        /// What, and what to do.
+        why: String,
+    },
+}
+
+impl fmt::Display for Notice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Notice::Serving {
+                iface,
+                server,
+                mode,
+            } => {
+                let dhcp = match mode {
+                    Mode::Dhcp => "DHCP for network-boot clients",
+                    Mode::Proxy => "boot file beside the site's DHCP server",
+                    Mode::Off => "no DHCP",
+                };
+                write!(f, "serving {dhcp} and TFTP as {server} on {iface}")
+            }
+            Notice::OtherDhcpServer {
+                address,
+                mode: Mode::Dhcp,
+            } => write!(
+                f,
+                "another DHCP server, {address}, answers on this network: a machine may take its \
+                 answer instead of ours; consider mode \"proxy\""
+            ),
+            Notice::OtherDhcpServer { address, .. } => {
+                write!(f, "the DHCP server of this network is {address}")
+            }
+            Notice::NoDhcpServer => f.write_str(
+                "no DHCP server answers on this network: machines need an address to boot; start \
+                 one, or use mode \"dhcp\"",
+            ),
+            Notice::ProbeFailed { why } => {
+                write!(f, "cannot look for other DHCP servers: {}", Text(why))
+            }
+            Notice::NotFound { peer, name } => {
+                write!(f, "{peer} asked for {}: not served", Text(name))
+            }
+            Notice::WriteRefused { peer, name } => {
+                write!(f, "{peer} tried to write {}: refused", Text(name))
+            }
+            Notice::Transfer { peer, event } => write!(f, "{peer}: {event}"),
+            Notice::Failed { why } => f.write_str(why),
+        }
+    }
+}
+
+/// Somebody else's words, made fit for one line of a log: printable ASCII, 80 characters at most.
+struct Text<'a>(&'a str);
+
+impl fmt::Display for Text<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for c in self.0.chars().take(80) {
+            let shown = if c == ' ' || c.is_ascii_graphic() {
+                c
+            } else {
+                '?'
+            };
+            fmt::Write::write_char(f, shown)?;
+        }
+        if self.0.chars().nth(80).is_some() {
+            f.write_str("...")
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// Bytes, for people.
+struct Size(u64);
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            bytes @ ..10_000 => write!(f, "{bytes} bytes"),
+            bytes @ ..1_000_000 => write!(f, "{} kB", bytes / 1000),
+            bytes => write!(f, "{:.1} MB", bytes as f64 / 1e6),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_readable_and_stay_lines() {
+        let fetched = BootEvent::Fetched {
+            file: "vmlinuz".into(),
+            bytes: 8_200_000,
+            elapsed: Duration::from_millis(1130),
+        };
+        assert_eq!(fetched.to_string(), "vmlinuz 8.2 MB in 1.1 s");
+        let name = format!("a\nb\u{1b}[2J{}", "x".repeat(5000));
+        let notice = Notice::NotFound {
+            peer: IpAddr::from([10, 0, 0, 1]),
+            name,
+        }
+        .to_string();
+        assert!(
+            notice.starts_with("10.0.0.1 asked for a?b?[2Jxxx"),
+            "{notice}"
+        );
+        assert!(notice.len() < 150 && !notice.contains('\n'));
+    }
+}

@@ -1,0 +1,53 @@
+//! Where policy comes from: the caller decides what each machine boots.
+
+use pnet::util::MacAddr;
+
+use crate::event::{BootEvent, Notice};
+
+/// What a machine shall do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BootDecision {
+    /// Start the netboot image.
+    Agent {
+        /// Kernel arguments, after the consoles' and `BOOTIF`: one line of printable ASCII.
+        append: String,
+    },
+    /// Go on with its own disk.
+    LocalDisk {
+        /// Shown on its screen.
+        why: String,
+    },
+    /// Stay where it is, without touching its disk, until somebody at its keyboard asks again or
+    /// it is restarted. For machines whose server already runs elsewhere.
+    Hold {
+        /// Shown on its screen.
+        message: String,
+    },
+    /// Not ours: it gets no DHCP answer. Should it still ask for a menu (another DHCP server sent
+    /// it here), it is told to go on with its own disk.
+    Ignore {
+        /// For the log, and the screen in that case.
+        why: String,
+    },
+}
+
+/// The caller's knowledge of machines.
+///
+/// Methods may block (they are called on threads for that), but a client waits meanwhile: ROMs
+/// repeat a question after about a second and give up after some ten.
+pub trait Machines: Send + Sync + 'static {
+    /// What to do with this machine now (may create its record).
+    ///
+    /// Called for every DHCP question of a network-boot client and for every fetch of its menu:
+    /// several times in one boot, also at the same time, because ROMs repeat questions and fetch
+    /// a menu once for its size and once for its contents. It must be idempotent within a boot:
+    /// the last answer a machine saw must be as good as the first (so no new token at each call). A
+    /// boot begins with [`BootEvent::Asked`] with a new transaction number.
+    fn boot(&self, mac: MacAddr) -> BootDecision;
+
+    /// What was seen of a machine, for its record and the log: `{mac}: {event}` is a readable line.
+    fn seen(&self, mac: MacAddr, event: &BootEvent);
+
+    /// What belongs to no one machine, for the log.
+    fn noticed(&self, notice: &Notice);
+}

@@ -1,0 +1,157 @@
+//! The sockets: UDP ports bound to one interface, and raw IPv4 frames on it.
+
+use std::io;
+use std::mem::size_of;
+use std::net::{SocketAddrV4, UdpSocket};
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use nix::sys::socket::{
+    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, SockaddrLike,
+    bind, sendto, setsockopt, socket, sockopt,
+};
+use pnet::util::MacAddr;
+
+use crate::interface::Interface;
+use crate::port_holder::port_holders;
+
+/// A port that could not be had.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {action}: {source}{}", advice(source, holders))]
+pub struct SocketError {
+    /// What was tried, on what.
+    pub action: String,
+    /// The system's answer.
+    pub source: io::Error,
+    /// Programs that have the port, as far as could be found out.
+    pub holders: Vec<String>,
+}
+
+fn advice(source: &io::Error, holders: &[String]) -> String {
+    match source.raw_os_error() {
+        Some(libc::EADDRINUSE) if holders.is_empty() => {
+            " (`ss -ulpn` as root names the program that has it: stop it, or keep it off this interface)".to_owned()
+        }
+        Some(libc::EADDRINUSE) => format!(
+            " by {} (stop it, or keep it off this interface; for DHCP, mode \"off\" leaves the port to it)",
+            holders.join(", ")
+        ),
+        Some(libc::EACCES | libc::EPERM) => {
+            " (needs root, or CAP_NET_BIND_SERVICE and CAP_NET_RAW)".to_owned()
+        }
+        _ => String::new(),
+    }
+}
+
+/// A UDP port on one interface. Never shared (`SO_REUSEADDR`): a second server on the port would
+/// take half of the questions, and must be an error that can be read.
+pub(crate) fn udp_port(
+    interface: &Interface,
+    local: SocketAddrV4,
+    what: &str,
+) -> Result<UdpSocket, SocketError> {
+    let open = || -> nix::Result<OwnedFd> {
+        let fd = socket(
+            AddressFamily::Inet,
+            SockType::Datagram,
+            SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
+            None,
+        )?;
+        setsockopt(&fd, sockopt::BindToDevice, &interface.name.clone().into())?;
+        setsockopt(&fd, sockopt::Broadcast, &true)?;
+        bind(fd.as_raw_fd(), &SockaddrIn::from(local))?;
+        Ok(fd)
+    };
+    open().map(UdpSocket::from).map_err(|errno| SocketError {
+        action: format!(
+            "listen on UDP port {} ({what}) of `{}`",
+            local.port(),
+            interface.name
+        ),
+        source: errno.into(),
+        holders: if errno == nix::Error::EADDRINUSE {
+            port_holders(local.port())
+        } else {
+            vec![]
+        },
+    })
+}
+
+/// IPv4 packets in Ethernet frames of our making, on one interface.
+#[derive(Debug)]
+pub(crate) struct FrameSocket {
+    socket: OwnedFd,
+    index: u32,
+}
+
+impl FrameSocket {
+    /// Opens it. `hear`: also receive IPv4 packets; else nothing ever arrives in it.
+    pub fn open(interface: &Interface, hear: bool) -> Result<FrameSocket, SocketError> {
+        let failed = |errno: nix::Error| SocketError {
+            action: format!("send raw frames on `{}`", interface.name),
+            source: errno.into(),
+            holders: vec![],
+        };
+        // Protocol 0: no frame is queued before the socket is bound to its interface.
+        let socket = socket(
+            AddressFamily::Packet,
+            SockType::Datagram,
+            SockFlag::SOCK_CLOEXEC,
+            None::<SockProtocol>,
+        )
+        .map_err(failed)?;
+        let frames = FrameSocket {
+            socket,
+            index: interface.index,
+        };
+        if hear {
+            let here = frames.address(MacAddr::zero());
+            bind(frames.socket.as_raw_fd(), &here).map_err(failed)?;
+        }
+        Ok(frames)
+    }
+
+    fn address(&self, to: MacAddr) -> LinkAddr {
+        let mut addr = [0; 8];
+        addr[..6].copy_from_slice(&to.octets());
+        let raw = libc::sockaddr_ll {
+            sll_family: libc::AF_PACKET as u16,
+            sll_protocol: (libc::ETH_P_IP as u16).to_be(),
+            sll_ifindex: self.index as i32,
+            sll_hatype: 0,
+            sll_pkttype: 0,
+            sll_halen: 6,
+            sll_addr: addr,
+        };
+        let len = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+        // SAFETY: `raw` is a whole `sockaddr_ll` of the length given, and is copied.
+        let address = unsafe { LinkAddr::from_raw((&raw const raw).cast(), Some(len)) };
+        // `from_raw` looks only at the family and the length, which are as it wants them.
+        address.expect("an AF_PACKET address of full length")
+    }
+
+    /// Sends one IPv4 packet to a station.
+    pub fn send(&self, to: MacAddr, packet: &[u8]) -> io::Result<()> {
+        sendto(
+            self.socket.as_raw_fd(),
+            packet,
+            &self.address(to),
+            MsgFlags::MSG_DONTWAIT,
+        )?;
+        Ok(())
+    }
+
+    /// The socket, for `poll`.
+    pub fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        use std::os::fd::AsFd;
+        self.socket.as_fd()
+    }
+
+    /// One IPv4 packet that came in, if there is one.
+    pub fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+        match nix::sys::socket::recv(self.socket.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT) {
+            Ok(len) => Ok(Some(len)),
+            Err(nix::Error::EAGAIN | nix::Error::EINTR) => Ok(None),
+            Err(e) => Err(e.into()),
+        }
+    }
+}
