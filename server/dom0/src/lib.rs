@@ -11,7 +11,7 @@ pub mod atomic_file;
 pub mod boot_token;
 pub mod config_file;
 pub mod copy;
-//WIP pub mod doctor;
+pub mod doctor;
 pub mod domain;
 pub mod host;
 pub mod lock;
@@ -25,7 +25,7 @@ pub mod timestamp;
 pub mod tool;
 pub mod undo;
 pub mod wire;
-//WIP pub mod workflow;
+pub mod workflow;
 
 pub use host::{Host, Paths};
 pub use name::MachineName;

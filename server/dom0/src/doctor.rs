@@ -1,0 +1,334 @@
+//! `p2v doctor`, this host's part: what is missing and what to do about it. (The boot service's part
+//! is the `p2v` command's.)
+
+use std::fs;
+
+use serde::Serialize;
+
+use crate::host::Host;
+use crate::tool::aoe_driver::AoeDriver;
+use crate::tool::{ToolError, dmsetup, lvm, xl};
+
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// As it should be.
+    Good,
+    /// Works, but may surprise.
+    Warning,
+    /// Something will not work.
+    Bad,
+}
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// How bad.
+    pub severity: Severity,
+    /// What was looked at: `xl`, `bridge xenbr0`.
+    pub what: String,
+    /// What was found.
+    pub found: String,
+    /// What to do; empty if nothing.
+    pub todo: String,
+}
+
+fn finding(severity: Severity, what: &str, found: impl ToString, todo: &str) -> Finding {
+    Finding {
+        severity,
+        what: what.to_owned(),
+        found: found.to_string(),
+        todo: todo.to_owned(),
+    }
+}
+
+/// Looks at everything dom0's workflows need; changes nothing.
+pub fn examine(host: &Host) -> Vec<Finding> {
+    let mut findings = xen(host);
+    findings.push(aoe(host));
+    findings.push(match dmsetup::list(&host.tools) {
+        Ok(_) => finding(Severity::Good, "device-mapper", "dmsetup works", ""),
+        Err(e) => finding(
+            Severity::Bad,
+            "device-mapper",
+            e,
+            "install dmsetup and load dm-mod; run p2v as root",
+        ),
+    });
+    findings.push(volumes(host));
+    findings.extend(interface(host, &host.iface, "interface"));
+    if host.settings.bridge != host.iface {
+        findings.extend(interface(host, &host.settings.bridge, "bridge"));
+    }
+    findings.push(bridge(host));
+    findings.push(records(host));
+    findings
+}
+
+fn xen(host: &Host) -> Vec<Finding> {
+    if !host.is_xen() {
+        return vec![finding(
+            Severity::Bad,
+            "Xen",
+            format!(
+                "{} does not say that this is dom0",
+                host.paths.xen_capabilities.display()
+            ),
+            "install xen-system-amd64, reboot and choose the Xen entry (and mount xenfs on /proc/xen)",
+        )];
+    }
+    let info = match xl::info(&host.tools) {
+        Ok(info) => info,
+        Err(error) => {
+            return vec![finding(
+                Severity::Bad,
+                "xl",
+                error,
+                "start xenstored and xenconsoled (on Debian: systemctl start xen xenconsoled), run p2v as root",
+            )];
+        }
+    };
+    let value = |key: &str| {
+        info.iter()
+            .find(|(k, _)| k == key)
+            .map_or("", |(_, v)| v.as_str())
+    };
+    let mut findings = vec![finding(
+        Severity::Good,
+        "xl",
+        format!(
+            "Xen {}.{}, {} MiB free",
+            value("xen_major"),
+            value("xen_minor"),
+            value("free_memory")
+        ),
+        "",
+    )];
+    let caps = value("virt_caps");
+    if caps.split_whitespace().any(|c| c == "hvm") {
+        findings.push(finding(
+            Severity::Good,
+            "processor",
+            format!("can do full virtualisation ({caps})"),
+            "",
+        ));
+    } else {
+        findings.push(finding(
+            Severity::Bad,
+            "processor",
+            format!("cannot do full virtualisation ({caps})"),
+            "enable VT-x or AMD-V in the firmware's set-up: an old system needs it",
+        ));
+    }
+    findings
+}
+
+fn aoe(host: &Host) -> Finding {
+    let driver = AoeDriver::new(&host.tools, &host.paths);
+    if driver.is_loaded() {
+        return match driver.interfaces() {
+            Ok(list) if list.is_empty() => finding(
+                Severity::Warning,
+                "aoe driver",
+                "loaded, and speaks on every interface",
+                &format!(
+                    "to have it speak on {0} only: echo {0} > /dev/etherd/interfaces",
+                    host.iface
+                ),
+            ),
+            Ok(list) => finding(
+                Severity::Good,
+                "aoe driver",
+                format!("loaded, speaks on {}", list.join(", ")),
+                "",
+            ),
+            Err(e) => finding(Severity::Warning, "aoe driver", e, "run p2v as root"),
+        };
+    }
+    match host.tools.run("modprobe", ["--dry-run", "aoe"]) {
+        Ok(_) => finding(
+            Severity::Good,
+            "aoe driver",
+            "there, loaded when it is needed",
+            "",
+        ),
+        Err(ToolError::Missing { .. }) => finding(
+            Severity::Bad,
+            "aoe driver",
+            "modprobe is not installed",
+            "apt install kmod",
+        ),
+        Err(e) => finding(
+            Severity::Bad,
+            "aoe driver",
+            e,
+            "run Debian's linux-image-amd64 in dom0: the cloud kernels lack the aoe module. (`p2v copy` works without it)",
+        ),
+    }
+}
+
+fn volumes(host: &Host) -> Finding {
+    let what = "volume group";
+    let groups = match lvm::groups(&host.tools) {
+        Ok(groups) => groups,
+        Err(e) => {
+            return finding(
+                Severity::Bad,
+                what,
+                e,
+                "apt install lvm2, or copy to files or block devices",
+            );
+        }
+    };
+    let all: Vec<String> = groups
+        .iter()
+        .map(|g| format!("{} ({} MiB free)", g.name, g.free >> 20))
+        .collect();
+    match &host.settings.volume_group {
+        Some(vg) if !groups.iter().any(|g| g.name == *vg) => finding(
+            Severity::Bad,
+            what,
+            format!("there is no `{vg}`; there are: {}", all.join(", ")),
+            "correct volume_group in the settings, or make it: pvcreate and vgcreate",
+        ),
+        _ if groups.is_empty() => finding(
+            Severity::Warning,
+            what,
+            "there is none",
+            "make one for the copies (pvcreate, vgcreate), or copy to files or block devices",
+        ),
+        _ => finding(Severity::Good, what, all.join(", "), ""),
+    }
+}
+
+fn interface(host: &Host, name: &str, what: &str) -> Vec<Finding> {
+    let dir = host.paths.sys_net.join(name);
+    let what = format!("{what} {name}");
+    let read = |file: &str| fs::read_to_string(dir.join(file)).map(|t| t.trim().to_owned());
+    if name.is_empty() || !dir.exists() {
+        return vec![finding(
+            Severity::Bad,
+            &what,
+            "there is no such interface",
+            "correct `iface` or `bridge` in the settings, or make it (`ip link` shows those there are)",
+        )];
+    }
+    match read("operstate").as_deref() {
+        Ok("up" | "unknown") => vec![finding(Severity::Good, &what, "there and up", "")],
+        Ok(state) => vec![finding(
+            Severity::Bad,
+            &what,
+            format!("its state is `{state}`"),
+            &format!("ip link set {name} up, and look at the cable"),
+        )],
+        Err(e) => vec![finding(
+            Severity::Warning,
+            &what,
+            format!("its state cannot be read: {e}"),
+            "",
+        )],
+    }
+}
+
+fn bridge(host: &Host) -> Finding {
+    let name = &host.settings.bridge;
+    let what = format!("bridge {name}");
+    let dir = host.paths.sys_net.join(name);
+    if !dir.exists() {
+        return finding(
+            Severity::Bad,
+            &what,
+            "domains have no network without it",
+            "make it, or correct `bridge`",
+        );
+    }
+    if !dir.join("bridge").exists() {
+        return finding(
+            Severity::Bad,
+            &what,
+            "it is not a bridge",
+            "name a bridge in `bridge`",
+        );
+    }
+    // net/core: addr_assign_type 3 is NET_ADDR_SET, an address that was set and stays.
+    match fs::read_to_string(dir.join("addr_assign_type")) {
+        Ok(kind) if kind.trim() == "3" => {
+            finding(Severity::Good, &what, "its MAC address is fixed", "")
+        }
+        _ => finding(
+            Severity::Warning,
+            &what,
+            "its MAC address is not set: it takes the lowest of its ports', and changes when one comes or goes; old \
+             machines answer only the address they were booted with",
+            &format!(
+                "set it once: bridge_hw in /etc/network/interfaces, or: ip link set {name} address \
+                 $(cat /sys/class/net/{name}/address)"
+            ),
+        ),
+    }
+}
+
+fn records(host: &Host) -> Finding {
+    match host.store.list() {
+        Err(e) => finding(Severity::Bad, "machine records", e, "run p2v as root"),
+        Ok(listing) => match listing.unreadable.first() {
+            Some(e) => finding(
+                Severity::Bad,
+                "machine records",
+                e,
+                "no new machine gets a shelf before that is mended",
+            ),
+            None => finding(
+                Severity::Good,
+                "machine records",
+                format!("{} readable", listing.records.len()),
+                "",
+            ),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_host_is_told_what_to_do() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut host = Host::open(
+            crate::Settings::default(),
+            "eth9",
+            &dir.path().join("state"),
+        )
+        .unwrap();
+        host.tools = crate::tool::Tools::in_dir(dir.path());
+        host.paths = crate::Paths::under(dir.path());
+        let findings = examine(&host);
+        for what in [
+            "Xen",
+            "aoe driver",
+            "device-mapper",
+            "volume group",
+            "interface eth9",
+            "bridge xenbr0",
+        ] {
+            let f = findings.iter().find(|f| f.what == what).unwrap();
+            assert_eq!(f.severity, Severity::Bad, "{f:?}");
+            assert!(!f.todo.is_empty());
+        }
+        // A bridge with a fixed address, and then one without.
+        let bridge = host.paths.sys_net.join("xenbr0");
+        fs::create_dir_all(bridge.join("bridge")).unwrap();
+        fs::write(bridge.join("operstate"), "up\n").unwrap();
+        for (kind, severity) in [("3\n", Severity::Good), ("0\n", Severity::Warning)] {
+            fs::write(bridge.join("addr_assign_type"), kind).unwrap();
+            let findings = examine(&host);
+            let last = findings
+                .iter()
+                .rfind(|f| f.what == "bridge xenbr0")
+                .unwrap();
+            assert_eq!(last.severity, severity);
+        }
+    }
+}

@@ -1,0 +1,283 @@
+//! `p2v cutover`: the domain is switched to the copies and started.
+
+use std::path::PathBuf;
+
+use p2v_aoe::{Address, SECTOR};
+
+use super::devices::{backing_ready, up};
+use super::start::destroy_if_there;
+use super::{Contact, Context, Error, addresses, config, refused, stop};
+use crate::config_file;
+use crate::copy::{FileSink, RANGE_SECTORS, Sink};
+use crate::name::MachineName;
+use crate::record::{Destination, Mapping, MappingKind, Record, State};
+use crate::timestamp::Timestamp;
+use crate::tool::{dmsetup, lvm, xl};
+use crate::wire::Access;
+
+/// How `cutover` may go on.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CutoverOptions {
+    /// Have the domain start with the host.
+    pub autostart: bool,
+    /// Go on although sectors of the old disk could not be read.
+    pub accept_unreadable: bool,
+    /// Go on although the old machine does not answer: the operator knows that it is off, and that
+    /// it did not run its own system since the copy.
+    pub old_machine_gone: bool,
+}
+
+/// Switches the domain to the copies, starts it, and returns its config file.
+///
+/// # Errors
+/// Then everything was taken back, or the error says what was not.
+pub fn cutover(
+    context: Context<'_>,
+    name: &MachineName,
+    options: CutoverOptions,
+) -> Result<PathBuf, Error> {
+    let Context { host, report, .. } = context;
+    let _lock = host.store.lock(name, &format!("p2v cutover {name}"))?;
+    let record = host.store.get(name)?;
+    may_cut_over(&record, options)?;
+    if !host.is_xen() {
+        return refused(
+            "this host does not run Xen, so there is nothing to start a domain with; see `p2v doctor`",
+        );
+    }
+    let known = stop::known_addresses(&record);
+    context.refuse_while_in_use(name, &known)?;
+    let contact = match context.contact(name) {
+        Ok(contact) => Some(contact),
+        Err(error) if options.old_machine_gone => {
+            report.warn(&format!("{error}. Going on without it, as asked"));
+            None
+        }
+        Err(error) => {
+            return refused(format!(
+                "{error}. If it is off for good and did not run its own system since the copy, say --old-machine-gone"
+            ));
+        }
+    };
+    let record = host.store.get(name)?;
+    if let Some(contact) = &contact {
+        still_as_copied(context, contact, &record)?;
+    }
+    context.let_go(name, &known)?;
+
+    // Which disks there are: as the agent said when they were copied.
+    let slots: Vec<u8> = record
+        .disks
+        .iter()
+        .filter(|(_, d)| d.copy.as_ref().is_some_and(|c| c.verified.is_some()))
+        .map(|(slot, _)| *slot)
+        .collect();
+    let mut planned = record.clone();
+    planned.state = State::Moved;
+    for slot in &slots {
+        let Some(disk) = planned.disks.get_mut(slot) else {
+            continue;
+        };
+        let Some(copy) = &disk.copy else { continue };
+        let backing = backing_ready(host, &copy.destination, disk.sectors)?;
+        // Refused while anything has it open, and by that the domain's alone.
+        let is_file = matches!(copy.destination, Destination::File { .. });
+        let sink = FileSink::open(&backing.path, !is_file).map_err(|source| {
+            crate::tool::ToolError::NotDone(format!(
+                "cannot take {} for the domain: {source}. It may be mounted or in use",
+                copy.destination
+            ))
+        })?;
+        if let Some(contact) = &contact {
+            spot_check(
+                context,
+                contact,
+                Address::new(record.shelf, *slot),
+                &sink,
+                disk.sectors,
+            )?;
+        }
+        disk.mapping = Some(Mapping {
+            kind: if is_file {
+                MappingKind::File
+            } else {
+                MappingKind::Linear
+            },
+            backing: backing.path,
+            old_disk: false,
+        });
+    }
+    let domain = config::of_record(host, &planned)?;
+
+    context.or_take_back(|undo| {
+        let back = record.clone();
+        undo.push("the machine's record", move || {
+            mark_not_moved(context, &back)
+        });
+        // Before the domain can write to the volumes: from here on no copy is made over them.
+        host.store.update(name, |record| {
+            record.state = State::Moved;
+            record.disks.clone_from(&planned.disks);
+            record.note(Timestamp::now(), "switching the domain to the copies");
+            Ok::<_, Error>(())
+        })?;
+        for slot in &slots {
+            let Some(disk) = planned.disks.get(slot) else {
+                continue;
+            };
+            let destination = disk.copy.as_ref().map(|c| c.destination.clone());
+            if let Some(Destination::Volume { vg, lv }) = destination {
+                let (group, volume) = (vg.clone(), lv.clone());
+                undo.push(format!("the mark on {vg}/{lv}"), move || {
+                    lvm::retag(&host.tools, &group, &volume, &[], &[lvm::TAG_MOVED])
+                });
+                lvm::retag(&host.tools, &vg, &lv, &[lvm::TAG_MOVED], &[])?;
+            }
+            if disk
+                .mapping
+                .as_ref()
+                .is_some_and(|m| m.kind == MappingKind::Linear)
+            {
+                let dm = name.dm_name((*slot).into());
+                report.step(&format!(
+                    "/dev/mapper/{dm}: linear on the copy, {} sectors",
+                    disk.sectors
+                ));
+                up(host, name, *slot, disk)?;
+                undo.push(format!("/dev/mapper/{dm}"), move || {
+                    dmsetup::remove(&host.tools, &dm)
+                });
+            }
+        }
+        let config = config::ready(host, &host.store.get(name)?, &domain, report)?;
+        if options.autostart {
+            let link = config_file::link_auto(&host.settings.auto_dir, &config.path)?;
+            report.step(&format!("{} starts it with this host", link.display()));
+            undo.push(format!("the link {}", link.display()), move || {
+                std::fs::remove_file(&link)
+            });
+        }
+        report.step(&format!("xl create {}", config.path.display()));
+        let domain_name = name.clone();
+        undo.push(format!("domain {name}"), move || {
+            destroy_if_there(context, &domain_name)
+        });
+        xl::create(&host.tools, &config.path)?;
+        context.note(name, "the domain was started on the copies")?;
+        Ok(config.path)
+    })
+}
+
+/// The rule, from the record alone.
+fn may_cut_over(record: &Record, options: CutoverOptions) -> Result<(), Error> {
+    let name = &record.name;
+    if matches!(record.state, State::Moved | State::Released) {
+        return refused(format!(
+            "{name} is {} already: its domain is started with `xl create` (and by itself with a link in the auto directory)",
+            record.state
+        ));
+    }
+    let exported: Vec<Address> = record
+        .inventory
+        .iter()
+        .flat_map(crate::record::exported)
+        .map(|(address, _)| address)
+        .collect();
+    if let Err(why) = record.verified_copies(&exported) {
+        return refused(format!(
+            "{name} cannot be switched over: {why}. Stop its domain and run `p2v copy {name} --to VG`; it moves only what \
+             differs"
+        ));
+    }
+    let holes: u64 = record
+        .disks
+        .values()
+        .filter_map(|d| d.copy.as_ref()?.verified.as_ref())
+        .flat_map(|v| &v.unreadable)
+        .map(|(_, count)| count)
+        .sum();
+    if holes > 0 && !options.accept_unreadable {
+        return refused(format!(
+            "{holes} sectors of {name} could not be read, so its copy is not complete (`p2v show {name}` lists them). Run \
+             the copy again, it may succeed; or say --accept-unreadable and check the file systems afterwards"
+        ));
+    }
+    Ok(())
+}
+
+/// The old machine did not restart since the copy, and cannot be written from here on.
+fn still_as_copied(context: Context<'_>, contact: &Contact, record: &Record) -> Result<(), Error> {
+    let name = &record.name;
+    let all = addresses(&contact.disks);
+    let copied_in = record.verified_copies(&all).map_err(Error::Refused)?;
+    if copied_in != contact.inventory.boot_id {
+        return refused(format!(
+            "the old machine restarted since {name} was copied, and may have run its own system: run `p2v copy` again, it \
+             moves only what differs"
+        ));
+    }
+    match Context::token(contact) {
+        Some(token) => context.set_access(name, &all, &token, Access::ReadOnly),
+        None => Ok(()),
+    }
+}
+
+/// Compares the first and the last range with the old disk: finds a destination that is not the one
+/// that was copied to, or was written since.
+fn spot_check(
+    context: Context<'_>,
+    contact: &Contact,
+    address: Address,
+    sink: &FileSink,
+    sectors: u64,
+) -> Result<(), Error> {
+    let Some((_, disk)) = contact.disks.iter().find(|(a, _)| *a == address) else {
+        return refused(format!(
+            "the old machine does not export {address} any more: look at its disks"
+        ));
+    };
+    let record = context.host.store.get(&contact.record.name)?;
+    let holes = record
+        .disks
+        .get(&address.slot)
+        .and_then(|d| d.copy.as_ref()?.verified.as_ref())
+        .is_some_and(|v| !v.unreadable.is_empty());
+    if holes {
+        return Ok(());
+    }
+    context
+        .report
+        .step(&format!("comparing both ends of {address} with its copy"));
+    let mut session = context.attach(contact, address, disk)?;
+    let count = u64::from(RANGE_SECTORS).min(sectors);
+    for lba in [0, sectors - count] {
+        let digest = session
+            .digest(lba, count as u32)
+            .map_err(|e| Error::Refused(format!("cannot compare {address} with its copy: {e}")))?;
+        let mut have = vec![0; (count * SECTOR) as usize];
+        sink.read_back(lba * SECTOR, &mut have).map_err(|e| {
+            Error::Refused(format!(
+                "cannot read the copy of {address} at sector {lba}: {e}"
+            ))
+        })?;
+        if *blake3::hash(&have).as_bytes() != digest.blake3 {
+            return refused(format!(
+                "the copy of {address} is not what it was when it was checked (sectors {lba} to {}): something wrote to it. \
+                 Run `p2v copy` again",
+                lba + count - 1
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Back to the copied state. Should the domain have run for a moment, the next `cutover` compares
+/// both ends of the copies with the old disks, and the next `copy` all of them.
+fn mark_not_moved(context: Context<'_>, before: &Record) -> Result<(), Error> {
+    context.host.store.update(&before.name, |record| {
+        record.state = before.state;
+        record.disks.clone_from(&before.disks);
+        record.note(Timestamp::now(), "the domain was not switched over");
+        Ok(())
+    })
+}

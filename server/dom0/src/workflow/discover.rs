@@ -1,0 +1,265 @@
+//! `p2v list` and `p2v show`: what is remembered, what is true, and where the two differ.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use p2v_aoe::inventory::Inventory;
+use p2v_aoe::{Address, MacAddr};
+use serde::Serialize;
+
+use super::{Context, Error};
+use crate::name::MachineName;
+use crate::record::{DiskRecord, HistoryLine, Record, State};
+use crate::timestamp::Timestamp;
+use crate::tool::xl;
+
+/// One machine as it is now. Holds no secret.
+#[derive(Clone, Debug, Serialize)]
+pub struct MachineView {
+    /// Its name; `None` if it answers and has no record.
+    pub name: Option<MachineName>,
+    /// Its shelf.
+    pub shelf: u16,
+    /// The permanent MAC it boots from.
+    pub boot_mac: Option<MacAddr>,
+    /// What the record says.
+    pub state: Option<State>,
+    /// The disks that answer, each with the stations that do.
+    pub answers: BTreeMap<Address, Vec<MacAddr>>,
+    /// The inventory: just read if it answers, else the last one.
+    pub inventory: Option<Inventory>,
+    /// When the inventory was read.
+    pub inventory_read: Option<Timestamp>,
+    /// What was done with its disks, by slot.
+    pub disks: BTreeMap<u8, DiskRecord>,
+    /// Number of its domain, if it runs.
+    pub domain: Option<u32>,
+    /// Where record and reality differ, and what to do.
+    pub differences: Vec<String>,
+    /// What happened, oldest first.
+    pub history: Vec<HistoryLine>,
+}
+
+/// Asks the wire and `xl`, reads inventories, brings records up to date, and says what differs.
+/// Machines without a record are shown, and none is made.
+///
+/// # Errors
+/// The interface or the records cannot be used. What one machine does wrong is in its
+/// [`MachineView::differences`]; unreadable records are told to [`Context::report`].
+pub fn discover(context: Context<'_>) -> Result<Vec<MachineView>, Error> {
+    let Context { host, wire, report } = context;
+    let wait = Duration::from_secs(host.settings.discovery_seconds.max(1));
+    let mut shelves: BTreeMap<u16, BTreeMap<Address, Vec<MacAddr>>> = BTreeMap::new();
+    for found in wire.discover(wait)? {
+        let macs = shelves
+            .entry(found.address.shelf)
+            .or_default()
+            .entry(found.address)
+            .or_default();
+        if !macs.contains(&found.mac) {
+            macs.push(found.mac);
+        }
+    }
+    let domains = context.domains().unwrap_or_else(|error| {
+        report.warn(&error.to_string());
+        Vec::new()
+    });
+    let listing = host.store.list()?;
+    for error in &listing.unreadable {
+        report.warn(&error.to_string());
+    }
+    let mut views = Vec::new();
+    for record in listing.records {
+        let answers = shelves.remove(&record.shelf).unwrap_or_default();
+        views.push(known(context, record, answers, &domains));
+    }
+    for (shelf, answers) in shelves {
+        views.push(unknown(context, shelf, answers));
+    }
+    views.sort_by_key(|v| v.shelf);
+    Ok(views)
+}
+
+fn stations(answers: &BTreeMap<Address, Vec<MacAddr>>) -> BTreeSet<MacAddr> {
+    answers.values().flatten().copied().collect()
+}
+
+fn read_inventory(
+    context: Context<'_>,
+    answers: &BTreeMap<Address, Vec<MacAddr>>,
+) -> Result<Option<Inventory>, String> {
+    let macs = stations(answers);
+    if macs.len() > 1 {
+        let macs: Vec<String> = macs.iter().map(MacAddr::to_string).collect();
+        return Err(format!(
+            "{} machines answer for this shelf ({}): switch off all but one before anything else",
+            macs.len(),
+            macs.join(", ")
+        ));
+    }
+    let Some(first) = answers.keys().next() else {
+        return Ok(None);
+    };
+    let inventory = context
+        .wire
+        .attach(*first)
+        .and_then(|mut session| session.inventory())
+        .map_err(|e| format!("its inventory could not be read: {e}"))?;
+    Ok(Some(inventory))
+}
+
+fn known(
+    context: Context<'_>,
+    mut record: Record,
+    answers: BTreeMap<Address, Vec<MacAddr>>,
+    domains: &[xl::Domain],
+) -> MachineView {
+    let mut differences = Vec::new();
+    match read_inventory(context, &answers) {
+        Ok(Some(inventory)) => {
+            let boots_from = inventory.nics.iter().find(|n| n.boot).map(|n| n.mac);
+            if boots_from.is_some_and(|mac| mac != record.boot_mac) {
+                differences.push(format!(
+                    "another machine answers for this shelf: it boots from {}, and this one from {}",
+                    boots_from.unwrap_or(record.boot_mac),
+                    record.boot_mac
+                ));
+            } else {
+                let taken = context.host.store.update(&record.name, |r| {
+                    r.take_inventory(inventory, Timestamp::now());
+                    Ok::<_, Error>(r.clone())
+                });
+                match taken {
+                    Ok(fresh) => record = fresh,
+                    Err(error) => differences.push(error.to_string()),
+                }
+            }
+        }
+        Ok(None) => {}
+        Err(why) => differences.push(why),
+    }
+    let domain = domains
+        .iter()
+        .find(|d| d.name == record.name.as_str())
+        .map(|d| d.id);
+    differences.extend(compare(&record, !answers.is_empty(), domain.is_some()));
+    MachineView {
+        name: Some(record.name),
+        shelf: record.shelf,
+        boot_mac: Some(record.boot_mac),
+        state: Some(record.state),
+        answers,
+        inventory: record.inventory,
+        inventory_read: record.inventory_read,
+        disks: record.disks,
+        domain,
+        differences,
+        history: record.history,
+    }
+}
+
+fn unknown(
+    context: Context<'_>,
+    shelf: u16,
+    answers: BTreeMap<Address, Vec<MacAddr>>,
+) -> MachineView {
+    let (inventory, mut differences) = match read_inventory(context, &answers) {
+        Ok(inventory) => (inventory, Vec::new()),
+        Err(why) => (None, vec![why]),
+    };
+    differences.push(format!(
+        "it answers and has no record here: it was booted by another server, or its record was lost. \
+         `p2v copy e{shelf}.0 --to ...` can read it"
+    ));
+    MachineView {
+        name: None,
+        shelf,
+        boot_mac: inventory
+            .as_ref()
+            .and_then(|i| i.nics.iter().find(|n| n.boot))
+            .map(|n| n.mac),
+        state: None,
+        answers,
+        inventory_read: inventory.as_ref().map(|_| Timestamp::now()),
+        inventory,
+        disks: BTreeMap::new(),
+        domain: None,
+        differences,
+        history: Vec::new(),
+    }
+}
+
+/// Where a record and what is seen disagree.
+fn compare(record: &Record, answers: bool, runs: bool) -> Vec<String> {
+    let name = &record.name;
+    let mut differences = Vec::new();
+    match record.state {
+        State::Running if !runs => differences.push(format!(
+            "the record says running, and there is no domain: it was shut down or crashed. `p2v start {name}` starts it \
+             again, `p2v copy {name} --to VG` copies it"
+        )),
+        State::Seen | State::Exported | State::Copying | State::Copied if runs => differences.push(format!(
+            "the record says {}, and a domain {name} runs that p2v did not start: do not copy before you know what disk \
+             it uses",
+            record.state
+        )),
+        State::Moved | State::Released if !runs => {
+            differences.push(format!("its domain does not run: `xl create` its config to start it ({name})"));
+        }
+        _ => {}
+    }
+    match record.state {
+        State::Running | State::Copying | State::Copied if !answers => {
+            differences
+                .push("the old machine does not answer: look at its screen and its cable".into());
+        }
+        State::Released if answers => {
+            differences.push("it was released, and answers again: somebody switched it on".into());
+        }
+        _ => {}
+    }
+    if let Some(inventory) = record.inventory.as_ref().filter(|_| answers) {
+        let given = record
+            .tokens
+            .proven
+            .as_ref()
+            .is_some_and(|t| t.token.fingerprint() == inventory.token_id);
+        if !given {
+            differences.push(
+                "it did not get its boot token from this host and takes no orders from it: restart it".into(),
+            );
+        }
+    }
+    differences
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn differences_are_said_and_agreement_is_not() {
+        let mut record = Record::new("web".parse().unwrap(), MacAddr::new(2, 0, 0, 0, 0, 1), 7);
+        let mut said = |state, answers, runs| {
+            record.state = state;
+            compare(&record, answers, runs).len()
+        };
+        for (state, answers, runs, count) in [
+            (State::Seen, false, false, 0),
+            (State::Exported, true, false, 0),
+            (State::Exported, true, true, 1),
+            (State::Running, true, true, 0),
+            (State::Running, false, false, 2),
+            (State::Copied, true, true, 1),
+            (State::Moved, true, true, 0),
+            (State::Released, false, true, 0),
+            (State::Released, true, false, 2),
+        ] {
+            assert_eq!(
+                said(state, answers, runs),
+                count,
+                "{state} {answers} {runs}"
+            );
+        }
+    }
+}

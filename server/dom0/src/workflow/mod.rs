@@ -1,0 +1,421 @@
+//! The operator's commands on the Xen host. Each says what it does, refuses by the rules that keep
+//! data safe, and takes back what it did when it fails.
+//!
+//! The rules, whatever the order in which commands are typed:
+//! - The old disk has one writer. The export is read-write only between `start` and the next
+//!   `stop`, `copy` or `cutover`, all of which first look for a domain that uses it.
+//! - A copy counts as current only until the old disk may have been written: `start` takes the mark
+//!   away before it asks for write access, and a restart of the old machine is noticed by its boot id.
+//! - A volume that a domain was switched to is marked before the domain starts, and no copy is ever
+//!   made over it.
+
+use std::collections::BTreeSet;
+use std::fs::OpenOptions;
+use std::io;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+use std::time::Duration;
+
+use p2v_aoe::inventory::{Disk, Inventory};
+use p2v_aoe::token::Token;
+use p2v_aoe::{Address, MacAddr};
+
+use crate::config_file::ConfigFileError;
+use crate::copy::CopyError;
+use crate::copy::destination::DestinationError;
+use crate::domain::Refusal;
+use crate::host::Host;
+use crate::name::MachineName;
+use crate::record::{DiskChanged, Record, exported};
+use crate::report::Report;
+use crate::store::StoreError;
+use crate::table::BadTable;
+use crate::timestamp::Timestamp;
+use crate::tool::aoe_driver::AoeDriver;
+use crate::tool::{ToolError, dmsetup, xl};
+use crate::undo::Undo;
+use crate::wire::{Access, Export, Wire, WireError};
+
+mod config;
+mod copying;
+mod cutover;
+mod devices;
+mod discover;
+mod release;
+mod start;
+mod stop;
+
+pub use config::{ConfigWritten, config, write_config};
+pub use copying::{CopyDone, CopyRequest, CopyTarget, copy};
+pub use cutover::{CutoverOptions, cutover};
+pub use devices::{DeviceResult, devices_down, devices_up};
+pub use discover::{MachineView, discover};
+pub use release::{ReleaseOptions, release};
+pub use start::{StartOptions, start};
+pub use stop::{StopOptions, stop};
+
+/// Why a command did not do what it was asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The machine records.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The old machine, over the wire.
+    #[error(transparent)]
+    Wire(#[from] WireError),
+    /// A program or driver of this host.
+    #[error(transparent)]
+    Tool(#[from] ToolError),
+    /// There is no domain that fits.
+    #[error("no domain fits this machine: {0}")]
+    Domain(#[from] Refusal),
+    /// The domain's config file.
+    #[error(transparent)]
+    Config(#[from] ConfigFileError),
+    /// The copy's destination.
+    #[error(transparent)]
+    Destination(#[from] DestinationError),
+    /// The copy.
+    #[error(transparent)]
+    Copy(#[from] CopyError),
+    /// The disks are not those they were.
+    #[error(transparent)]
+    DiskChanged(#[from] DiskChanged),
+    /// A device-mapper table.
+    #[error(transparent)]
+    Table(#[from] BadTable),
+    /// A rule that keeps data safe.
+    #[error("{0}")]
+    Refused(String),
+    /// A command failed half way.
+    #[error("{cause}. {}", undone(left))]
+    TakenBack {
+        /// What failed.
+        cause: Box<Error>,
+        /// What could not be taken back.
+        left: Vec<String>,
+    },
+}
+
+fn undone(left: &[String]) -> String {
+    if left.is_empty() {
+        "What had been done was taken back".into()
+    } else {
+        format!(
+            "NOT everything could be taken back, look at it now: {}",
+            left.join("; ")
+        )
+    }
+}
+
+fn refused<T>(why: impl Into<String>) -> Result<T, Error> {
+    Err(Error::Refused(why.into()))
+}
+
+/// What a command works with.
+#[derive(Clone, Copy)]
+pub struct Context<'a> {
+    /// This host.
+    pub host: &'a Host,
+    /// The wire to the old machines.
+    pub wire: &'a dyn Wire,
+    /// Who is told what is done.
+    pub report: &'a dyn Report,
+}
+
+/// An old machine that answers.
+struct Contact {
+    record: Record,
+    inventory: Inventory,
+    /// The exported disks, in slot order.
+    disks: Vec<(Address, Disk)>,
+    mac: MacAddr,
+}
+
+impl<'a> Context<'a> {
+    /// Reaches the machine of `record`: one station answers for its shelf, it is the machine of the
+    /// record, and its disks are those they were. Remembers its inventory.
+    fn contact(&self, name: &MachineName) -> Result<Contact, Error> {
+        let record = self.host.store.get(name)?;
+        self.report.step(&format!(
+            "looking for the old machine at shelf e{}",
+            record.shelf
+        ));
+        let wait = Duration::from_secs(self.host.settings.discovery_seconds.max(1));
+        let answers: Vec<_> = self
+            .wire
+            .discover(wait)?
+            .into_iter()
+            .filter(|f| f.address.shelf == record.shelf)
+            .collect();
+        let macs: BTreeSet<MacAddr> = answers.iter().map(|f| f.mac).collect();
+        let Some(first) = answers.iter().map(|f| f.address).min() else {
+            return refused(format!(
+                "no disk of {name} (shelf e{}) answers on {}. Is the old machine on, did it boot the p2v image, and \
+                 is it on this segment? Its screen shows what it waits for",
+                record.shelf, self.host.iface
+            ));
+        };
+        if macs.len() > 1 {
+            let macs: Vec<String> = macs.iter().map(MacAddr::to_string).collect();
+            return refused(format!(
+                "{} machines answer for shelf e{} ({}): their disks would be mixed up. Switch off all but one",
+                macs.len(),
+                record.shelf,
+                macs.join(", ")
+            ));
+        }
+        let mut session = self.wire.attach(first)?;
+        let inventory = session.inventory()?;
+        let boot_nic = inventory.nics.iter().find(|n| n.boot);
+        if let Some(nic) = boot_nic
+            && nic.mac != record.boot_mac
+        {
+            return refused(format!(
+                "the machine at shelf e{} is not {name}: it boots from MAC {}, and {name} from {}. Two machines may \
+                 have been given one shelf, or a record was moved; `p2v list` shows both",
+                record.shelf, nic.mac, record.boot_mac
+            ));
+        }
+        let disks: Vec<(Address, Disk)> = exported(&inventory)
+            .into_iter()
+            .map(|(address, disk)| (address, disk.clone()))
+            .collect();
+        if let Some((address, _)) = disks.iter().find(|(a, _)| a.shelf != record.shelf) {
+            return refused(format!(
+                "the inventory of {name} names the disk {address}, which is not on its shelf e{}",
+                record.shelf
+            ));
+        }
+        let record = self.host.store.update(name, |record| {
+            record.take_inventory(inventory.clone(), Timestamp::now());
+            Ok::<_, Error>(record.clone())
+        })?;
+        Ok(Contact {
+            record,
+            inventory,
+            disks,
+            mac: session.mac(),
+        })
+    }
+
+    /// A session with one disk, by the station that `contact` found, of the size the inventory says.
+    fn attach(
+        &self,
+        contact: &Contact,
+        address: Address,
+        disk: &Disk,
+    ) -> Result<Box<dyn Export>, Error> {
+        let session = self.wire.attach(address)?;
+        if session.mac() != contact.mac {
+            return refused(format!(
+                "{address} is answered by {}, and the machine's other disks by {}: two machines share a shelf",
+                session.mac(),
+                contact.mac
+            ));
+        }
+        if session.sectors() != disk.sectors {
+            return refused(format!(
+                "{address} has {} sectors, and the inventory says {}: restart the old machine and look at its disks",
+                session.sectors(),
+                disk.sectors
+            ));
+        }
+        Ok(session)
+    }
+
+    /// The token of the agent's boot; `None` if this host did not give it one.
+    fn token(contact: &Contact) -> Option<Token> {
+        contact
+            .record
+            .tokens
+            .proven
+            .as_ref()
+            .map(|t| t.token.clone())
+            .filter(|t| t.fingerprint() == contact.inventory.token_id)
+    }
+
+    fn need_token(&self, contact: &Contact) -> Result<Token, Error> {
+        match Self::token(contact) {
+            Some(token) => Ok(token),
+            None => refused(format!(
+                "the agent on {} did not get its boot token from this host, so it takes no orders from it. Restart the \
+                 old machine so that it boots from `p2v serve` here",
+                contact.record.name
+            )),
+        }
+    }
+
+    /// Sets the access of every exported disk by authorised requests.
+    fn set_access(
+        &self,
+        name: &MachineName,
+        addresses: &[Address],
+        token: &Token,
+        access: Access,
+    ) -> Result<(), Error> {
+        for address in addresses {
+            let mut session = self.wire.attach(*address)?;
+            // Taken just before it is used, and never again.
+            let counter = self.host.store.next_counter(name)?;
+            session.access(token, counter, access)?;
+        }
+        Ok(())
+    }
+
+    /// Refuses while a domain, a mount or anything else on this host uses the machine's disks.
+    fn refuse_while_in_use(&self, name: &MachineName, addresses: &[Address]) -> Result<(), Error> {
+        let driver = AoeDriver::new(&self.host.tools, &self.host.paths);
+        let mut paths = Vec::new();
+        for address in addresses {
+            paths.push(
+                self.host
+                    .paths
+                    .dev_mapper
+                    .join(name.dm_name(address.slot.into())),
+            );
+            paths.push(driver.device(*address));
+        }
+        for domain in self.domains()? {
+            if domain.name == name.as_str() {
+                return refused(format!(
+                    "the domain {name} (number {}) exists and its disk has one writer only: shut it down first \
+                     (`p2v stop {name}`)",
+                    domain.id
+                ));
+            }
+            if let Some(path) = domain
+                .disks
+                .iter()
+                .find(|d| paths.iter().any(|p| same_device(d, p)))
+            {
+                return refused(format!(
+                    "the domain {} (number {}) uses {}: shut it down first (`xl shutdown {}`)",
+                    domain.name,
+                    domain.id,
+                    path.display(),
+                    domain.name
+                ));
+            }
+        }
+        for device in self.dm_devices()? {
+            let ours = addresses
+                .iter()
+                .any(|a| device.name == name.dm_name(a.slot.into()));
+            if ours && device.open > 0 {
+                return refused(format!(
+                    "{} is in use on this host (opened {} times), though no domain says so: `fuser -v /dev/mapper/{}` \
+                     and `dmsetup ls --tree` show by what",
+                    device.name, device.open, device.name
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// The domains there are; none on a host that does not run Xen.
+    fn domains(&self) -> Result<Vec<xl::Domain>, Error> {
+        if !self.host.is_xen() {
+            return Ok(Vec::new());
+        }
+        Ok(xl::domains(&self.host.tools)?)
+    }
+
+    /// The device-mapper devices there are; none where `dmsetup` was never installed.
+    fn dm_devices(&self) -> Result<Vec<dmsetup::Device>, Error> {
+        match dmsetup::list(&self.host.tools) {
+            Err(ToolError::Missing { .. }) => Ok(Vec::new()),
+            other => Ok(other?),
+        }
+    }
+
+    /// Removes the machine's device-mapper devices, and has the kernel's driver forget the old
+    /// disks. Closing them wrote out what the page cache still had.
+    fn let_go(&self, name: &MachineName, addresses: &[Address]) -> Result<(), Error> {
+        for device in self.dm_devices()? {
+            if !addresses
+                .iter()
+                .any(|a| device.name == name.dm_name(a.slot.into()))
+            {
+                continue;
+            }
+            if !device.is_ours() {
+                return refused(format!(
+                    "the device-mapper device {} was not made by p2v: remove it (`dmsetup remove {}`) if nothing \
+                     needs it",
+                    device.name, device.name
+                ));
+            }
+            self.report
+                .step(&format!("removing /dev/mapper/{}", device.name));
+            dmsetup::remove(&self.host.tools, &device.name)?;
+        }
+        let driver = AoeDriver::new(&self.host.tools, &self.host.paths);
+        for address in addresses {
+            let node = driver.device(*address);
+            // Fails with EBUSY while anything else has it: a mount, another mapping.
+            match OpenOptions::new()
+                .read(true)
+                .custom_flags(nix::libc::O_EXCL)
+                .open(&node)
+            {
+                Ok(_) => {}
+                Err(e) if e.kind() == io::ErrorKind::ResourceBusy => {
+                    return refused(format!(
+                        "{} is in use on this host (a mount or a mapping): `lsblk` and `dmsetup ls --tree` show by what",
+                        node.display()
+                    ));
+                }
+                // Not there, or down: nobody has it.
+                Err(_) => continue,
+            }
+            if let Err(error) = driver.forget(*address) {
+                self.report.warn(&error.to_string());
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs `work`; if it fails, takes back what it noted and says so.
+    fn or_take_back<T>(
+        &self,
+        work: impl FnOnce(&mut Undo<'a>) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let mut undo = Undo::new(self.report);
+        match work(&mut undo) {
+            Ok(value) => {
+                undo.keep();
+                Ok(value)
+            }
+            Err(cause) => Err(Error::TakenBack {
+                cause: Box::new(cause),
+                left: undo.run(),
+            }),
+        }
+    }
+
+    fn note(&self, name: &MachineName, what: &str) -> Result<(), Error> {
+        self.host.store.update(name, |record| {
+            record.note(Timestamp::now(), what);
+            Ok(())
+        })
+    }
+}
+
+/// Whether two paths are one device.
+fn same_device(a: &Path, b: &Path) -> bool {
+    let device = |p: &Path| {
+        std::fs::metadata(p)
+            .ok()
+            .map(|m| m.rdev())
+            .filter(|r| *r != 0)
+    };
+    a == b || device(a).is_some_and(|d| device(b) == Some(d))
+}
+
+fn addresses(disks: &[(Address, Disk)]) -> Vec<Address> {
+    disks.iter().map(|(address, _)| *address).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,86 @@
+//! `p2v release`: the old machine is switched off.
+
+use std::time::{Duration, Instant};
+
+use super::{Context, Error, addresses, refused};
+use crate::name::MachineName;
+use crate::record::State;
+use crate::timestamp::Timestamp;
+use crate::wire::{Access, Finish};
+
+/// How long a machine must not answer to count as off: several discoveries may be lost.
+const QUIET: u32 = 3;
+
+/// How to release.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ReleaseOptions {
+    /// It is off already; only the record is brought up to date.
+    pub off: bool,
+}
+
+/// Powers the old machine off by an authorised request and waits until it no longer answers.
+///
+/// # Errors
+/// It was not moved, does not answer, or goes on answering.
+pub fn release(
+    context: Context<'_>,
+    name: &MachineName,
+    options: ReleaseOptions,
+) -> Result<(), Error> {
+    let Context { host, report, wire } = context;
+    let _lock = host.store.lock(name, &format!("p2v release {name}"))?;
+    let record = host.store.get(name)?;
+    if record.state != State::Moved {
+        return refused(match record.state {
+            State::Released => format!("{name} was released already"),
+            state => format!(
+                "{name} is {state}, not moved: its only whole disk is in the old machine, which stays on. Run `p2v copy` \
+                 and `p2v cutover` first"
+            ),
+        });
+    }
+    let wait = Duration::from_secs(host.settings.discovery_seconds.max(1));
+    let answers = || -> Result<bool, Error> {
+        Ok(wire
+            .discover(wait)?
+            .iter()
+            .any(|f| f.address.shelf == record.shelf))
+    };
+    if options.off {
+        if answers()? {
+            return refused(format!(
+                "{name} is not off: shelf e{} answers",
+                record.shelf
+            ));
+        }
+    } else {
+        let contact = context.contact(name)?;
+        let token = context.need_token(&contact)?;
+        let disks = addresses(&contact.disks);
+        // The agent does not switch off while a disk may be written.
+        context.set_access(name, &disks, &token, Access::ReadOnly)?;
+        report.step("switching the old machine off");
+        let mut session = wire.attach(disks[0])?;
+        let counter = host.store.next_counter(name)?;
+        session.finish(&token, counter, Finish::PowerOff)?;
+        drop(session);
+        report.step("waiting until it no longer answers");
+        let started = Instant::now();
+        let mut quiet = 0;
+        while quiet < QUIET {
+            quiet = if answers()? { 0 } else { quiet + 1 };
+            if quiet == 0 && started.elapsed() >= host.wait() {
+                return refused(format!(
+                    "{name} accepted the request to switch off, and still answers after {} s: look at its screen, and \
+                     switch it off by hand",
+                    host.settings.wait_seconds
+                ));
+            }
+        }
+    }
+    host.store.update(name, |record| {
+        record.state = State::Released;
+        record.note(Timestamp::now(), "the old machine is off");
+        Ok(())
+    })
+}

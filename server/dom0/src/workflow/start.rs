@@ -1,0 +1,179 @@
+//! `p2v start`: a domain on the old machine's disks.
+
+use std::path::PathBuf;
+
+use p2v_aoe::Address;
+
+use super::{Context, Error, addresses, config, refused};
+use crate::name::MachineName;
+use crate::record::{Mapping, MappingKind, Record, State};
+use crate::table::Table;
+use crate::timestamp::Timestamp;
+use crate::tool::aoe_driver::AoeDriver;
+use crate::tool::{dmsetup, xl};
+use crate::wire::Access;
+
+/// How `start` may go on.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct StartOptions {
+    /// The operator knows that the machine was copied or moved, and wants the old disk all the same.
+    pub force: bool,
+}
+
+/// Starts a domain on the old disks and returns its config file.
+///
+/// # Errors
+/// Then everything was taken back and the exports are read-only again, or the error says what was not.
+pub fn start(
+    context: Context<'_>,
+    name: &MachineName,
+    options: StartOptions,
+) -> Result<PathBuf, Error> {
+    let Context { host, report, .. } = context;
+    let _lock = host.store.lock(name, &format!("p2v start {name}"))?;
+    may_start(&host.store.get(name)?, options)?;
+    if !host.is_xen() {
+        return refused(
+            "this host does not run Xen, so there is nothing to start a domain with; see `p2v doctor`",
+        );
+    }
+    let contact = context.contact(name)?;
+    let disks = addresses(&contact.disks);
+    context.refuse_while_in_use(name, &disks)?;
+    let token = context.need_token(&contact)?;
+    // All that can be known to be wrong is found before anything is changed.
+    let before = host.store.get(name)?;
+    let mut planned = before.clone();
+    let driver = AoeDriver::new(&host.tools, &host.paths);
+    for (address, disk) in &contact.disks {
+        drop(context.attach(&contact, *address, disk)?);
+        planned.use_disk(*address, disk)?.mapping = Some(Mapping {
+            kind: MappingKind::Linear,
+            backing: driver.device(*address),
+            old_disk: true,
+        });
+    }
+    let mut fitting = planned.clone();
+    fitting.state = State::Running;
+    let domain = config::of_record(host, &fitting)?;
+    context.let_go(name, &disks)?;
+
+    context.or_take_back(|undo| {
+        let back = before.clone();
+        undo.push("the machine's record", move || mark_stopped(context, &back));
+        // Before the disk can be written: from here on no copy counts as current.
+        host.store.update(name, |record| {
+            record.disks.clone_from(&planned.disks);
+            record.forget_verified();
+            record.state = State::Running;
+            record.note(Timestamp::now(), "starting a domain on the old disks");
+            Ok::<_, Error>(())
+        })?;
+
+        let (orders, all) = (token.clone(), disks.clone());
+        undo.push("making the exports read-only", move || {
+            context.set_access(&before.name, &all, &orders, Access::ReadOnly)
+        });
+        report.step("asking the old machine for write access");
+        context.set_access(name, &disks, &token, Access::ReadWrite)?;
+
+        report.step(&format!("loading the aoe driver for {}", host.iface));
+        if driver.load(&host.iface)? {
+            undo.push("unloading the aoe driver", move || driver.unload());
+        }
+        for (address, disk) in &contact.disks {
+            map_old_disk(context, &driver, name, *address, disk.sectors, undo)?;
+        }
+        let record = host.store.get(name)?;
+        let config = config::ready(host, &record, &domain, report)?;
+        report.step(&format!("xl create {}", config.path.display()));
+        let domain_name = name.clone();
+        undo.push(format!("domain {name}"), move || {
+            destroy_if_there(context, &domain_name)
+        });
+        xl::create(&host.tools, &config.path)?;
+        context.note(name, "a domain was started on the old disks")?;
+        Ok(config.path)
+    })
+}
+
+/// Whether the machine's state allows it.
+fn may_start(record: &Record, options: StartOptions) -> Result<(), Error> {
+    let name = &record.name;
+    match record.state {
+        _ if options.force => Ok(()),
+        State::Copied => refused(format!(
+            "{name} was copied, and a domain on the old disk would make the copy out of date. Go on with \
+             `p2v cutover {name}`; or start on the old disk with --force, and copy again afterwards (it moves only \
+             what differs)"
+        )),
+        State::Moved | State::Released => refused(format!(
+            "{name} was moved to this host's own volumes: its old disk is out of date, and a domain on it would go its \
+             own way. Start the moved one with `xl create`; use --force only if the moved one is to be given up"
+        )),
+        State::Seen | State::Exported | State::Running | State::Copying => Ok(()),
+    }
+}
+
+fn mark_stopped(context: Context<'_>, before: &Record) -> Result<(), Error> {
+    context.host.store.update(&before.name, |record| {
+        // What was checked stays forgotten: write access had been asked for.
+        record.state = match before.state {
+            State::Copied => State::Copying,
+            State::Running => State::Exported,
+            other => other,
+        };
+        for (slot, disk) in &mut record.disks {
+            disk.mapping = before.disks.get(slot).and_then(|d| d.mapping.clone());
+        }
+        record.note(Timestamp::now(), "the domain was not started");
+        Ok(())
+    })
+}
+
+fn map_old_disk<'a>(
+    context: Context<'a>,
+    driver: &AoeDriver<'a>,
+    name: &MachineName,
+    address: Address,
+    sectors: u64,
+    undo: &mut crate::undo::Undo<'a>,
+) -> Result<(), Error> {
+    let Context { host, report, .. } = context;
+    let device = driver.device(address);
+    report.step(&format!("waiting for {}", device.display()));
+    let forgotten = *driver;
+    undo.push(format!("forgetting {}", device.display()), move || {
+        forgotten.forget(address)
+    });
+    let mut have = driver.wait(address, host.wait())?;
+    if have != sectors {
+        // Left over from another machine that had this shelf: the driver reads it anew.
+        driver.revalidate(address)?;
+        have = driver.wait(address, host.wait())?;
+    }
+    if have != sectors {
+        return refused(format!(
+            "{} has {have} sectors, and the old machine's inventory says {sectors}: this is not the disk it should be",
+            device.display()
+        ));
+    }
+    let dm = name.dm_name(address.slot.into());
+    report.step(&format!(
+        "/dev/mapper/{dm}: linear on {}, {sectors} sectors",
+        device.display()
+    ));
+    dmsetup::create(&host.tools, &dm, &Table::linear(sectors, &device)?)?;
+    undo.push(format!("/dev/mapper/{dm}"), move || {
+        dmsetup::remove(&host.tools, &dm)
+    });
+    Ok(())
+}
+
+/// Takes back an `xl create`, which may have failed before or after it made the domain.
+pub(super) fn destroy_if_there(context: Context<'_>, name: &MachineName) -> Result<(), Error> {
+    if xl::domain(&context.host.tools, name.as_str())?.is_some() {
+        xl::destroy(&context.host.tools, name.as_str())?;
+    }
+    Ok(())
+}

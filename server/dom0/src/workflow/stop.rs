@@ -1,0 +1,102 @@
+//! `p2v stop`: the domain is shut down; if it ran on the old disk, that is read-only again.
+
+use std::time::Instant;
+
+use p2v_aoe::Address;
+
+use super::{Context, Error, refused};
+use crate::name::MachineName;
+use crate::record::{Record, State, exported};
+use crate::timestamp::Timestamp;
+use crate::tool::xl;
+use crate::wire::Access;
+
+/// How often a domain that shuts down is looked for.
+const POLL: std::time::Duration = std::time::Duration::from_millis(500);
+
+/// How to stop.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct StopOptions {
+    /// Pull the plug instead of asking the system to shut down.
+    pub destroy: bool,
+}
+
+/// Stops the machine's domain and, if it ran on the old disks, gives write access back.
+///
+/// # Errors
+/// It does not shut down in time, or the old machine does not answer.
+pub fn stop(context: Context<'_>, name: &MachineName, options: StopOptions) -> Result<(), Error> {
+    let Context { host, report, .. } = context;
+    let _lock = host.store.lock(name, &format!("p2v stop {name}"))?;
+    let record = host.store.get(name)?;
+    stop_domain(context, name, options)?;
+    if matches!(record.state, State::Moved | State::Released) {
+        return context.note(name, "the domain was stopped");
+    }
+    let disks = known_addresses(&record);
+    context.let_go(name, &disks)?;
+    host.store.update(name, |record| {
+        if record.state == State::Running {
+            record.state = State::Exported;
+        }
+        for disk in record.disks.values_mut() {
+            disk.mapping = None;
+        }
+        record.note(Timestamp::now(), "the domain on the old disks was stopped");
+        Ok::<_, Error>(())
+    })?;
+    let contact = context.contact(name)?;
+    let token = context.need_token(&contact)?;
+    report.step("making the exports read-only");
+    context.set_access(
+        name,
+        &super::addresses(&contact.disks),
+        &token,
+        Access::ReadOnly,
+    )
+}
+
+pub(super) fn known_addresses(record: &Record) -> Vec<Address> {
+    let mut slots: std::collections::BTreeSet<u8> = record.disks.keys().copied().collect();
+    if let Some(inventory) = &record.inventory {
+        slots.extend(exported(inventory).iter().map(|(a, _)| a.slot));
+    }
+    slots
+        .into_iter()
+        .map(|slot| Address::new(record.shelf, slot))
+        .collect()
+}
+
+fn stop_domain(
+    context: Context<'_>,
+    name: &MachineName,
+    options: StopOptions,
+) -> Result<(), Error> {
+    let Context { host, report, .. } = context;
+    let there = || -> Result<bool, Error> {
+        Ok(context.domains()?.iter().any(|d| d.name == name.as_str()))
+    };
+    if !there()? {
+        report.step(&format!("there is no domain {name}"));
+        return Ok(());
+    }
+    if options.destroy {
+        report.step(&format!("xl destroy {name}"));
+        xl::destroy(&host.tools, name.as_str())?;
+    } else {
+        report.step(&format!("asking {name} to shut down"));
+        xl::shutdown(&host.tools, name.as_str())?;
+    }
+    let started = Instant::now();
+    while there()? {
+        if started.elapsed() >= host.wait() {
+            return refused(format!(
+                "{name} has not shut down within {} s: look at its screen (`xl vncviewer {name}`), or pull the plug \
+                 with `p2v stop {name} --destroy`",
+                host.settings.wait_seconds
+            ));
+        }
+        std::thread::sleep(POLL);
+    }
+    Ok(())
+}
