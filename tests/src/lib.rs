@@ -1,1 +1,13 @@
-//! Under construction.
+//! The lab: a real Xen host and an old server as QEMU machines, joined by a private wire.
+//!
+//! It knows the product only by its built files: the `p2v` binary, the netboot image, the settings.
+//! `make test` builds those first; the recipes of the machines are beside this crate.
+
+pub mod artifacts;
+pub mod console;
+pub mod control;
+pub mod disk;
+pub mod machine;
+pub mod old_server;
+pub mod run;
+pub mod xen_host;

@@ -1,0 +1,108 @@
+# p2v: everything a newcomer needs is made by `make demo` and `make test`, from a Debian 12 machine
+# with git, make and the Rust toolchain. Run as root: the lab's networks and apt need it.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+
+CARGO ?= cargo
+DESTDIR ?=
+PREFIX ?= /usr
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+HOST := x86_64-unknown-linux-gnu
+CACHE := $(TARGET)/lab/cache
+IMAGE := $(TARGET)/image
+
+# What building, testing and the lab run; all from Debian 12.
+PACKAGES := gcc g++ libc6-dev binutils pkg-config \
+	qemu-system-x86 qemu-utils ipxe-qemu seabios mmdebstrap e2fsprogs fdisk \
+	pxelinux syslinux-common iproute2 procps \
+	vblade tftp-hpa atftp curl isc-dhcp-client udhcpc dnsmasq-base
+
+.PHONY: help setup build image lab demo test check unit end-to-end fuzz install install-files clean
+
+help:
+	@echo "make demo      an old server is moved onto Xen before your eyes, all in QEMU (about 10 minutes the first time)"
+	@echo "make test      every test"
+	@echo "make install   p2v, its units and the netboot image onto this Xen host (DESTDIR= and PREFIX= as usual)"
+	@echo "make fuzz      each fuzz target for a minute"
+	@echo "also: setup build image lab check unit end-to-end clean"
+
+# Installs what is missing, and asks apt for nothing when nothing is.
+setup:
+	@missing=(); \
+	for package in $(PACKAGES); do \
+		dpkg-query -W -f '$${db:Status-Status}\n' $$package 2>/dev/null | grep -qx installed || missing+=($$package); \
+	done; \
+	if [ $${#missing[@]} -gt 0 ]; then \
+		echo "installing $${missing[*]}"; \
+		apt-get update -qq; \
+		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$${missing[@]}" </dev/null >$(or $(TMPDIR),/tmp)/p2v-setup.log 2>&1 || \
+			{ tail -n 30 $(or $(TMPDIR),/tmp)/p2v-setup.log; exit 1; }; \
+	fi
+	@command -v qemu-img >/dev/null || { echo "qemu-img is not there: apt-get install qemu-utils" >&2; exit 1; }
+
+build: setup
+	$(CARGO) build --release --locked -q -p p2v -p p2v-lab -p p2v-image --bins
+
+# The agent is one static file, because there is nothing else in the image.
+image: build
+	RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --locked -q --profile image --target $(HOST) -p p2v-agent
+	$(TARGET)/release/p2v-image build --agent $(TARGET)/$(HOST)/image/p2v-agent --cache $(CACHE)/kernel --out $(IMAGE)
+
+# The Xen host's root file system, made again when its recipe changes.
+lab: setup
+	@recipe=$$(cat tests/xen-host/* | sha256sum | cut -c1-16); \
+	if [ "$$(cat $(CACHE)/xen-host/recipe 2>/dev/null)" != "$$recipe" ]; then \
+		echo "making the lab's Xen host (about 2 minutes)"; \
+		rm -rf $(CACHE)/xen-host; \
+		tests/xen-host/build $(CACHE)/xen-host; \
+		echo "$$recipe" >$(CACHE)/xen-host/recipe; \
+	fi
+
+demo: image lab
+	$(TARGET)/release/demo
+
+check: setup
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -q -- -D warnings
+
+unit: setup image
+	$(CARGO) test --workspace --exclude p2v-lab --locked -q
+
+end-to-end: image lab
+	$(CARGO) test -p p2v-lab --locked --test end_to_end -- --test-threads=1
+
+# One after the other, the end-to-end tests last: their summary ends the output.
+test:
+	@$(MAKE) --no-print-directory check
+	@$(MAKE) --no-print-directory unit
+	@$(MAKE) --no-print-directory end-to-end
+
+# Coverage instrumentation that the stable compiler has, so no other toolchain is needed.
+FUZZ_SECONDS ?= 60
+FUZZ_TARGETS := aoe_frame vendor_command target dhcp boot_menu
+fuzz: setup
+	cd fuzz && RUSTFLAGS='-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1' \
+		$(CARGO) build --release --target $(HOST) -q
+	@for target in $(FUZZ_TARGETS); do \
+		echo "fuzz $$target for $(FUZZ_SECONDS) s"; \
+		mkdir -p fuzz/corpus/$$target fuzz/artifacts/$$target; \
+		fuzz/target/$(HOST)/release/$$target -max_total_time=$(FUZZ_SECONDS) -max_len=2048 -print_final_stats=1 \
+			-artifact_prefix=fuzz/artifacts/$$target/ fuzz/corpus/$$target 2>fuzz/artifacts/$$target.log || \
+			{ tail -n 40 fuzz/artifacts/$$target.log; exit 1; }; \
+		grep -E 'number_of_executed_units|DONE' fuzz/artifacts/$$target.log; \
+	done
+
+install: image install-files
+
+# Copies what is built; nothing is enabled or started.
+install-files:
+	install -D -m 755 $(TARGET)/release/p2v $(DESTDIR)$(PREFIX)/sbin/p2v
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/p2v $(IMAGE)/vmlinuz $(IMAGE)/initrd
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/lib/systemd/system server/p2v/systemd/p2v-serve.service server/p2v/systemd/p2v-devices.service
+	install -D -m 644 server/p2v/man/p2v.8 $(DESTDIR)$(PREFIX)/share/man/man8/p2v.8
+	install -D -m 644 server/p2v/p2v.toml $(DESTDIR)$(PREFIX)/share/doc/p2v/p2v.toml.example
+
+clean:
+	rm -rf $(TARGET)

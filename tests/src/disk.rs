@@ -1,0 +1,111 @@
+//! Disks of the old server, whose every byte the tests know.
+
+use std::fs::{self, File};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Result, ensure};
+
+use crate::artifacts::checked;
+
+/// Bytes in a sector.
+pub const SECTOR: u64 = 512;
+/// Where the guest counts its boots.
+pub const COUNTER_SECTOR: u64 = 1;
+
+/// A raw disk image.
+pub struct Disk {
+    /// The file.
+    pub path: PathBuf,
+}
+
+impl Disk {
+    /// A disk with the boot-sector guest, no boots counted, and in every other sector a pattern that
+    /// tells where it is.
+    pub fn with_guest(path: &Path, bytes: u64, boot_sector: &[u8]) -> Result<Disk> {
+        ensure!(boot_sector.len() as u64 == SECTOR && bytes % SECTOR == 0);
+        let mut file = File::create(path)?;
+        file.write_all(boot_sector)?;
+        file.write_all(&[0; SECTOR as usize])?;
+        write_pattern(&mut file, 2, bytes / SECTOR)?;
+        Ok(Disk { path: path.to_owned() })
+    }
+
+    /// A disk with an MBR, a FAT and an ext4 partition with files in them, and gaps full of pattern:
+    /// 300 MB as an administrator's own.
+    pub fn with_partitions(path: &Path, work: &Path) -> Result<Disk> {
+        // Not a multiple of 4 MiB, so that a volume of whole extents is larger than the disk.
+        let sectors = 300 * 2048 + 77;
+        let mut file = File::create(path)?;
+        write_pattern(&mut file, 0, 2048)?;
+        file.set_len(sectors * SECTOR)?;
+        let table = "label: dos\nstart=2048, size=65536, type=6, bootable\nstart=67584, size=524288, type=83\n";
+        let mut sfdisk = Command::new("sfdisk").arg("-q").arg(path).stdin(std::process::Stdio::piped()).spawn()?;
+        if let Some(mut stdin) = sfdisk.stdin.take() {
+            stdin.write_all(table.as_bytes())?;
+        }
+        ensure!(sfdisk.wait()?.success(), "sfdisk could not partition {}", path.display());
+
+        let files = work.join("files");
+        fs::create_dir_all(&files)?;
+        for n in 0..40u8 {
+            let mut data = vec![0; 1 << 20];
+            blake3::Hasher::new().update(&[n]).finalize_xof().fill(&mut data);
+            fs::write(files.join(format!("file{n}")), data)?;
+        }
+        let at = |sector: u64| format!("offset={}", sector * SECTOR);
+        checked(
+            Command::new("mke2fs")
+                .args(["-q", "-F", "-t", "ext4", "-E", &at(67584), "-d"])
+                .arg(&files)
+                .arg(path)
+                .arg("256M"),
+        )?;
+        fs::remove_dir_all(&files)?;
+        // The tail behind the last partition, to the odd last sector.
+        let mut file = File::options().write(true).open(path)?;
+        file.seek(SeekFrom::Start((67584 + 524_288) * SECTOR))?;
+        write_pattern(&mut file, 67584 + 524_288, sectors)?;
+        Ok(Disk { path: path.to_owned() })
+    }
+
+    /// BLAKE3 of the whole disk, in hex.
+    pub fn hash(&self) -> Result<String> {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update_reader(File::open(&self.path)?)?;
+        Ok(hasher.finalize().to_hex().to_string())
+    }
+
+    /// The number of boots that the guest has counted.
+    pub fn boots(&self) -> Result<u32> {
+        let mut file = File::open(&self.path)?;
+        file.seek(SeekFrom::Start(COUNTER_SECTOR * SECTOR))?;
+        let mut number = [0; 4];
+        file.read_exact(&mut number)?;
+        Ok(u32::from_le_bytes(number))
+    }
+
+    /// Size in bytes.
+    pub fn bytes(&self) -> Result<u64> {
+        Ok(fs::metadata(&self.path)?.len())
+    }
+}
+
+/// Fills sectors `from` to `to` with a pattern that names each sector.
+fn write_pattern(file: &mut File, from: u64, to: u64) -> Result<()> {
+    let mut data = Vec::with_capacity(1 << 20);
+    for sector in from..to {
+        let mut block = [0; SECTOR as usize];
+        for (word, i) in block.chunks_exact_mut(8).zip(0u64..) {
+            word.copy_from_slice(&(sector << 8 | i).to_le_bytes());
+        }
+        data.extend(block);
+        if data.len() >= 1 << 20 {
+            file.write_all(&data)?;
+            data.clear();
+        }
+    }
+    file.write_all(&data)?;
+    Ok(())
+}

@@ -1,0 +1,51 @@
+//! One run of a test or of the demo: its directory, and what is kept of it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+/// A directory `target/lab/runs/NAME` for disks, sockets and logs. Afterwards only logs are kept,
+/// and after a success nothing.
+pub struct Run {
+    directory: PathBuf,
+    succeeded: bool,
+}
+
+impl Run {
+    /// An empty directory for the run called `name`.
+    pub fn new(lab: &Path, name: &str) -> Result<Run> {
+        let directory = lab.join("runs").join(name);
+        if directory.exists() {
+            fs::remove_dir_all(&directory)?;
+        }
+        fs::create_dir_all(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
+        Ok(Run { directory, succeeded: false })
+    }
+
+    /// The directory.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Nothing needs to be kept.
+    pub fn succeeded(mut self) {
+        self.succeeded = true;
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        if self.succeeded {
+            let _ = fs::remove_dir_all(&self.directory);
+            return;
+        }
+        // Disks are large and can be made again; consoles and logs tell what went wrong.
+        for entry in fs::read_dir(&self.directory).into_iter().flatten().flatten() {
+            if entry.path().extension().is_none_or(|extension| extension != "log") {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+        eprintln!("logs and consoles of this run are in {}", self.directory.display());
+    }
+}
