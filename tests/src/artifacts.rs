@@ -25,7 +25,8 @@ impl Artifacts {
     pub fn find() -> Result<Artifacts> {
         let sources = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
         let root = sources.parent().context("the crate is in the workspace")?;
-        let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
+        let target =
+            std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
         let found = Artifacts {
             lab: target.join("lab"),
             xen_host: target.join("lab/cache/xen-host"),
@@ -40,7 +41,11 @@ impl Artifacts {
             (found.image.join("initrd"), "make image"),
         ];
         for (file, make) in wanted {
-            ensure!(file.exists(), "{} is not there: `{make}` makes it", file.display());
+            ensure!(
+                file.exists(),
+                "{} is not there: `{make}` makes it",
+                file.display()
+            );
         }
         Ok(found)
     }
@@ -48,15 +53,32 @@ impl Artifacts {
     /// Assembles the boot-sector guest.
     pub fn boot_sector(&self, work: &Path) -> Result<Vec<u8>> {
         let (object, binary) = (work.join("boot.o"), work.join("boot.bin"));
-        checked(Command::new("as").args(["--32", "-o"]).arg(&object).arg(self.sources.join("guest/boot.S")))?;
+        checked(
+            Command::new("as")
+                .args(["--32", "-o"])
+                .arg(&object)
+                .arg(self.sources.join("guest/boot.S")),
+        )?;
         checked(
             Command::new("ld")
-                .args(["-m", "elf_i386", "-Ttext", "0x7c00", "--oformat", "binary", "-o"])
+                .args([
+                    "-m",
+                    "elf_i386",
+                    "-Ttext",
+                    "0x7c00",
+                    "--oformat",
+                    "binary",
+                    "-o",
+                ])
                 .arg(&binary)
                 .arg(&object),
         )?;
         let bytes = fs::read(&binary)?;
-        ensure!(bytes.len() == 512, "the boot sector has {} bytes", bytes.len());
+        ensure!(
+            bytes.len() == 512,
+            "the boot sector has {} bytes",
+            bytes.len()
+        );
         Ok(bytes)
     }
 
@@ -67,7 +89,10 @@ impl Artifacts {
         let root = tree.join("root");
         fs::create_dir_all(root.join("etc/p2v"))?;
         fs::write(root.join("etc/p2v/p2v.toml"), settings)?;
-        let repository = self.sources.parent().context("the crate is in the workspace")?;
+        let repository = self
+            .sources
+            .parent()
+            .context("the crate is in the workspace")?;
         checked(
             Command::new("make")
                 .args(["--no-print-directory", "-s", "install-files"])
@@ -89,7 +114,9 @@ impl Artifacts {
 
 /// Runs a program that must succeed.
 pub fn checked(command: &mut Command) -> Result<()> {
-    let output = command.output().with_context(|| format!("cannot run {command:?}"))?;
+    let output = command
+        .output()
+        .with_context(|| format!("cannot run {command:?}"))?;
     ensure!(
         output.status.success(),
         "{command:?}: {}\n{}{}",

@@ -39,7 +39,12 @@ impl Console {
 
     /// Waits until the machine says `wanted` (after what was waited for before) and returns the line
     /// it is in. `alive` is asked meanwhile: a machine that is gone says nothing more.
-    pub fn wait_for(&mut self, wanted: &str, limit: Duration, mut alive: impl FnMut() -> bool) -> Result<String> {
+    pub fn wait_for(
+        &mut self,
+        wanted: &str,
+        limit: Duration,
+        mut alive: impl FnMut() -> bool,
+    ) -> Result<String> {
         let until = Instant::now() + limit;
         loop {
             let was_alive = alive();
@@ -57,19 +62,29 @@ impl Console {
             let text = self.text();
             let tail: Vec<&str> = text.lines().rev().take(15).collect();
             let tail: Vec<&str> = tail.into_iter().rev().collect();
-            bail!("{why} {wanted:?} (limit {limit:?}); {} ends:\n{}", self.path.display(), tail.join("\n"));
+            bail!(
+                "{why} {wanted:?} (limit {limit:?}); {} ends:\n{}",
+                self.path.display(),
+                tail.join("\n")
+            );
         }
     }
 
     fn find(&mut self, wanted: &str) -> Result<Option<String>> {
-        let Ok(mut file) = File::open(&self.path) else { return Ok(None) };
+        let Ok(mut file) = File::open(&self.path) else {
+            return Ok(None);
+        };
         file.seek(SeekFrom::Start(self.seen))?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes)?;
         let text = String::from_utf8_lossy(&bytes);
-        let Some(at) = text.find(wanted) else { return Ok(None) };
+        let Some(at) = text.find(wanted) else {
+            return Ok(None);
+        };
         let start = text[..at].rfind('\n').map_or(0, |n| n + 1);
-        let length = text[at..].find('\n').map_or(text.len() - start, |n| at + n - start);
+        let length = text[at..]
+            .find('\n')
+            .map_or(text.len() - start, |n| at + n - start);
         let line = text[start..start + length].trim_end().to_owned();
         self.seen += (at + wanted.len()) as u64;
         Ok(Some(line))

@@ -48,7 +48,13 @@ impl Outcome {
     /// The outcome, if the command succeeded.
     pub fn success(self) -> Result<Outcome> {
         if self.status != 0 {
-            bail!("`{}` ended with status {}:\n{}{}", self.command, self.status, self.out, self.err);
+            bail!(
+                "`{}` ended with status {}:\n{}{}",
+                self.command,
+                self.status,
+                self.out,
+                self.err
+            );
         }
         Ok(self)
     }
@@ -56,7 +62,12 @@ impl Outcome {
     /// What it said on standard error, if the command failed as it should.
     pub fn failure(self) -> Result<String> {
         if self.status == 0 {
-            bail!("`{}` succeeded, and should not have:\n{}{}", self.command, self.out, self.err);
+            bail!(
+                "`{}` succeeded, and should not have:\n{}{}",
+                self.command,
+                self.out,
+                self.err
+            );
         }
         Ok(self.err)
     }
@@ -76,7 +87,9 @@ impl Control {
             match UnixStream::connect(socket) {
                 Ok(stream) => break stream,
                 Err(_) if Instant::now() < until => std::thread::sleep(Duration::from_millis(50)),
-                Err(error) => return Err(error).context(format!("cannot connect to {}", socket.display())),
+                Err(error) => {
+                    return Err(error).context(format!("cannot connect to {}", socket.display()));
+                }
             }
         };
         let lines = BufReader::new(stream.try_clone()?);
@@ -86,7 +99,10 @@ impl Control {
     /// Waits for the other end to come up.
     pub fn wait_ready(&mut self, limit: Duration) -> Result<()> {
         self.stream.set_read_timeout(Some(limit))?;
-        match self.answer().context("the Xen host's control channel did not come up")? {
+        match self
+            .answer()
+            .context("the Xen host's control channel did not come up")?
+        {
             Answer::Ready => Ok(()),
             other => bail!("the control channel began with {other:?}"),
         }
@@ -102,14 +118,28 @@ impl Control {
 
     /// Runs a command; `each` sees every line as it comes (true: standard error). `limit` is for the
     /// silence between two lines.
-    pub fn run(&mut self, command: &str, limit: Duration, each: &mut dyn FnMut(bool, &str)) -> Result<Outcome> {
+    pub fn run(
+        &mut self,
+        command: &str,
+        limit: Duration,
+        each: &mut dyn FnMut(bool, &str),
+    ) -> Result<Outcome> {
         self.stream.set_read_timeout(Some(limit))?;
-        let order = serde_json::to_string(&Order { command: command.to_owned() })?;
+        let order = serde_json::to_string(&Order {
+            command: command.to_owned(),
+        })?;
         writeln!(self.stream, "{order}")?;
-        let mut outcome =
-            Outcome { command: command.to_owned(), status: 0, out: String::new(), err: String::new() };
+        let mut outcome = Outcome {
+            command: command.to_owned(),
+            status: 0,
+            out: String::new(),
+            err: String::new(),
+        };
         loop {
-            match self.answer().with_context(|| format!("while `{command}` ran"))? {
+            match self
+                .answer()
+                .with_context(|| format!("while `{command}` ran"))?
+            {
                 Answer::Out(line) => {
                     each(false, &line);
                     outcome.out += &line;

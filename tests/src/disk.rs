@@ -24,12 +24,14 @@ impl Disk {
     /// A disk with the boot-sector guest, no boots counted, and in every other sector a pattern that
     /// tells where it is.
     pub fn with_guest(path: &Path, bytes: u64, boot_sector: &[u8]) -> Result<Disk> {
-        ensure!(boot_sector.len() as u64 == SECTOR && bytes % SECTOR == 0);
+        ensure!(boot_sector.len() as u64 == SECTOR && bytes.is_multiple_of(SECTOR));
         let mut file = File::create(path)?;
         file.write_all(boot_sector)?;
         file.write_all(&[0; SECTOR as usize])?;
         write_pattern(&mut file, 2, bytes / SECTOR)?;
-        Ok(Disk { path: path.to_owned() })
+        Ok(Disk {
+            path: path.to_owned(),
+        })
     }
 
     /// A disk with an MBR, a FAT and an ext4 partition with files in them, and gaps full of pattern:
@@ -41,17 +43,28 @@ impl Disk {
         write_pattern(&mut file, 0, 2048)?;
         file.set_len(sectors * SECTOR)?;
         let table = "label: dos\nstart=2048, size=65536, type=6, bootable\nstart=67584, size=524288, type=83\n";
-        let mut sfdisk = Command::new("sfdisk").arg("-q").arg(path).stdin(std::process::Stdio::piped()).spawn()?;
+        let mut sfdisk = Command::new("sfdisk")
+            .arg("-q")
+            .arg(path)
+            .stdin(std::process::Stdio::piped())
+            .spawn()?;
         if let Some(mut stdin) = sfdisk.stdin.take() {
             stdin.write_all(table.as_bytes())?;
         }
-        ensure!(sfdisk.wait()?.success(), "sfdisk could not partition {}", path.display());
+        ensure!(
+            sfdisk.wait()?.success(),
+            "sfdisk could not partition {}",
+            path.display()
+        );
 
         let files = work.join("files");
         fs::create_dir_all(&files)?;
         for n in 0..40u8 {
             let mut data = vec![0; 1 << 20];
-            blake3::Hasher::new().update(&[n]).finalize_xof().fill(&mut data);
+            blake3::Hasher::new()
+                .update(&[n])
+                .finalize_xof()
+                .fill(&mut data);
             fs::write(files.join(format!("file{n}")), data)?;
         }
         let at = |sector: u64| format!("offset={}", sector * SECTOR);
@@ -67,7 +80,9 @@ impl Disk {
         let mut file = File::options().write(true).open(path)?;
         file.seek(SeekFrom::Start((67584 + 524_288) * SECTOR))?;
         write_pattern(&mut file, 67584 + 524_288, sectors)?;
-        Ok(Disk { path: path.to_owned() })
+        Ok(Disk {
+            path: path.to_owned(),
+        })
     }
 
     /// BLAKE3 of the whole disk, in hex.

@@ -26,7 +26,11 @@ impl Machine {
             .stderr(log)
             .spawn()
             .context("cannot run qemu-system-x86_64 (`make setup` installs it)")?;
-        Ok(Machine { name: name.to_owned(), child, errors })
+        Ok(Machine {
+            name: name.to_owned(),
+            child,
+            errors,
+        })
     }
 
     /// Whether it runs.

@@ -40,22 +40,32 @@ impl OldServer {
             "none",
             "-no-reboot",
             "-netdev",
-            &format!("stream,id=wire,server=off,addr.type=unix,addr.path={}", work.join("wire.sock").display()),
+            &format!(
+                "stream,id=wire,server=off,addr.type=unix,addr.path={}",
+                work.join("wire.sock").display()
+            ),
             "-device",
             &format!("e1000,netdev=wire,mac={MAC}"),
             "-drive",
-            &format!("file={},format=raw,if=ide,cache=writethrough", disk.path.display()),
+            &format!(
+                "file={},format=raw,if=ide,cache=writethrough",
+                disk.path.display()
+            ),
             "-serial",
             &format!("file:{}", console.path().display()),
         ]
         .map(str::to_owned);
-        Ok(OldServer { machine: Machine::start(name, work, &arguments)?, console })
+        Ok(OldServer {
+            machine: Machine::start(name, work, &arguments)?,
+            console,
+        })
     }
 
     /// Waits until it says `wanted` on its serial port.
     pub fn wait_for(&mut self, wanted: &str, limit: Duration) -> Result<String> {
         let machine = &mut self.machine;
-        self.console.wait_for(wanted, limit, || machine.is_running())
+        self.console
+            .wait_for(wanted, limit, || machine.is_running())
     }
 
     /// Everything said on its serial port.

@@ -19,8 +19,12 @@ impl Run {
         if directory.exists() {
             fs::remove_dir_all(&directory)?;
         }
-        fs::create_dir_all(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
-        Ok(Run { directory, succeeded: false })
+        fs::create_dir_all(&directory)
+            .with_context(|| format!("cannot create {}", directory.display()))?;
+        Ok(Run {
+            directory,
+            succeeded: false,
+        })
     }
 
     /// The directory.
@@ -41,11 +45,22 @@ impl Drop for Run {
             return;
         }
         // Disks are large and can be made again; consoles and logs tell what went wrong.
-        for entry in fs::read_dir(&self.directory).into_iter().flatten().flatten() {
-            if entry.path().extension().is_none_or(|extension| extension != "log") {
+        for entry in fs::read_dir(&self.directory)
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            if entry
+                .path()
+                .extension()
+                .is_none_or(|extension| extension != "log")
+            {
                 let _ = fs::remove_file(entry.path());
             }
         }
-        eprintln!("logs and consoles of this run are in {}", self.directory.display());
+        eprintln!(
+            "logs and consoles of this run are in {}",
+            self.directory.display()
+        );
     }
 }

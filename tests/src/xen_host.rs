@@ -51,7 +51,11 @@ impl XenHost {
                 .arg(artifacts.xen_host.join("dom0.img"))
                 .arg(work.join("dom0.qcow2")),
         )?;
-        checked(Command::new("truncate").args(["-s", "2G"]).arg(work.join("volumes.img")))?;
+        checked(
+            Command::new("truncate")
+                .args(["-s", "2G"])
+                .arg(work.join("volumes.img")),
+        )?;
         let mut host = Self::boot(artifacts, work, "xen-host")?;
         host.run("pvcreate -q /dev/disk/by-id/virtio-volumes && vgcreate -q vg0 /dev/disk/by-id/virtio-volumes")?
             .success()?;
@@ -66,7 +70,10 @@ impl XenHost {
         let drive = |file: &str, format: &str, serial: &str, options: &str| {
             [
                 "-drive".to_owned(),
-                format!("file={},format={format},if=none,id={serial}{options}", work.join(file).display()),
+                format!(
+                    "file={},format={format},if=none,id={serial}{options}",
+                    work.join(file).display()
+                ),
                 "-device".to_owned(),
                 format!("virtio-blk-pci,drive={serial},serial={serial}"),
             ]
@@ -92,7 +99,10 @@ impl XenHost {
         ]
         .map(str::to_owned)
         .to_vec();
-        arguments.extend(["-kernel".to_owned(), files.join("xen").display().to_string()]);
+        arguments.extend([
+            "-kernel".to_owned(),
+            files.join("xen").display().to_string(),
+        ]);
         arguments.extend([
             "-initrd".to_owned(),
             format!(
@@ -108,11 +118,17 @@ impl XenHost {
         let _ = std::fs::remove_file(&wire);
         arguments.extend([
             "-netdev".to_owned(),
-            format!("stream,id=wire,server=on,addr.type=unix,addr.path={}", wire.display()),
+            format!(
+                "stream,id=wire,server=on,addr.type=unix,addr.path={}",
+                wire.display()
+            ),
             "-device".to_owned(),
             "virtio-net-pci,netdev=wire,mac=52:54:00:aa:00:02".to_owned(),
             "-chardev".to_owned(),
-            format!("socket,id=control,path={},server=on,wait=off", socket.display()),
+            format!(
+                "socket,id=control,path={},server=on,wait=off",
+                socket.display()
+            ),
             "-device".to_owned(),
             "virtio-serial-pci".to_owned(),
             "-device".to_owned(),
@@ -121,17 +137,27 @@ impl XenHost {
             format!("file:{}", console.path().display()),
         ]);
         let machine = Machine::start(name, work, &arguments)?;
-        let control = Control::connect(&socket, Duration::from_secs(30)).with_context(|| machine.complaints())?;
-        let mut host = XenHost { control, machine, console, work: work.to_owned(), echo: false };
+        let control = Control::connect(&socket, Duration::from_secs(30))
+            .with_context(|| machine.complaints())?;
+        let mut host = XenHost {
+            control,
+            machine,
+            console,
+            work: work.to_owned(),
+            echo: false,
+        };
         let machine = &mut host.machine;
-        host.console.wait_for("lab: xen host ready", BOOT_LIMIT, || machine.is_running())?;
+        host.console
+            .wait_for("lab: xen host ready", BOOT_LIMIT, || machine.is_running())?;
         host.control.wait_ready(BOOT_LIMIT)?;
         Ok(host)
     }
 
     /// Ends it in order and starts it again with the same disks.
     pub fn restart(mut self, artifacts: &Artifacts) -> Result<XenHost> {
-        self.run("vgchange -an vg0 >/dev/null 2>&1; sync; mount -o remount,ro / 2>/dev/null; sync")?;
+        self.run(
+            "vgchange -an vg0 >/dev/null 2>&1; sync; mount -o remount,ro / 2>/dev/null; sync",
+        )?;
         let work = self.work.clone();
         drop(self);
         Self::boot(artifacts, &work, "xen-host-again")
@@ -172,20 +198,28 @@ impl XenHost {
             "setsid sh -c {} >{log} 2>&1 </dev/null & echo $! >/run/{name}.pid",
             quoted(&format!("exec {command}"))
         ));
-        let waited = started.and_then(Outcome::success).and_then(|_| self.wait_for_line(&log, ready));
+        let waited = started
+            .and_then(Outcome::success)
+            .and_then(|_| self.wait_for_line(&log, ready));
         self.echo = quiet;
         waited.map(|_| ())
     }
 
     /// Ends a command started with [`XenHost::background`].
     pub fn end_background(&mut self, name: &str) -> Result<()> {
-        self.run(&format!("kill $(cat /run/{name}.pid)"))?.success().map(|_| ())
+        self.run(&format!("kill $(cat /run/{name}.pid)"))?
+            .success()
+            .map(|_| ())
     }
 
     /// Waits until a file in the Xen host has a line with `wanted`, and returns that line.
     pub fn wait_for_line(&mut self, file: &str, wanted: &str) -> Result<String> {
         let echo = std::mem::take(&mut self.echo);
-        let found = self.run(&format!("/lab/lab-guest wait-line {} {}", quoted(file), quoted(wanted)));
+        let found = self.run(&format!(
+            "/lab/lab-guest wait-line {} {}",
+            quoted(file),
+            quoted(wanted)
+        ));
         self.echo = echo;
         Ok(found?.success()?.out.trim_end().to_owned())
     }
@@ -202,7 +236,10 @@ impl Drop for XenHost {
                 ("tail -n +1 /var/lib/p2v/machines/*", "records.log"),
                 ("tail -n +1 /etc/xen/*.cfg", "domain-configs.log"),
             ] {
-                if let Ok(outcome) = self.control.run(file, Duration::from_secs(20), &mut |_, _| {}) {
+                if let Ok(outcome) = self
+                    .control
+                    .run(file, Duration::from_secs(20), &mut |_, _| {})
+                {
                     let _ = std::fs::write(self.work.join(log), outcome.out + &outcome.err);
                 }
             }

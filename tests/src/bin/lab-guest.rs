@@ -22,7 +22,9 @@ fn main() -> ExitCode {
         ["send", iface, hex] => frames::send(iface, hex),
         ["capture", iface, file] => frames::capture(iface, file),
         ["replay", iface, file] => frames::replay(iface, file),
-        _ => Err(anyhow::anyhow!("lab-guest: serve PORT | wait-line FILE TEXT | send|capture|replay IFACE ...")),
+        _ => Err(anyhow::anyhow!(
+            "lab-guest: serve PORT | wait-line FILE TEXT | send|capture|replay IFACE ..."
+        )),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -35,7 +37,11 @@ fn main() -> ExitCode {
 
 /// Carries out orders until the port is closed.
 fn serve(port: &str) -> Result<()> {
-    let file = OpenOptions::new().read(true).write(true).open(port).with_context(|| format!("cannot open {port}"))?;
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(port)
+        .with_context(|| format!("cannot open {port}"))?;
     let writer = Mutex::new(file.try_clone()?);
     say(&writer, &Answer::Ready)?;
     for line in BufReader::new(file).lines() {
@@ -49,7 +55,9 @@ fn serve(port: &str) -> Result<()> {
 fn say(writer: &Mutex<File>, answer: &Answer) -> Result<()> {
     let mut line = serde_json::to_vec(answer)?;
     line.push(b'\n');
-    let mut writer = writer.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let mut writer = writer
+        .lock()
+        .unwrap_or_else(|poisoned| poisoned.into_inner());
     Ok(writer.write_all(&line)?)
 }
 
@@ -67,14 +75,18 @@ fn carry_out(writer: &Mutex<File>, command: &str) -> Result<i32> {
         scope.spawn(|| lines(err, |line| say(writer, &Answer::Err(line))));
     });
     let status = child.wait()?;
-    Ok(status.code().unwrap_or_else(|| 128 + std::os::unix::process::ExitStatusExt::signal(&status).unwrap_or(0)))
+    Ok(status.code().unwrap_or_else(|| {
+        128 + std::os::unix::process::ExitStatusExt::signal(&status).unwrap_or(0)
+    }))
 }
 
 fn lines(from: impl Read, each: impl Fn(String) -> Result<()>) {
     let mut reader = BufReader::new(from);
     let mut line = Vec::new();
     while reader.read_until(b'\n', &mut line).is_ok_and(|n| n > 0) {
-        let text = String::from_utf8_lossy(&line).trim_end_matches(['\n', '\r']).to_owned();
+        let text = String::from_utf8_lossy(&line)
+            .trim_end_matches(['\n', '\r'])
+            .to_owned();
         if each(text).is_err() {
             return;
         }
@@ -86,20 +98,28 @@ fn lines(from: impl Read, each: impl Fn(String) -> Result<()>) {
 fn wait_line(file: &str, wanted: &str, limit: Duration) -> Result<()> {
     let until = Instant::now() + limit;
     loop {
-        let text = std::fs::read(file).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+        let text = std::fs::read(file)
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+            .unwrap_or_default();
         if let Some(line) = text.lines().find(|line| line.contains(wanted)) {
             println!("{line}");
             return Ok(());
         }
-        ensure!(Instant::now() < until, "{file} has no line with {wanted:?} after {limit:?}; it says:\n{text}");
+        ensure!(
+            Instant::now() < until,
+            "{file} has no line with {wanted:?} after {limit:?}; it says:\n{text}"
+        );
         std::thread::sleep(Duration::from_millis(100));
     }
 }
 
 /// Bytes from hex digits.
 fn unhex(text: &str) -> Result<Vec<u8>> {
-    if text.len() % 2 != 0 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
+    if !text.len().is_multiple_of(2) || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
         bail!("not hex digits: {text:?}");
     }
-    (0..text.len()).step_by(2).map(|i| Ok(u8::from_str_radix(&text[i..i + 2], 16)?)).collect()
+    (0..text.len())
+        .step_by(2)
+        .map(|i| Ok(u8::from_str_radix(&text[i..i + 2], 16)?))
+        .collect()
 }

@@ -24,7 +24,13 @@ fn socket(iface: &str) -> Result<OwnedFd> {
     }
     let all = (libc::ETH_P_ALL as u16).to_be();
     // SAFETY: no pointers are passed.
-    let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, i32::from(all)) };
+    let fd = unsafe {
+        libc::socket(
+            libc::AF_PACKET,
+            libc::SOCK_RAW | libc::SOCK_CLOEXEC,
+            i32::from(all),
+        )
+    };
     if fd < 0 {
         return Err(io::Error::last_os_error()).context("cannot open a packet socket");
     }
@@ -37,7 +43,11 @@ fn socket(iface: &str) -> Result<OwnedFd> {
     address.sll_ifindex = index as i32;
     // SAFETY: `address` is a valid `sockaddr_ll` and the length is its size.
     let bound = unsafe {
-        libc::bind(fd, (&raw const address).cast(), std::mem::size_of::<libc::sockaddr_ll>() as libc::socklen_t)
+        libc::bind(
+            fd,
+            (&raw const address).cast(),
+            std::mem::size_of::<libc::sockaddr_ll>() as libc::socklen_t,
+        )
     };
     if bound < 0 {
         return Err(io::Error::last_os_error()).context("cannot bind the packet socket");
@@ -46,7 +56,12 @@ fn socket(iface: &str) -> Result<OwnedFd> {
 }
 
 fn put(socket: &OwnedFd, frame: &[u8]) -> Result<()> {
-    Ok(nix::sys::socket::send(socket.as_raw_fd(), frame, nix::sys::socket::MsgFlags::empty()).map(|_| ())?)
+    Ok(nix::sys::socket::send(
+        socket.as_raw_fd(),
+        frame,
+        nix::sys::socket::MsgFlags::empty(),
+    )
+    .map(|_| ())?)
 }
 
 /// The next AoE frame, within `limit`.
@@ -56,10 +71,18 @@ fn next(socket: &OwnedFd, limit: Duration) -> Result<Option<Vec<u8>>> {
     loop {
         let left = until.saturating_duration_since(Instant::now());
         let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-        if poll(&mut [PollFd::new(socket.as_fd(), PollFlags::POLLIN)], timeout)? == 0 {
+        if poll(
+            &mut [PollFd::new(socket.as_fd(), PollFlags::POLLIN)],
+            timeout,
+        )? == 0
+        {
             return Ok(None);
         }
-        let length = nix::sys::socket::recv(socket.as_raw_fd(), &mut buffer, nix::sys::socket::MsgFlags::empty())?;
+        let length = nix::sys::socket::recv(
+            socket.as_raw_fd(),
+            &mut buffer,
+            nix::sys::socket::MsgFlags::empty(),
+        )?;
         if length >= 24 && buffer[12..14] == [0x88, 0xa2] {
             return Ok(Some(buffer[..length].to_vec()));
         }
@@ -98,8 +121,14 @@ pub fn capture(iface: &str, file: &str) -> Result<()> {
     let mut file = File::create(file)?;
     println!("capturing");
     loop {
-        let Some(frame) = next(&socket, Duration::from_secs(3600))? else { continue };
-        if frame[14] & 0x08 == 0 && frame[19] == 0xf0 && frame.len() > 24 && matches!(frame[24], 4 | 5) {
+        let Some(frame) = next(&socket, Duration::from_secs(3600))? else {
+            continue;
+        };
+        if frame[14] & 0x08 == 0
+            && frame[19] == 0xf0
+            && frame.len() > 24
+            && matches!(frame[24], 4 | 5)
+        {
             writeln!(file, "{}", hex(&frame))?;
         }
     }

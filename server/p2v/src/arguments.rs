@@ -1,0 +1,179 @@
+//! The command line, parsed once into values that the rest of the program uses.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Exit codes, for scripts; also in `p2v help`.
+pub mod exit {
+    /// Something failed; what and what to do is on standard error.
+    pub const FAILED: u8 = 1;
+    /// `p2v doctor` found something that must be mended; `p2v copy` ended with unreadable sectors.
+    pub const INCOMPLETE: u8 = 3;
+}
+
+const OVERVIEW: &str = "\
+p2v moves old physical servers onto Xen.
+
+The old server is restarted once and boots over the network into p2v's agent, which shows its disks on the wire and \
+changes nothing on them. Then, on the Xen host, for a machine called NAME:
+
+  p2v list            what is there, and what state it is in
+  p2v start NAME      run the old system as a domain, still on its old disk (service is back)
+                      ... whenever it suits: shut the domain down from inside, or p2v stop NAME ...
+  p2v copy NAME --to VG     copy the disk to a new volume in VG; every byte is checked
+  p2v cutover NAME    run the domain from the volume from now on
+  p2v release NAME    switch the old machine off";
+
+const AFTER: &str = "\
+States: seen -> exported -> running -> copying -> copied -> moved -> released.
+Nothing is overwritten or deleted silently, and until `p2v start` nothing can write to the old disk.
+
+Exit codes: 0 done; 1 failed, with the reason and what to do on standard error; 2 wrong usage; 3 doctor found \
+something to mend, or a copy ended with sectors that could not be read.
+
+If you are in the middle of a night: `p2v show NAME` says where a machine is and what to do next.";
+
+/// The `p2v` command.
+#[derive(Debug, Parser)]
+#[command(name = "p2v", version, about = OVERVIEW, long_about = None, after_help = AFTER, max_term_width = 110)]
+pub struct Arguments {
+    /// Options that every command takes.
+    #[command(flatten)]
+    pub global: Global,
+    /// The command.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options that every command takes.
+#[derive(Args, Debug)]
+pub struct Global {
+    /// Settings file [default: /etc/p2v/p2v.toml, where there is one]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Where machine records are kept [default: /var/lib/p2v]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub state: Option<PathBuf>,
+    /// Network interface with the old machines on it [default: from the settings, or xenbr0]
+    #[arg(long, global = true, value_name = "IFACE")]
+    pub iface: Option<String>,
+    /// Print JSON for programs
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+/// The commands, in the order an operator meets them.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Is this host ready? Names what is missing and what to do about it
+    Doctor,
+    /// Boot old machines over the network (runs until stopped; see the p2v-serve unit)
+    Serve,
+    /// The machines and their states
+    List,
+    /// All about one machine, and what to do next
+    Show {
+        /// Name of the machine, as `p2v list` shows it
+        name: String,
+    },
+    /// Print the domain config a machine would get, with the reason for each choice
+    Config {
+        /// Name of the machine
+        name: String,
+        /// Write it to /etc/xen/NAME.cfg; a config that is there is kept beside it
+        #[arg(long)]
+        write: bool,
+    },
+    /// Run the old system as a domain on its old disks, over the wire
+    Start {
+        /// Name of the machine
+        name: String,
+        /// Start although a copy is finished or in use: what the domain writes is not in the copy
+        #[arg(long)]
+        discard_copy: bool,
+    },
+    /// End the domain; its old disks become read-only again
+    Stop {
+        /// Name of the machine
+        name: String,
+        /// Pull the plug instead of asking the guest to shut down
+        #[arg(long)]
+        destroy: bool,
+    },
+    /// Copy a machine's disks, or one disk, to a volume, file or device, and check every byte
+    ///
+    /// Refused while a domain runs on the disk. Interrupted, it is simply run again: what is there is compared, and
+    /// only what differs is moved.
+    Copy {
+        /// Name of the machine, or one disk's address such as e7.0
+        what: String,
+        /// VG (volumes are made in it), VG/LV, a file (a path with a slash), or a device under /dev
+        #[arg(long, value_name = "VG[/LV]|FILE|DEVICE")]
+        to: String,
+        /// Use a destination that exists and is not a copy of ours: what is on it is lost
+        #[arg(long)]
+        overwrite: bool,
+    },
+    /// Run the domain from the copies from now on
+    Cutover {
+        /// Name of the machine
+        name: String,
+        /// Also start the domain whenever this host starts
+        #[arg(long)]
+        autostart: bool,
+        /// Go on although sectors of the old disk could not be read
+        #[arg(long)]
+        accept_unreadable: bool,
+        /// Go on although the old machine does not answer: you know that it is off, and that it did not run its own
+        /// system since the copy
+        #[arg(long)]
+        old_machine_gone: bool,
+    },
+    /// Switch the old machine off (only when it is moved)
+    Release {
+        /// Name of the machine
+        name: String,
+        /// It is off already; only the record is brought up to date
+        #[arg(long)]
+        off: bool,
+    },
+    /// The disks of domains under /dev/mapper, made again from the records (see the p2v-devices unit)
+    Devices {
+        /// What to do
+        #[command(subcommand)]
+        action: Devices,
+    },
+}
+
+/// What to do with the device-mapper devices.
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub enum Devices {
+    /// Make those that are missing
+    Up,
+    /// Remove those that are not in use
+    Down,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn global_options_go_before_and_after() {
+        for line in [
+            "p2v --iface br1 start e1 --state /tmp/s",
+            "p2v start e1 --state /tmp/s --iface br1",
+        ] {
+            let arguments = Arguments::try_parse_from(line.split(' ')).unwrap();
+            assert_eq!(arguments.global.iface.as_deref(), Some("br1"));
+            assert_eq!(arguments.global.state, Some("/tmp/s".into()));
+        }
+    }
+}

@@ -1,0 +1,265 @@
+//! Each command: arguments in, the workflow, its result on standard output.
+
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context, Result};
+use indicatif::HumanBytes;
+use p2v_aoe::Address;
+use p2v_aoe::initiator::Initiator;
+use p2v_dom0::name::MachineName;
+use p2v_dom0::workflow::{
+    self, CopyDone, CopyRequest, CopyTarget, CutoverOptions, ReleaseOptions, StartOptions,
+    StopOptions,
+};
+use p2v_dom0::{Host, Report};
+use serde_json::json;
+
+use crate::arguments::{Arguments, Command, Devices, exit};
+use crate::report::Told;
+use crate::settings::Settings;
+use crate::{doctor, serve, show};
+
+/// Runs the command that was asked for.
+pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let settings = Settings::load(&arguments.global)?;
+    let json = arguments.global.json;
+    let told = Told::new();
+    if let Command::Serve = arguments.command {
+        return serve::run(settings).map(|()| ExitCode::SUCCESS);
+    }
+    let host = Host::open(settings.xen.clone(), &settings.iface, &settings.state)
+        .context("cannot use the machine records (root may; --state DIR tries it elsewhere)")?;
+    match &arguments.command {
+        Command::Serve => Ok(ExitCode::SUCCESS),
+        Command::Doctor => doctor::run(&host, &settings, json),
+        Command::Config { name, write } => config(&host, &told, &name_of(name)?, *write),
+        Command::Devices { action } => devices(&host, &told, *action),
+        Command::List => with_wire(&host, &told, |context| {
+            show::list(&workflow::discover(context)?, json)
+        }),
+        Command::Show { name } => with_wire(&host, &told, |context| {
+            let wanted = name_of(name)?;
+            let machines = workflow::discover(context)?;
+            let machine = machines.iter().find(|m| m.name.as_ref() == Some(&wanted));
+            let machine = machine.with_context(|| {
+                format!("there is no machine {wanted}; `p2v list` shows those there are")
+            })?;
+            show::one(machine, json, &settings.iface)
+        }),
+        Command::Start { name, discard_copy } => with_wire(&host, &told, |context| {
+            let name = name_of(name)?;
+            let config = workflow::start(
+                context,
+                &name,
+                StartOptions {
+                    force: *discard_copy,
+                },
+            )?;
+            done(
+                json,
+                json!({ "machine": name, "config": config }),
+                &format!(
+                    "{name} runs as a domain on its old disks ({}). Its screen: `xl vncviewer {name}`; its serial port: \
+                 `xl console {name}`. Next, when it suits: `p2v stop {name}`, then `p2v copy {name} --to VG`",
+                    config.display()
+                ),
+            );
+            Ok(ExitCode::SUCCESS)
+        }),
+        Command::Stop { name, destroy } => with_wire(&host, &told, |context| {
+            let name = name_of(name)?;
+            workflow::stop(context, &name, StopOptions { destroy: *destroy })?;
+            done(
+                json,
+                json!({ "machine": name }),
+                &format!("the domain {name} is stopped"),
+            );
+            Ok(ExitCode::SUCCESS)
+        }),
+        Command::Copy {
+            what,
+            to,
+            overwrite,
+        } => with_wire(&host, &told, |context| {
+            let target = match what.parse::<Address>() {
+                Ok(address) => CopyTarget::Disk(address),
+                Err(_) => CopyTarget::Machine(name_of(what)?),
+            };
+            let request = CopyRequest {
+                target: &target,
+                to,
+                overwrite: *overwrite,
+                stop: stop_on_signal()?,
+            };
+            let copies = workflow::copy(context, request)?;
+            Ok(copied(&copies, json))
+        }),
+        Command::Cutover {
+            name,
+            autostart,
+            accept_unreadable,
+            old_machine_gone,
+        } => with_wire(&host, &told, |context| {
+            let name = name_of(name)?;
+            let options = CutoverOptions {
+                autostart: *autostart,
+                accept_unreadable: *accept_unreadable,
+                old_machine_gone: *old_machine_gone,
+            };
+            let config = workflow::cutover(context, &name, options)?;
+            done(
+                json,
+                json!({ "machine": name, "config": config }),
+                &format!(
+                    "{name} runs from its volume ({}). When you are content with it: `p2v release {name}` switches the \
+                     old machine off",
+                    config.display()
+                ),
+            );
+            Ok(ExitCode::SUCCESS)
+        }),
+        Command::Release { name, off } => with_wire(&host, &told, |context| {
+            let name = name_of(name)?;
+            workflow::release(context, &name, ReleaseOptions { off: *off })?;
+            done(
+                json,
+                json!({ "machine": name }),
+                &format!("{name}: the old machine is off"),
+            );
+            Ok(ExitCode::SUCCESS)
+        }),
+    }
+}
+
+fn name_of(text: &str) -> Result<MachineName> {
+    Ok(text.parse::<MachineName>()?)
+}
+
+fn with_wire(
+    host: &Host,
+    told: &Told,
+    work: impl FnOnce(workflow::Context<'_>) -> Result<ExitCode>,
+) -> Result<ExitCode> {
+    let wire = Initiator::open(&host.iface)
+        .context("the old machines cannot be reached (--iface names another interface)")?;
+    work(workflow::Context {
+        host,
+        wire: &wire,
+        report: told,
+    })
+}
+
+/// A result: JSON for programs, a sentence for people.
+fn done(json: bool, value: serde_json::Value, sentence: &str) {
+    if json {
+        println!("{value}");
+    } else {
+        println!("{sentence}");
+    }
+}
+
+/// A flag that SIGINT and SIGTERM set, so that long work can stop in good order.
+fn stop_on_signal() -> Result<&'static AtomicBool> {
+    static STOP: AtomicBool = AtomicBool::new(false);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    std::thread::Builder::new()
+        .name("signals".into())
+        .spawn(move || {
+            runtime.block_on(async {
+                if serve::signalled().await.is_ok() {
+                    STOP.store(true, Ordering::Release);
+                    eprintln!(
+                        "p2v: stopping; the same command goes on from here (again to stop at once)"
+                    );
+                    let _ = serve::signalled().await;
+                    std::process::exit(i32::from(exit::FAILED));
+                }
+            });
+        })?;
+    Ok(&STOP)
+}
+
+fn config(host: &Host, told: &Told, name: &MachineName, write: bool) -> Result<ExitCode> {
+    if !write {
+        print!("{}", workflow::config(host, name)?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    let _lock = host
+        .store
+        .lock(name, &format!("p2v config {name} --write"))?;
+    let written = workflow::write_config(host, name, told)?;
+    if let Some(kept) = &written.kept {
+        told.warn(&format!(
+            "the config that was there had been edited; it is kept as {}",
+            kept.display()
+        ));
+    }
+    println!("{}", written.path.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+fn devices(host: &Host, told: &Told, action: Devices) -> Result<ExitCode> {
+    let results = match action {
+        Devices::Up => workflow::devices_up(host, told)?,
+        Devices::Down => workflow::devices_down(host, told)?,
+    };
+    let mut code = ExitCode::SUCCESS;
+    for result in results {
+        match result.result {
+            Ok(what) => println!("{}: {what}", result.device),
+            Err(error) => {
+                eprintln!("p2v: {} of {}: {error}", result.device, result.name);
+                code = ExitCode::from(exit::FAILED);
+            }
+        }
+    }
+    Ok(code)
+}
+
+fn copied(copies: &[CopyDone], json: bool) -> ExitCode {
+    let mut code = ExitCode::SUCCESS;
+    for CopyDone {
+        address,
+        destination,
+        summary,
+    } in copies
+    {
+        if !summary.is_complete() {
+            code = ExitCode::from(exit::INCOMPLETE);
+        }
+        if json {
+            println!(
+                "{}",
+                json!({
+                    "disk": address, "destination": destination, "complete": summary.is_complete(),
+                    "moved": summary.moved, "equal": summary.equal, "zeroed": summary.zeroed,
+                    "unreadable": summary.unreadable,
+                })
+            );
+            continue;
+        }
+        let moved = format!(
+            "{} came over the wire, {} were there already, {} are zeros",
+            HumanBytes(summary.moved),
+            HumanBytes(summary.equal),
+            HumanBytes(summary.zeroed)
+        );
+        if summary.is_complete() {
+            println!(
+                "{address} is copied to {destination}: {moved}; every range was compared with the old disk"
+            );
+        } else {
+            println!(
+                "{address} is NOT completely copied to {destination}: {} sectors of the old disk cannot be read ({moved})",
+                summary.unreadable_sectors()
+            );
+            for (lba, count) in &summary.unreadable {
+                println!("  unreadable: {count} from sector {lba} on");
+            }
+        }
+    }
+    code
+}

@@ -1,0 +1,149 @@
+//! `p2v doctor`: this host's findings and the netboot service's, in one list.
+
+use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Result;
+use p2v_dom0::Host;
+use p2v_dom0::doctor::{Finding, Severity, examine};
+use p2v_netboot::{Mode, port_holders, probe};
+
+use crate::arguments::exit;
+use crate::settings::Settings;
+
+/// How long another DHCP server may take to answer.
+const PROBE_WAIT: Duration = Duration::from_secs(3);
+
+/// Looks at everything and changes nothing.
+pub fn run(host: &Host, settings: &Settings, json: bool) -> Result<ExitCode> {
+    let mut findings = examine(host);
+    findings.extend(files(settings));
+    findings.extend(ports(settings));
+    findings.push(other_dhcp(settings));
+    if json {
+        println!("{}", serde_json::to_string_pretty(&findings)?);
+    } else {
+        for finding in &findings {
+            let mark = match finding.severity {
+                Severity::Good => "ok  ",
+                Severity::Warning => "warn",
+                Severity::Bad => "BAD ",
+            };
+            println!("{mark}  {}: {}", finding.what, finding.found);
+            if !finding.todo.is_empty() {
+                println!("      -> {}", finding.todo);
+            }
+        }
+    }
+    let bad = findings.iter().any(|f| f.severity == Severity::Bad);
+    Ok(if bad {
+        ExitCode::from(exit::INCOMPLETE)
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
+fn finding(
+    severity: Severity,
+    what: impl Into<String>,
+    found: impl Into<String>,
+    todo: impl Into<String>,
+) -> Finding {
+    Finding {
+        severity,
+        what: what.into(),
+        found: found.into(),
+        todo: todo.into(),
+    }
+}
+
+/// The files that machines are booted with.
+fn files(settings: &Settings) -> Vec<Finding> {
+    let serve = &settings.serve;
+    let image = "run `make image` and `make install`, or set the path under [serve]";
+    let loaders = "apt-get install pxelinux syslinux-common";
+    [
+        ("kernel", &serve.kernel, image),
+        ("initrd", &serve.initrd, image),
+        ("boot loader", &serve.pxelinux, loaders),
+        ("boot loader's module", &serve.ldlinux, loaders),
+    ]
+    .into_iter()
+    .map(|(what, path, todo)| match std::fs::metadata(path) {
+        Ok(file) => finding(
+            Severity::Good,
+            what,
+            format!("{}, {} kB", path.display(), file.len() / 1000),
+            "",
+        ),
+        Err(error) => finding(
+            Severity::Bad,
+            what,
+            format!("{}: {error}", path.display()),
+            todo,
+        ),
+    })
+    .collect()
+}
+
+/// The ports that `p2v serve` needs.
+fn ports(settings: &Settings) -> Vec<Finding> {
+    let mut ports = vec![(69, "TFTP")];
+    if settings.serve.mode != Mode::Off {
+        ports.push((67, "DHCP"));
+    }
+    if settings.serve.mode == Mode::Proxy {
+        ports.push((4011, "ProxyDHCP"));
+    }
+    ports
+        .into_iter()
+        .map(|(port, name)| {
+            let what = format!("UDP port {port} ({name})");
+            let Err(error) = UdpSocket::bind(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port)) else {
+                return finding(Severity::Good, what, "free", "");
+            };
+            let holders = port_holders(port);
+            if holders.iter().any(|holder| holder.contains("p2v")) {
+                return finding(Severity::Good, what, "used by p2v serve", "");
+            }
+            let by = if holders.is_empty() { error.to_string() } else { format!("used by {}", holders.join(", ")) };
+            let todo = "stop that program on this interface; or set [serve] mode = \"off\" and have it name this host \
+                        and pxelinux.0 itself";
+            finding(Severity::Bad, what, by, todo)
+        })
+        .collect()
+}
+
+/// Who else gives addresses here.
+fn other_dhcp(settings: &Settings) -> Finding {
+    let what = format!("DHCP on {}", settings.iface);
+    match (probe(&settings.iface, PROBE_WAIT), settings.serve.mode) {
+        (Err(error), _) => finding(
+            Severity::Bad,
+            what,
+            error.to_string(),
+            "name the right interface with --iface, and run as root",
+        ),
+        (Ok(servers), Mode::Proxy | Mode::Off) if servers.is_empty() => finding(
+            Severity::Warning,
+            what,
+            "no DHCP server answers",
+            "machines need an address to boot: set [serve] mode = \"dhcp\" and a pool, or start the site's DHCP server",
+        ),
+        (Ok(servers), _) if servers.is_empty() => {
+            finding(Severity::Good, what, "no other DHCP server answers", "")
+        }
+        (Ok(servers), mode) => {
+            let list: Vec<String> = servers.iter().map(|s| s.address.to_string()).collect();
+            let found = format!("{} answers", list.join(", "));
+            if mode == Mode::Dhcp {
+                let todo =
+                    "a machine may take its answer instead of ours: set [serve] mode = \"proxy\"";
+                finding(Severity::Warning, what, found, todo)
+            } else {
+                finding(Severity::Good, what, found, "")
+            }
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! Where long work says what it does: a bar on a terminal, plain lines elsewhere.
+
+use std::collections::BTreeMap;
+use std::io::IsTerminal;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use indicatif::{HumanBytes, HumanDuration, MultiProgress, ProgressBar, ProgressStyle};
+use p2v_dom0::report::{Progress, Report};
+
+/// Time between two lines about one disk where there is no terminal.
+const LINE_EVERY: Duration = Duration::from_secs(5);
+
+/// One copy under way.
+struct Running {
+    began: Instant,
+    last_line: Option<Instant>,
+    bar: Option<ProgressBar>,
+}
+
+/// Tells the operator on standard error, so that standard output is for results.
+pub struct Told {
+    bars: Option<MultiProgress>,
+    running: Mutex<BTreeMap<String, Running>>,
+}
+
+impl Told {
+    /// For standard error as it is.
+    pub fn new() -> Told {
+        let bars = std::io::stderr().is_terminal().then(MultiProgress::new);
+        Told {
+            bars,
+            running: Mutex::default(),
+        }
+    }
+
+    fn line(&self, text: &str) {
+        match &self.bars {
+            Some(bars) => bars.suspend(|| eprintln!("{text}")),
+            None => eprintln!("{text}"),
+        }
+    }
+
+    fn running(&self) -> MutexGuard<'_, BTreeMap<String, Running>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn start(&self, what: &str, total: u64) -> Running {
+        let bar = self.bars.as_ref().map(|bars| {
+            let style = ProgressStyle::with_template(
+                "  {prefix} [{bar:30}] {percent:>3} %  {binary_bytes}/{binary_total_bytes}  {binary_bytes_per_sec}  {eta} left  {msg}",
+            )
+            .unwrap_or_else(|_| ProgressStyle::default_bar());
+            bars.add(ProgressBar::new(total).with_style(style).with_prefix(what.to_owned()))
+        });
+        Running {
+            began: Instant::now(),
+            last_line: None,
+            bar,
+        }
+    }
+}
+
+impl Report for Told {
+    fn step(&self, text: &str) {
+        self.line(&format!("  {text}"));
+    }
+
+    fn warn(&self, text: &str) {
+        self.line(&format!("! {text}"));
+    }
+
+    fn progress(&self, what: &str, progress: Progress) {
+        let complete = progress.checked >= progress.total;
+        let line = {
+            let mut all = self.running();
+            let running = all
+                .entry(what.to_owned())
+                .or_insert_with(|| self.start(what, progress.total));
+            if let Some(bar) = &running.bar {
+                bar.set_position(progress.checked);
+                bar.set_message(format!("{} moved", HumanBytes(progress.moved)));
+                if complete {
+                    bar.finish_and_clear();
+                }
+            }
+            let due = running
+                .last_line
+                .is_none_or(|last| last.elapsed() >= LINE_EVERY);
+            let line = (running.bar.is_none() && (due || complete)).then(|| {
+                running.last_line = Some(Instant::now());
+                plain(what, progress, running.began.elapsed())
+            });
+            if complete {
+                all.remove(what);
+            }
+            line
+        };
+        if let Some(line) = line {
+            self.line(&line);
+        }
+    }
+}
+
+/// A line about a copy after `elapsed`.
+fn plain(what: &str, progress: Progress, elapsed: Duration) -> String {
+    let Progress {
+        checked,
+        total,
+        moved,
+        equal,
+        zeroed,
+    } = progress;
+    let percent = (checked * 100).checked_div(total).unwrap_or(100);
+    let mut line = format!(
+        "  {what}: {percent:>3} %, {} of {} copied and checked",
+        HumanBytes(checked),
+        HumanBytes(total)
+    );
+    if equal > 0 {
+        line += &format!(", {} were there already", HumanBytes(equal));
+    }
+    if zeroed > 0 {
+        line += &format!(", {} zeros", HumanBytes(zeroed));
+    }
+    let seconds = elapsed.as_secs_f64();
+    if checked > 0 && checked < total && seconds >= 1.0 {
+        let rate = checked as f64 / seconds;
+        let left = Duration::from_secs_f64((total - checked) as f64 / rate);
+        line += &format!(
+            ", {}/s, {} left",
+            HumanBytes(rate as u64),
+            HumanDuration(left)
+        );
+    }
+    if checked == total && moved == 0 && total > 0 {
+        line += " (nothing had to cross the wire)";
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plain_lines_say_how_far_and_how_long() {
+        let progress = Progress {
+            checked: 256 << 20,
+            total: 1 << 30,
+            moved: 256 << 20,
+            equal: 0,
+            zeroed: 0,
+        };
+        assert_eq!(
+            plain("e7.0", progress, Duration::from_secs(16)),
+            "  e7.0:  25 %, 256.00 MiB of 1.00 GiB copied and checked, 16.00 MiB/s, 48 seconds left"
+        );
+        let done = Progress {
+            checked: 1 << 30,
+            total: 1 << 30,
+            moved: 0,
+            equal: 1 << 30,
+            zeroed: 0,
+        };
+        assert_eq!(
+            plain("e7.0", done, Duration::from_secs(16)),
+            "  e7.0: 100 %, 1.00 GiB of 1.00 GiB copied and checked, 1.00 GiB were there already (nothing had to cross the wire)"
+        );
+        assert!(plain("e7.0", Progress::default(), Duration::ZERO).contains("100 %"));
+    }
+}

@@ -1,0 +1,172 @@
+//! `p2v.toml`: one file for the command and the service.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use p2v_aoe::MacAddr;
+use p2v_dom0::name::MachineName;
+use serde::Deserialize;
+
+use crate::arguments::Global;
+
+/// Where settings are looked for when `--config` is not given.
+pub const SETTINGS_FILE: &str = "/etc/p2v/p2v.toml";
+
+/// The file.
+///
+/// ```toml
+/// iface = "xenbr0"
+///
+/// [serve]
+/// mode = "dhcp"
+/// pool = { start = "192.168.7.200", end = "192.168.7.250" }
+///
+/// [xen]
+/// bridge = "xenbr0"
+///
+/// [machines."52:54:00:12:34:56"]
+/// name = "oldmail"
+/// address = "192.168.7.21"
+/// ```
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// Interface with the old machines on it; default `xenbr0`.
+    pub iface: String,
+    /// Directory of the machine records; default `/var/lib/p2v`.
+    pub state: PathBuf,
+    /// More MAC addresses that the agents answer, beside that of `iface`; for a host that is
+    /// replaced, or a second one.
+    pub hosts: Vec<MacAddr>,
+    /// The netboot service.
+    pub serve: p2v_netboot::Settings,
+    /// The Xen host.
+    pub xen: p2v_dom0::settings::Settings,
+    /// What is known beforehand of some machines, by the MAC address they boot from.
+    pub machines: BTreeMap<MacAddr, Machine>,
+}
+
+/// What is known beforehand of a machine.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Machine {
+    /// Its name; default `e` and its shelf.
+    pub name: Option<MachineName>,
+    /// The address it is given (mode `dhcp`).
+    pub address: Option<Ipv4Addr>,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            iface: "xenbr0".into(),
+            state: "/var/lib/p2v".into(),
+            hosts: Vec::new(),
+            serve: Default::default(),
+            xen: Default::default(),
+            machines: BTreeMap::new(),
+        }
+    }
+}
+
+impl Settings {
+    /// Reads the file that the options name, or the usual one if it is there, and lets the options
+    /// win over it.
+    pub fn load(global: &Global) -> Result<Settings> {
+        let usual = Path::new(SETTINGS_FILE);
+        let file = global.config.as_deref().or(usual.exists().then_some(usual));
+        let text = match file {
+            Some(file) => std::fs::read_to_string(file)
+                .with_context(|| format!("cannot read {}", file.display()))?,
+            None => String::new(),
+        };
+        let name = file.unwrap_or(usual).display().to_string();
+        let mut settings =
+            Settings::parse(&text).with_context(|| format!("cannot use the settings in {name}"))?;
+        if let Some(iface) = &global.iface {
+            settings.iface.clone_from(iface);
+        }
+        if let Some(state) = &global.state {
+            settings.state.clone_from(state);
+        }
+        settings.serve.iface.clone_from(&settings.iface);
+        settings.serve.state_dir.clone_from(&settings.state);
+        Ok(settings)
+    }
+
+    fn parse(text: &str) -> Result<Settings> {
+        let table: toml::Table = toml::from_str(text)?;
+        if let Some(serve) = table.get("serve").and_then(|serve| serve.as_table()) {
+            // One interface and one state directory for everything: said once, at the top.
+            for key in ["iface", "state_dir"] {
+                if serve.contains_key(key) {
+                    let top = if key == "iface" { "iface" } else { "state" };
+                    bail!(
+                        "`{key}` does not go under [serve]: write `{top} = ...` at the top of the file"
+                    );
+                }
+            }
+        }
+        let mut settings: Settings = toml::from_str(text)?;
+        for (mac, machine) in &settings.machines {
+            if let Some(address) = machine.address {
+                settings.serve.fixed.insert(*mac, address);
+            }
+        }
+        let mut names = BTreeMap::new();
+        for (mac, machine) in &settings.machines {
+            if let Some(name) = &machine.name
+                && let Some(other) = names.insert(name.as_str(), mac)
+            {
+                bail!(
+                    "both {other} and {mac} are called {name} under [machines]: give each its own name"
+                );
+            }
+        }
+        Ok(settings)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_example_of_the_documentation() {
+        let settings = Settings::parse(
+            r#"
+            iface = "br1"
+            [serve]
+            mode = "dhcp"
+            pool = { start = "192.168.7.200", end = "192.168.7.250" }
+            [xen]
+            bridge = "br1"
+            [machines."52:54:00:12:34:56"]
+            name = "oldmail"
+            address = "192.168.7.21"
+            "#,
+        )
+        .unwrap();
+        let mac = "52:54:00:12:34:56".parse().unwrap();
+        assert_eq!(settings.iface, "br1");
+        assert_eq!(settings.serve.fixed[&mac], Ipv4Addr::new(192, 168, 7, 21));
+        assert_eq!(
+            settings.machines[&mac].name.as_ref().unwrap().as_str(),
+            "oldmail"
+        );
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        let error = |text| format!("{:#}", Settings::parse(text).unwrap_err());
+        assert!(error("ifcae = 'x'").contains("ifcae"));
+        assert!(error("[serve]\niface = 'x'").contains("at the top"));
+        assert!(error("[serve]\nmode = 'fast'").contains("fast"));
+        let twice =
+            "[machines.'52:54:00:00:00:01']\nname='a'\n[machines.'52:54:00:00:00:02']\nname='a'";
+        assert!(error(twice).contains("both"));
+        assert!(!error("[machines.'nonsense']\nname='a'").is_empty());
+    }
+}

@@ -1,0 +1,275 @@
+//! `p2v list` and `p2v show`: machines for people, or as JSON.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use indicatif::HumanBytes;
+use p2v_aoe::SECTOR;
+use p2v_aoe::inventory::{Disk, Firmware, Inventory};
+use p2v_dom0::State;
+use p2v_dom0::workflow::MachineView;
+
+/// Text that came over the wire, without anything a terminal would obey.
+fn plain(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_control() { '?' } else { c })
+        .collect()
+}
+
+fn name(machine: &MachineView) -> String {
+    machine
+        .name
+        .as_ref()
+        .map_or_else(|| format!("(shelf {})", machine.shelf), ToString::to_string)
+}
+
+fn size(disk: &Disk) -> String {
+    HumanBytes(disk.sectors * SECTOR).to_string()
+}
+
+/// What the machine is, in a few words.
+fn hardware(inventory: &Inventory) -> String {
+    let dmi = &inventory.dmi;
+    let made = plain(format!("{} {}", dmi.vendor, dmi.product).trim());
+    if made.is_empty() {
+        "unknown hardware".to_owned()
+    } else {
+        made
+    }
+}
+
+/// Whether it answers now.
+fn answers(machine: &MachineView) -> String {
+    if machine.answers.is_empty() {
+        "does not answer".to_owned()
+    } else {
+        machine
+            .answers
+            .keys()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join(" ")
+    }
+}
+
+/// A line for each machine.
+pub fn list(machines: &[MachineView], json: bool) -> Result<ExitCode> {
+    if json {
+        println!("{}", serde_json::to_string_pretty(machines)?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    if machines.is_empty() {
+        println!(
+            "no machines yet: start `p2v serve`, then restart an old machine so that it boots from the network"
+        );
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut rows = vec![
+        [
+            "NAME",
+            "STATE",
+            "ANSWERS AS",
+            "DISKS",
+            "BOOTS FROM",
+            "HARDWARE",
+        ]
+        .map(str::to_owned),
+    ];
+    for machine in machines {
+        let state = machine
+            .state
+            .map_or_else(|| "no record".to_owned(), |state| state.to_string());
+        let disks = machine
+            .inventory
+            .as_ref()
+            .map_or_else(String::new, |inventory| {
+                inventory
+                    .disks
+                    .iter()
+                    .map(size)
+                    .collect::<Vec<_>>()
+                    .join(", ")
+            });
+        rows.push([
+            name(machine),
+            if machine.domain.is_some() {
+                format!("{state}, domain up")
+            } else {
+                state
+            },
+            answers(machine),
+            disks,
+            machine
+                .boot_mac
+                .map_or_else(String::new, |mac| mac.to_string()),
+            machine
+                .inventory
+                .as_ref()
+                .map_or_else(String::new, hardware),
+        ]);
+    }
+    print!("{}", table(&rows));
+    for machine in machines {
+        for difference in &machine.differences {
+            println!("! {}: {}", name(machine), plain(difference));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Columns as wide as they need to be.
+fn table(rows: &[[String; 6]]) -> String {
+    let widths: [usize; 6] = std::array::from_fn(|i| {
+        rows.iter()
+            .map(|row| row[i].chars().count())
+            .max()
+            .unwrap_or(0)
+    });
+    let mut text = String::new();
+    for row in rows {
+        let line: Vec<String> = row
+            .iter()
+            .zip(widths)
+            .map(|(cell, width)| format!("{cell:width$}"))
+            .collect();
+        text += line.join("  ").trim_end();
+        text.push('\n');
+    }
+    text
+}
+
+/// All about one machine.
+pub fn one(machine: &MachineView, json: bool, iface: &str) -> Result<ExitCode> {
+    if json {
+        println!("{}", serde_json::to_string_pretty(machine)?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    let state = machine
+        .state
+        .map_or_else(|| "no record".to_owned(), |state| state.to_string());
+    println!("{}: {state}", name(machine));
+    println!("  answers on {iface}: {}", answers(machine));
+    if let Some(domain) = machine.domain {
+        println!("  domain: running, number {domain}");
+    }
+    if let Some(inventory) = &machine.inventory {
+        facts(machine, inventory);
+    }
+    for (slot, disk) in &machine.disks {
+        if let Some(mapping) = &disk.mapping {
+            println!("  the domain's disk {slot}: {}", mapping.backing.display());
+        }
+        if let Some(copy) = &disk.copy {
+            let done = copy.verified.as_ref().map_or_else(
+                || "begun, not complete".to_owned(),
+                |verified| format!("complete and checked {}", verified.at),
+            );
+            println!("  copy of disk {slot}: {}, {done}", copy.destination);
+        }
+    }
+    for difference in &machine.differences {
+        println!("! {}", plain(difference));
+    }
+    if !machine.history.is_empty() {
+        println!("  history:");
+        for line in machine.history.iter().rev().take(12).rev() {
+            println!("    {}  {}", line.at, plain(&line.what));
+        }
+    }
+    println!("next: {}", next(machine));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn facts(machine: &MachineView, inventory: &Inventory) {
+    if let Some(read) = machine.inventory_read {
+        println!("  inventory read: {read}");
+    }
+    let firmware = match inventory.firmware {
+        Firmware::Bios => "BIOS",
+        Firmware::Uefi => "UEFI",
+    };
+    println!("  hardware: {}, {firmware}", hardware(inventory));
+    if !inventory.dmi.serial.is_empty() {
+        println!("  serial number: {}", plain(&inventory.dmi.serial));
+    }
+    println!(
+        "  processor: {} ({} threads, {}-bit)",
+        plain(&inventory.cpu.model),
+        inventory.cpu.threads,
+        if inventory.cpu.long_mode { 64 } else { 32 }
+    );
+    println!("  memory: {}", HumanBytes(inventory.memory_bytes));
+    for nic in &inventory.nics {
+        let link = if nic.carrier { "link up" } else { "no link" };
+        let boot = if nic.boot { ", boots from it" } else { "" };
+        println!(
+            "  network: {} {} ({}, {link}{boot})",
+            plain(&nic.name),
+            nic.mac,
+            plain(&nic.driver)
+        );
+    }
+    for disk in &inventory.disks {
+        let address = disk
+            .address
+            .map_or_else(|| "not exported".to_owned(), |address| address.to_string());
+        println!(
+            "  disk {address}: {} {}, {}, serial {}, controller {}",
+            plain(&disk.name),
+            size(disk),
+            plain(&disk.model),
+            if disk.serial.is_empty() {
+                "unknown".to_owned()
+            } else {
+                plain(&disk.serial)
+            },
+            plain(&disk.controller)
+        );
+        if !disk.refused.is_empty() {
+            println!("    not exported: {}", plain(&disk.refused));
+        }
+        for partition in disk.table.iter().flat_map(|table| &table.partitions) {
+            println!(
+                "    partition {}: type {}, {}{}",
+                partition.number,
+                plain(&partition.kind),
+                HumanBytes(partition.sectors * SECTOR),
+                if partition.bootable { ", bootable" } else { "" }
+            );
+        }
+    }
+}
+
+/// What an operator does next.
+fn next(machine: &MachineView) -> String {
+    let name = name(machine);
+    match machine.state {
+        None => "it answers and has no record here: restart it so that it boots from `p2v serve` on this host".into(),
+        Some(State::Seen) => {
+            "its ROM asked for a boot file and its agent was not heard yet: look at its screen".into()
+        }
+        Some(State::Exported) => format!("`p2v start {name}` runs it as a domain; `p2v config {name}` shows how"),
+        Some(State::Running) => format!(
+            "when it suits: shut it down from inside or `p2v stop {name}`, then `p2v copy {name} --to VG`"
+        ),
+        Some(State::Copying) => format!("`p2v copy {name} --to VG` again: it goes on where it stopped"),
+        Some(State::Copied) => format!("`p2v cutover {name}` runs it from the copy"),
+        Some(State::Moved) => format!("when you are content with it: `p2v release {name}` switches the old machine off"),
+        Some(State::Released) => "nothing: it is moved and the old machine is off".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_line_up_and_terminals_are_not_steered() {
+        let row = |a: &str, b: &str| [a, b, "", "", "", "x"].map(str::to_owned);
+        assert_eq!(
+            table(&[row("NAME", "S"), row("e1", "exported")]),
+            "NAME  S               x\ne1    exported        x\n"
+        );
+        assert_eq!(plain("disk\u{1b}[2J\n"), "disk?[2J?");
+    }
+}
