@@ -9,7 +9,20 @@ use crate::timestamp::Timestamp;
 /// Held while a command changes a machine; given back on drop, and by the kernel if the process dies.
 #[derive(Debug)]
 pub struct MachineLock {
-    _file: File,
+    _held: Held,
+}
+
+/// A file's exclusive lock. It is ended by name and not only by closing the file: a program that
+/// another thread is just starting has a copy of every open file until its `exec`, and the lock
+/// would last as long.
+#[derive(Debug)]
+pub(crate) struct Held(pub(crate) File);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // Closing follows, which ends the lock at the latest.
+        let _ = self.0.unlock();
+    }
 }
 
 /// Why a lock was not had.
@@ -75,7 +88,7 @@ impl MachineLock {
             Timestamp::now()
         )
         .map_err(io)?;
-        Ok(MachineLock { _file: file })
+        Ok(MachineLock { _held: Held(file) })
     }
 }
 

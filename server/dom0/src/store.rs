@@ -1,6 +1,6 @@
 //! The records on disk: one JSON file per machine under `STATE/machines/`.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use p2v_aoe::address::SHELF_MAX;
 use p2v_aoe::token::Token;
 
 use crate::atomic_file;
-use crate::lock::{LockError, MachineLock};
+use crate::lock::{Held, LockError, MachineLock};
 use crate::name::MachineName;
 use crate::record::{RECORD_VERSION, Record};
 use crate::timestamp::Timestamp;
@@ -340,9 +340,9 @@ impl Store {
         })
     }
 
-    fn write_lock(&self) -> Result<File, StoreError> {
+    fn write_lock(&self) -> Result<Held, StoreError> {
         let path = self.machines.join(".lock");
-        let lock = || -> io::Result<File> {
+        let lock = || -> io::Result<Held> {
             let file = OpenOptions::new()
                 .read(true)
                 .write(true)
@@ -351,7 +351,7 @@ impl Store {
                 .mode(0o600)
                 .open(&path)?;
             file.lock()?;
-            Ok(file)
+            Ok(Held(file))
         };
         lock().map_err(|source| StoreError::Io {
             doing: "lock",

@@ -107,6 +107,13 @@ impl FileSink {
     }
 }
 
+impl Drop for FileSink {
+    fn drop(&mut self) {
+        // Ends a lock the opener took, as `lock::Held` does; closing follows.
+        let _ = self.file.unlock();
+    }
+}
+
 impl Sink for FileSink {
     fn bytes(&self) -> u64 {
         self.bytes
