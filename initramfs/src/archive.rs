@@ -50,6 +50,13 @@ impl Archive {
         self.add(path, Entry::File { mode, content });
     }
 
+    /// Adds a file that is packed with zstd by itself, so that it stays packed in the machine's
+    /// memory.
+    pub fn add_packed(&mut self, path: &str, content: &[u8]) -> io::Result<()> {
+        self.add_file(path, 0o644, zstd::bulk::compress(content, LEVEL)?);
+        Ok(())
+    }
+
     /// Bytes of all files: about what the archive takes of the machine's memory.
     pub fn unpacked(&self) -> u64 {
         self.entries

@@ -150,8 +150,10 @@ pub fn build(recipe: &Recipe) -> Result<Image, ImageError> {
     let tree = format!("lib/modules/{}", recipe.kernel.version);
     let mut firmware = 0;
     for module in taken.modules() {
-        let path = format!("{tree}/kernel/{}.ko", module.path);
-        archive.add_file(&path, 0o644, read(&module.file)?);
+        let path = format!("{tree}/{}", module.file_in_image());
+        archive
+            .add_packed(&path, &read(&module.file)?)
+            .map_err(ImageError::Pack)?;
         let Some(from) = &recipe.firmware else {
             continue;
         };

@@ -19,6 +19,14 @@ pub struct Module {
     pub info: ModInfo,
 }
 
+impl Module {
+    /// Its path in the image, below `lib/modules/VERSION`. Each module is packed by itself: with
+    /// all of them unpacked the image needs 256 MB of memory to start, and old machines have less.
+    pub fn file_in_image(&self) -> String {
+        format!("kernel/{}.ko.zst", self.path)
+    }
+}
+
 /// Why the modules cannot be indexed.
 #[derive(Debug, thiserror::Error)]
 pub enum IndexError {
@@ -187,14 +195,14 @@ impl ModuleIndex {
     pub fn modules_dep(&self) -> String {
         let mut text = String::new();
         for module in self.modules.values() {
-            let _ = write!(text, "kernel/{}.ko:", module.path);
+            let _ = write!(text, "{}:", module.file_in_image());
             for needed in module
                 .info
                 .depends
                 .iter()
                 .filter_map(|n| self.modules.get(n))
             {
-                let _ = write!(text, " kernel/{}.ko", needed.path);
+                let _ = write!(text, " {}", needed.file_in_image());
             }
             text.push('\n');
         }
@@ -278,7 +286,7 @@ mod tests {
         assert!(
             taken
                 .modules_dep()
-                .contains("kernel/ata/ahci.ko: kernel/ata/libahci.ko\n")
+                .contains("kernel/ata/ahci.ko.zst: kernel/ata/libahci.ko.zst\n")
         );
         assert!(taken.modules_alias().contains("alias pci:v1* ahci\n"));
         assert_eq!(

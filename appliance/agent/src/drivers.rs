@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -78,6 +80,47 @@ pub fn load_all(loader: &mut Loader, events: Option<&Uevents>, mut say: impl FnM
     }
 }
 
+/// Firmware files that drivers asked for and did not get, from the kernel's messages: the image
+/// has none unless it was made with them (`p2v-image build --firmware`).
+///
+/// Debian's kernels say `DRIVER DEVICE: firmware: failed to load FILE (-2)` (seen with 6.1), others
+/// `Direct firmware load for FILE failed with error -2`.
+pub fn missing_firmware(messages: &str) -> BTreeSet<String> {
+    messages
+        .lines()
+        .filter_map(|line| {
+            let rest = line
+                .split_once("firmware: failed to load ")
+                .or_else(|| line.split_once("Direct firmware load for "))?
+                .1;
+            rest.split_whitespace().next().map(str::to_owned)
+        })
+        .collect()
+}
+
+/// What the kernel has said so far (`/dev/kmsg`); empty if it cannot be read.
+pub fn kernel_messages() -> String {
+    let mut messages = String::new();
+    let Ok(mut log) = fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open("/dev/kmsg")
+    else {
+        return messages;
+    };
+    // One record a read; EAGAIN at the end, EPIPE when records were overwritten meanwhile.
+    let mut record = [0; 8192];
+    loop {
+        match log.read(&mut record) {
+            Ok(length) if length > 0 => {
+                messages.push_str(&String::from_utf8_lossy(&record[..length]));
+            }
+            Err(error) if error.raw_os_error() == Some(libc::EPIPE) => {}
+            _ => return messages,
+        }
+    }
+}
+
 /// A PCI function that no driver has taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Orphan {
@@ -143,6 +186,15 @@ mod tests {
             found.into_iter().collect::<Vec<_>>(),
             ["pci:v1", "virtio:d1"]
         );
+    }
+
+    #[test]
+    fn firmware_that_is_missing_is_named_once() {
+        let messages = "6,1,2,-;e100 0000:00:04.0: firmware: failed to load e100/d102e_ucode.bin (-2)\n\
+             6,2,2,-;e100 0000:00:04.0: firmware: failed to load e100/d102e_ucode.bin (-2)\n\
+             4,3,2,-;bnx2 0: Direct firmware load for bnx2/x.fw failed with error -2\nother\n";
+        let found: Vec<_> = missing_firmware(messages).into_iter().collect();
+        assert_eq!(found, ["bnx2/x.fw", "e100/d102e_ucode.bin"]);
     }
 
     #[test]

@@ -4,11 +4,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::kmod::{ModuleInitFlags, finit_module};
+use nix::kmod::init_module;
 
 use crate::modalias;
 
@@ -20,7 +20,7 @@ fn canonical(name: &str) -> String {
 /// A module's name from its file's path.
 fn name_of(path: &str) -> String {
     let file = path.rsplit('/').next().unwrap_or(path);
-    canonical(file.strip_suffix(".ko").unwrap_or(file))
+    canonical(file.split_once(".ko").map_or(file, |(name, _)| name))
 }
 
 /// The modules there are and how they hang together.
@@ -129,9 +129,9 @@ pub enum ModuleError {
         /// The system's reason.
         source: io::Error,
     },
-    /// Its file cannot be opened.
-    #[error("module {name}: opening {path}: {source}")]
-    Open {
+    /// Its file cannot be read.
+    #[error("module {name}: reading {path}: {source}")]
+    File {
         /// The module.
         name: String,
         /// Its file.
@@ -150,6 +150,21 @@ pub enum ModuleError {
     /// There is no such module.
     #[error("no module {0} in this image")]
     Unknown(String),
+}
+
+/// Reads a module's file, packed (`.ko.zst`) or not. Packed modules are what lets the image
+/// unpack in the memory of an old machine; Debian's 6.1 kernel does not unpack them itself.
+fn read_module(path: &Path) -> io::Result<Vec<u8>> {
+    let mut file = File::open(path)?;
+    let mut image = Vec::new();
+    if path.extension().is_some_and(|e| e == "zst") {
+        ruzstd::decoding::StreamingDecoder::new(&mut file)
+            .map_err(io::Error::other)?
+            .read_to_end(&mut image)?;
+    } else {
+        file.read_to_end(&mut image)?;
+    }
+    Ok(image)
 }
 
 /// Loads modules from a module tree.
@@ -228,12 +243,12 @@ impl Loader {
             return Err(ModuleError::Unknown(name.to_owned()));
         };
         let path = self.dir.join(path);
-        let file = File::open(&path).map_err(|source| ModuleError::Open {
+        let image = read_module(&path).map_err(|source| ModuleError::File {
             name: name.to_owned(),
             path,
             source,
         })?;
-        match finit_module(file, c"", ModuleInitFlags::empty()) {
+        match init_module(&image, c"") {
             Ok(()) => Ok(true),
             // There already; or a module for a processor feature that this one does not have.
             Err(Errno::EEXIST | Errno::ENODEV) => Ok(false),
@@ -254,7 +269,7 @@ mod tests {
             "kernel/ata/ahci.ko: kernel/ata/libahci.ko\n\
              kernel/ata/libahci.ko: kernel/ata/libata.ko\n\
              kernel/ata/libata.ko:\n\
-             kernel/crypto/crc32c-intel.ko:\n\
+             kernel/crypto/crc32c-intel.ko.zst:\n\
              kernel/a.ko: kernel/b.ko\nkernel/b.ko: kernel/a.ko\nnonsense\n",
             "alias pci:v*d*sv*sd*bc01sc06i01* ahci\nalias crypto-crc32c crc32c_intel\n# x\n",
             "softdep libata pre: crypto_crc32c gone post: later\nsoftdep\n",
@@ -282,6 +297,20 @@ mod tests {
         assert_eq!(index.matching("crypto-crc32c"), ["crc32c_intel"]);
         assert_eq!(index.matching("crc32c-intel"), ["crc32c_intel"]);
         assert!(index.matching("pci:other").is_empty());
+    }
+
+    #[test]
+    fn a_damaged_packed_module_is_an_error_and_no_panic() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.ko.zst");
+        // A zstd frame of one raw block: magic, header (single segment, size 2), last block.
+        let packed = b"\x28\xb5\x2f\xfd\x20\x02\x11\x00\x00hi";
+        fs::write(&path, packed).unwrap();
+        assert_eq!(read_module(&path).unwrap(), b"hi");
+        for length in 0..packed.len() {
+            fs::write(&path, &packed[..length]).unwrap();
+            assert!(read_module(&path).is_err(), "{length} bytes");
+        }
     }
 
     #[test]

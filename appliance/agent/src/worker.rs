@@ -119,10 +119,10 @@ impl Worker {
         // It fails on machines whose BIOS does not say, and under UEFI.
         let _ = loader.load("edd");
         for orphan in drivers::orphans(Path::new(SYS)) {
-            console.say(&format!(
-                "no driver for {} adapter PCI {} at {}",
+            console.say(&with_firmware(&format!(
+                "no driver took the {} adapter PCI {} at {}",
                 orphan.kind, orphan.id, orphan.address
-            ));
+            )));
         }
     }
 
@@ -176,7 +176,7 @@ impl Worker {
                 match self.set_up(&nic.name, nic.mac) {
                     Ok(()) => return nic.name.clone(),
                     Err(error) => {
-                        let why = error.to_string();
+                        let why = with_firmware(&error.to_string());
                         if said != why {
                             self.console.say(&why);
                             said = why;
@@ -373,6 +373,20 @@ impl Worker {
             ));
         }
     }
+}
+
+/// A failure and the firmware files that were not there, which is the usual reason for it.
+fn with_firmware(failure: &str) -> String {
+    let files = drivers::missing_firmware(&drivers::kernel_messages());
+    if files.is_empty() {
+        return failure.to_owned();
+    }
+    let files: Vec<String> = files.into_iter().collect();
+    format!(
+        "{failure}; drivers asked for firmware that this image does not have: {} \
+         (make the image with p2v-image build --firmware DIR)",
+        files.join(" ")
+    )
 }
 
 /// Why the export failed, for the screen.
