@@ -173,7 +173,8 @@ fn may_cut_over(record: &Record, options: CutoverOptions) -> Result<(), Error> {
     let name = &record.name;
     if matches!(record.state, State::Moved | State::Released) {
         return refused(format!(
-            "{name} is {} already: its domain is started with `xl create` (and by itself with a link in the auto directory)",
+            "{name} is {} already: its domain is started with `xl create` (after a cutover that was cut off: `p2v devices up` \
+             and `p2v config {name} --write` first)",
             record.state
         ));
     }

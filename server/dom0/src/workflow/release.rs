@@ -57,10 +57,15 @@ pub fn release(
         let contact = context.contact(name)?;
         let token = context.need_token(&contact)?;
         let disks = addresses(&contact.disks);
+        let Some(first) = disks.first().copied() else {
+            return refused(format!(
+                "the inventory of {name} names no exported disk: switch it off by hand and say --off"
+            ));
+        };
         // The agent does not switch off while a disk may be written.
         context.set_access(name, &disks, &token, Access::ReadOnly)?;
         report.step("switching the old machine off");
-        let mut session = wire.attach(disks[0])?;
+        let mut session = wire.attach(first)?;
         let counter = host.store.next_counter(name)?;
         session.finish(&token, counter, Finish::PowerOff)?;
         drop(session);

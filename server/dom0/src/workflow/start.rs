@@ -79,7 +79,13 @@ pub fn start(
 
         report.step(&format!("loading the aoe driver for {}", host.iface));
         if driver.load(&host.iface)? {
-            undo.push("unloading the aoe driver", move || driver.unload());
+            undo.push("unloading the aoe driver", move || {
+                // udev may still look at a device that went; a driver that stays harms nobody.
+                if let Err(error) = driver.unload() {
+                    report.warn(&format!("the aoe driver stays loaded: {error}"));
+                }
+                Ok::<_, Error>(())
+            });
         }
         for (address, disk) in &contact.disks {
             map_old_disk(context, &driver, name, *address, disk.sectors, undo)?;
