@@ -1,0 +1,10 @@
+//! The service on a real wire: two network namespaces joined by a veth pair, real clients on the
+//! one end (udhcpc, dhclient, curl, atftp, tftp-hpa, QEMU's PXE ROM with PXELINUX) and hand-made
+//! ones for what no well-behaved client does. Needs root.
+
+mod dhcp;
+mod lab;
+mod proxy;
+mod rom;
+mod tftp;
+mod tftp_clients;

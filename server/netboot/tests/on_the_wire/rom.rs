@@ -1,0 +1,150 @@
+//! A whole machine: QEMU with its PXE ROM (iPXE) and the real PXELINUX.
+
+use std::io::Write;
+use std::process::Stdio;
+
+use p2v_netboot::{BootDecision, Mode};
+
+use crate::dhcp::site_dhcp_server;
+use crate::lab::{Lab, Running, run, wait_for_output};
+
+/// A boot sector that prints `OWN DISK` on the first serial port and stops.
+fn own_disk() -> Vec<u8> {
+    let mut sector = vec![
+        0xBE, 0x1B, 0x7C, // mov si, text (7C1B)
+        0xBA, 0xFD, 0x03, // wait: mov dx, 3FD (line status)
+        0xEC, // in al, dx
+        0xA8, 0x20, // test al, 20 (transmitter empty)
+        0x74, 0xF8, // jz wait
+        0x2E, 0x8A, 0x04, // mov al, cs:[si]
+        0x46, // inc si
+        0x84, 0xC0, // test al, al
+        0x74, 0x05, // jz stop
+        0xB2, 0xF8, // mov dl, F8 (data)
+        0xEE, // out dx, al
+        0xEB, 0xEB, // jmp wait
+        0xF4, 0xEB, 0xFD, // stop: hlt; jmp stop
+    ];
+    assert_eq!(sector.len(), 0x1B);
+    sector.extend(b"OWN DISK\r\n\0");
+    sector.resize(510, 0);
+    sector.extend([0x55, 0xAA]);
+    sector.resize(1 << 20, 0);
+    sector
+}
+
+struct Machine {
+    qemu: Running,
+}
+
+impl Machine {
+    fn start(lab: &Lab) -> Machine {
+        std::fs::write(lab.path("disk"), own_disk()).unwrap();
+        let qemu = lab
+            .client
+            .command("timeout")
+            .args([
+                "300",
+                "qemu-system-x86_64",
+                "-M",
+                "pc",
+                "-accel",
+                "tcg",
+                "-m",
+                "256",
+            ])
+            .args([
+                "-display", "none", "-vga", "none", "-monitor", "none", "-serial", "stdio",
+            ])
+            .args([
+                "-boot",
+                "order=nc",
+                "-netdev",
+                "tap,id=n,ifname=tap0,script=no,downscript=no",
+            ])
+            .args(["-device", "e1000,netdev=n,mac=52:54:00:12:34:56", "-drive"])
+            .arg(format!(
+                "file={},format=raw,if=ide",
+                lab.path("disk").display()
+            ))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        Machine {
+            qemu: Running(qemu),
+        }
+    }
+
+    fn says(&mut self, part: &str) -> String {
+        wait_for_output(self.qemu.0.stdout.as_mut().unwrap(), part)
+    }
+
+    fn press_enter(&mut self) {
+        self.qemu
+            .0
+            .stdin
+            .as_mut()
+            .unwrap()
+            .write_all(b"\r")
+            .unwrap();
+    }
+}
+
+#[test]
+fn a_held_machine_waits_asks_again_and_then_goes_on_with_its_own_disk() {
+    let lab = Lab::new();
+    lab.add_tap();
+    *lab.recorder.decision.lock().unwrap() = BootDecision::Hold {
+        message: "It runs on xen1 since Friday.".into(),
+    };
+    let _service = lab.serve(lab.settings(Mode::Dhcp));
+    let mut machine = Machine::start(&lab);
+    let screen = machine.says("Press Enter");
+    assert!(screen.contains("It runs on xen1 since Friday."), "{screen}");
+    assert!(screen.contains("Its disk is not started"), "{screen}");
+    machine.says("boot:");
+    *lab.recorder.decision.lock().unwrap() = BootDecision::LocalDisk {
+        why: "All is well.".into(),
+    };
+    machine.press_enter();
+    let screen = machine.says("OWN DISK");
+    assert!(screen.contains("All is well."), "{screen}");
+    for line in [
+        "52:54:00:12:34:56: BIOS (iPXE), asks for boot, offered 192.168.7.200",
+        "52:54:00:12:34:56: given 192.168.7.200",
+        "52:54:00:12:34:56: pxelinux.0 42 kB in ",
+        "52:54:00:12:34:56: ldlinux.c32 119 kB in ",
+        "52:54:00:12:34:56: menu sent: wait",
+        "52:54:00:12:34:56: menu sent: go on with its own disk",
+    ] {
+        lab.recorder.wait_for(line);
+    }
+}
+
+#[test]
+fn beside_the_sites_own_dhcp_server_the_kernel_is_fetched() {
+    let lab = Lab::new();
+    lab.add_tap();
+    let address = [
+        "-n",
+        &lab.client.0,
+        "addr",
+        "add",
+        "192.168.7.2/24",
+        "dev",
+        "br0",
+    ];
+    run(std::process::Command::new("ip").args(address));
+    let _site = site_dhcp_server(&lab, "br0");
+    let _service = lab.serve(lab.settings(Mode::Proxy));
+    let mut machine = Machine::start(&lab);
+    machine.says("starts the p2v agent from the network");
+    lab.recorder
+        .wait_for("52:54:00:12:34:56: BIOS (iPXE), asks for boot, told to boot from here");
+    lab.recorder
+        .wait_for("52:54:00:12:34:56: menu sent: start the agent");
+    // What this lab serves as a kernel is none: PXELINUX says so once it has it all.
+    lab.recorder
+        .wait_for("52:54:00:12:34:56: vmlinuz 300 kB in ");
+}

@@ -1,0 +1,331 @@
+//! TFTP by hand: what a ROM in trouble sends.
+
+use std::io::ErrorKind;
+use std::net::{SocketAddr, UdpSocket};
+use std::time::{Duration, Instant};
+
+use p2v_netboot::{BootDecision, Mode};
+
+use crate::lab::{CLIENT, Lab, SERVER, pattern};
+
+/// Well below the service's own timeout of 1 s: "at once".
+const AT_ONCE: Duration = Duration::from_millis(700);
+
+struct Client(UdpSocket);
+
+impl Client {
+    fn new(lab: &Lab) -> Client {
+        Client(lab.client.udp(SocketAddr::from((CLIENT, 0)), AT_ONCE))
+    }
+
+    fn request(&self, opcode: u8, name: &[u8], rest: &[u8]) {
+        let bytes = [&[0, opcode], name, b"\0", rest].concat();
+        self.0.send_to(&bytes, (SERVER, 69)).unwrap();
+    }
+
+    fn read(&self, name: &str, options: &[u8]) {
+        self.request(1, name.as_bytes(), &[b"octet\0", options].concat());
+    }
+
+    fn try_hear(&self) -> Option<(Vec<u8>, SocketAddr)> {
+        let mut buffer = [0; 2048];
+        match self.0.recv_from(&mut buffer) {
+            Ok((len, from)) => Some((buffer[..len].to_vec(), from)),
+            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => None,
+            Err(e) => panic!("{e}"),
+        }
+    }
+
+    fn hear(&self) -> (Vec<u8>, SocketAddr) {
+        self.try_hear().expect("nothing came at once")
+    }
+
+    fn ack(&self, to: SocketAddr, block: u16) {
+        self.0
+            .send_to(&[&[0, 4], &block.to_be_bytes()[..]].concat(), to)
+            .unwrap();
+    }
+
+    /// The whole file, by 512-byte blocks.
+    fn whole(&self, name: &str) -> Vec<u8> {
+        self.read(name, b"");
+        let (mut file, mut block) = (Vec::new(), 1_u16);
+        loop {
+            let (packet, from) = self.hear();
+            assert_eq!(
+                packet[..2],
+                [0, 3],
+                "{:?}",
+                String::from_utf8_lossy(&packet)
+            );
+            assert_eq!(packet[2..4], block.to_be_bytes());
+            file.extend(&packet[4..]);
+            self.ack(from, block);
+            block = block.wrapping_add(1);
+            if packet.len() < 516 {
+                return file;
+            }
+        }
+    }
+
+    /// The error code answered at once.
+    fn refused(&self) -> u8 {
+        let (packet, _) = self.hear();
+        assert_eq!(packet[..3], [0, 5, 0], "{packet:?}");
+        packet[3]
+    }
+}
+
+#[test]
+fn a_machine_that_is_power_cycled_in_the_middle_is_served_again_at_once() {
+    let lab = Lab::with_address();
+    let _service = lab.serve(lab.settings(Mode::Off));
+    let client = Client::new(&lab);
+    for _ in 0..3 {
+        client.read("vmlinuz", b"");
+        let mut old = None;
+        for block in 1..=20_u16 {
+            let (packet, from) = client.hear();
+            assert_eq!(packet[2..4], block.to_be_bytes());
+            client.ack(from, block);
+            old = Some(from);
+        }
+        // Block 21 is on its way; the ROM starts anew from the same port, and drops what it does
+        // not know.
+        client.read("vmlinuz", b"");
+        let begun = Instant::now();
+        let new = loop {
+            let (packet, from) = client.hear();
+            if Some(from) != old {
+                assert_eq!(packet[..4], [0, 3, 0, 1]);
+                break from;
+            }
+        };
+        assert!(begun.elapsed() < AT_ONCE);
+        client.ack(new, 1);
+        let second = loop {
+            let (packet, from) = client.hear();
+            if from == new {
+                break packet;
+            }
+        };
+        assert_eq!(second[4..], pattern(300_001)[512..1024]);
+        client.0.send_to(b"\0\x05\0\0enough\0", new).unwrap();
+        while client.try_hear().is_some_and(|(_, from)| from != new) {}
+    }
+    lab.recorder
+        .wait_for("vmlinuz: stopped by the machine after 512 bytes: enough");
+    lab.recorder
+        .wait_for("vmlinuz: the machine fell silent after 10 kB");
+}
+
+#[test]
+fn an_aborted_size_probe_leaves_nothing_behind() {
+    let lab = Lab::with_address();
+    let _service = lab.serve(lab.settings(Mode::Off));
+    let client = Client::new(&lab);
+    for _ in 0..3 {
+        client.read("vmlinuz", b"tsize\x000\0");
+        let (packet, from) = client.hear();
+        assert_eq!(packet, b"\0\x06tsize\x00300001\0");
+        client.0.send_to(b"\0\x05\0\0TFTP Aborted", from).unwrap();
+        client.read("vmlinuz", b"blksize\x001408\0");
+        let (packet, second) = client.hear();
+        assert_eq!(packet, b"\0\x06blksize\x001408\0");
+        client.0.send_to(b"\0\x05\0\0", second).unwrap();
+    }
+    // The service would send again after 1 s.
+    client
+        .0
+        .set_read_timeout(Some(Duration::from_millis(1500)))
+        .unwrap();
+    assert_eq!(client.try_hear(), None);
+    lab.recorder
+        .wait_for("52:54:00:12:34:56: vmlinuz: asked for its size");
+}
+
+#[test]
+fn a_request_sent_twice_is_one_transfer() {
+    let lab = Lab::with_address();
+    let _service = lab.serve(lab.settings(Mode::Off));
+    let client = Client::new(&lab);
+    client.read("initrd", b"");
+    client.read("initrd", b"");
+    let (_, first) = client.hear();
+    assert_eq!(client.try_hear(), None);
+    client.0.send_to(b"\0\x05\0\0\0", first).unwrap();
+}
+
+#[test]
+fn a_lost_first_block_of_a_window_is_sent_again_at_once() {
+    let lab = Lab::with_address();
+    let _service = lab.serve(lab.settings(Mode::Off));
+    let client = Client::new(&lab);
+    client.read("vmlinuz", b"windowsize\x004\0");
+    let (_, from) = client.hear();
+    client.ack(from, 0);
+    for _ in 0..4 {
+        client.hear();
+    }
+    // As if block 1 had not come.
+    client.ack(from, 0);
+    for block in 1..=4_u8 {
+        assert_eq!(client.hear().0[..4], [0, 3, 0, block]);
+    }
+    client.ack(from, 4);
+    assert_eq!(client.hear().0[..4], [0, 3, 0, 5]);
+}
+
+#[test]
+fn only_options_that_were_asked_for_and_within_limits() {
+    let lab = Lab::with_address();
+    let _service = lab.serve(lab.settings(Mode::Off));
+    for (asked, granted) in [
+        (
+            &b"tsize\x000\0blksize\x001408\0"[..],
+            &b"blksize\x001408\0tsize\x00300001\0"[..],
+        ),
+        (
+            b"blksize\x0065464\0windowsize\x0064000\0",
+            b"blksize\x001456\0windowsize\x0016\0",
+        ),
+        (
+            b"BLKSIZE\x00512\0timeout\x00255\0x-new\0y\0",
+            b"blksize\x00512\0",
+        ),
+        (b"blksize\x001408\0\0", b"blksize\x001408\0"),
+        (b"blksize\x001408\0\xFF\xFEgarbage", b"blksize\x001408\0"),
+    ] {
+        let client = Client::new(&lab);
+        client.read("vmlinuz", asked);
+        assert_eq!(client.hear().0, [b"\0\x06", granted].concat(), "{asked:?}");
+    }
+    // Absurd ones count as not sent.
+    for absurd in [
+        &b"blksize\x000\0"[..],
+        b"blksize\x0099999999999\0",
+        b"windowsize\x000\0",
+        b"blksize\0-1\0",
+        b"blksize",
+    ] {
+        let client = Client::new(&lab);
+        client.read("vmlinuz", absurd);
+        let (packet, _) = client.hear();
+        assert_eq!(
+            (packet.len(), &packet[..4]),
+            (516, &[0, 3, 0, 1][..]),
+            "{absurd:?}"
+        );
+    }
+}
+
+#[test]
+fn nothing_but_the_boot_set_is_there() {
+    let lab = Lab::with_address();
+    std::fs::write(lab.path("secret"), "x").unwrap();
+    let _service = lab.serve(lab.settings(Mode::Off));
+    let client = Client::new(&lab);
+    let endless = "a/".repeat(1500);
+    let absolute = lab.path("vmlinuz");
+    for name in [
+        "",
+        "/",
+        ".",
+        "..",
+        "../secret",
+        "secret",
+        "/etc/passwd",
+        "pxelinux.cfg/../vmlinuz",
+        "pxelinux.cfg/../../etc/passwd",
+        "..\\vmlinuz",
+        "\\vmlinuz",
+        "pxelinux.cfg\\default",
+        "vmlinuz/",
+        "./vmlinuz",
+        "%2e%2e/vmlinuz",
+        "pxelinux.cfg",
+        "leases.json",
+        &endless,
+        absolute.to_str().unwrap(),
+        // What PXELINUX looks for before and after its own menu.
+        "pxelinux.cfg/4c4c4544-0042-3010-8051-b4c04f4d3232",
+        "pxelinux.cfg/C0A80702",
+        "pxelinux.cfg/C",
+    ] {
+        client.read(name, b"");
+        assert_eq!(client.refused(), 1, "{name:?}");
+    }
+    client.request(1, b"\xFF\xFE../x", b"octet\0");
+    assert_eq!(client.refused(), 1);
+    client.request(2, b"vmlinuz", b"octet\0");
+    assert_eq!(client.refused(), 2);
+    client.request(1, b"vmlinuz", b"netascii\0");
+    assert_eq!(client.refused(), 0);
+    client.request(1, b"vmlinuz", b"rot13\0");
+    assert_eq!(client.refused(), 4);
+    client.0.send_to(b"\0\x01vmlinuz", (SERVER, 69)).unwrap();
+    assert_eq!(client.refused(), 4);
+    // Not requests: not answered, and no harm done.
+    for rubbish in [
+        &b""[..],
+        b"\0",
+        b"\0\x09x\0octet\0",
+        &[0xFF; 1400],
+        b"\0\x03\0\x01data",
+        b"\0\x05\0\0\0",
+    ] {
+        client.0.send_to(rubbish, (SERVER, 69)).unwrap();
+    }
+    assert_eq!(
+        client.whole("initrd"),
+        pattern(1456 * 40),
+        "the first answer is to this"
+    );
+    lab.recorder
+        .wait_for("192.168.7.2 asked for ../secret: not served");
+    lab.recorder
+        .wait_for("192.168.7.2 tried to write vmlinuz: refused");
+    assert!(
+        !lab.recorder
+            .lines()
+            .iter()
+            .any(|line| line.contains("C0A80702")),
+        "a miss is no news"
+    );
+}
+
+#[test]
+fn each_machine_gets_its_menu_as_it_is_now() {
+    let lab = Lab::with_address();
+    let mut settings = lab.settings(Mode::Off);
+    settings.allow.insert(crate::lab::MAC);
+    let _service = lab.serve(settings);
+    let client = Client::new(&lab);
+    let own = "pxelinux.cfg/01-52-54-00-12-34-56";
+    let menu = |name: &str| String::from_utf8(client.whole(name)).unwrap();
+    assert!(menu(own).contains("ttyS0,115200 p2v.shelf=7 p2v.token=secret\n"));
+    // The machine is known by its address.
+    assert!(menu("pxelinux.cfg/default").contains("p2v.token=secret"));
+    let stranger = menu("pxelinux.cfg/01-52-54-00-00-00-09");
+    assert!(
+        stranger.contains("LOCALBOOT 0") && stranger.contains("not on the list"),
+        "{stranger}"
+    );
+    assert!(!stranger.contains("token"));
+    *lab.recorder.decision.lock().unwrap() = BootDecision::Hold {
+        message: "It runs on xen1 since Friday.".into(),
+    };
+    for name in [own, "pxelinux.cfg/default"] {
+        // The two menus above taught the service that this address is the stranger's; the wire
+        // knows better.
+        let held = menu(name);
+        assert!(
+            held.contains("SAY   It runs on xen1 since Friday."),
+            "{held}"
+        );
+        assert!(!held.contains("LOCALBOOT"), "{held}");
+    }
+    lab.recorder
+        .wait_for("52:54:00:12:34:56: menu sent: start the agent");
+    lab.recorder.wait_for("52:54:00:12:34:56: menu sent: wait");
+}
