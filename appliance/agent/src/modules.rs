@@ -3,6 +3,7 @@
 //! Reads depmod(8)'s text files in `/lib/modules/VERSION`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::CString;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -118,6 +119,18 @@ impl ModuleIndex {
     }
 }
 
+/// The parameters for a module on a kernel command line: `libata.dma=0` gives `dma=0` to `libata`,
+/// as modprobe(8) does, so that an operator can get an odd machine going from the boot menu.
+pub fn parameters(cmdline: &str, module: &str) -> String {
+    let given: Vec<&str> = cmdline
+        .split_whitespace()
+        .filter_map(|word| word.split_once('.'))
+        .filter(|(name, _)| canonical(name) == module)
+        .map(|(_, parameter)| parameter)
+        .collect();
+    given.join(" ")
+}
+
 /// Why a module is not loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum ModuleError {
@@ -172,6 +185,7 @@ fn read_module(path: &Path) -> io::Result<Vec<u8>> {
 pub struct Loader {
     dir: PathBuf,
     index: ModuleIndex,
+    cmdline: String,
     /// Loaded, or refused once: not tried again.
     done: BTreeSet<String>,
 }
@@ -190,6 +204,7 @@ impl Loader {
                 &read("modules.softdep").unwrap_or_default(),
             ),
             dir: dir.to_owned(),
+            cmdline: fs::read_to_string("/proc/cmdline").unwrap_or_default(),
             done: BTreeSet::new(),
         })
     }
@@ -248,7 +263,9 @@ impl Loader {
             path,
             source,
         })?;
-        match init_module(&image, c"") {
+        // A command line holds no NUL.
+        let parameters = CString::new(parameters(&self.cmdline, name)).unwrap_or_default();
+        match init_module(&image, &parameters) {
             Ok(()) => Ok(true),
             // There already; or a module for a processor feature that this one does not have.
             Err(Errno::EEXIST | Errno::ENODEV) => Ok(false),
@@ -297,6 +314,15 @@ mod tests {
         assert_eq!(index.matching("crypto-crc32c"), ["crc32c_intel"]);
         assert_eq!(index.matching("crc32c-intel"), ["crc32c_intel"]);
         assert!(index.matching("pci:other").is_empty());
+    }
+
+    #[test]
+    fn parameters_go_to_their_module() {
+        let line =
+            "quiet libata.dma=0 p2v.shelf=7 libata.force=1.5Gbps,noncq hpsa-x.a=1 x=libata.no";
+        assert_eq!(parameters(line, "libata"), "dma=0 force=1.5Gbps,noncq");
+        assert_eq!(parameters(line, "hpsa_x"), "a=1");
+        assert_eq!(parameters(line, "ahci"), "");
     }
 
     #[test]
