@@ -293,18 +293,42 @@ pub fn pattern(len: usize) -> Vec<u8> {
         .collect()
 }
 
-/// What a program prints, until a line has `part`.
-pub fn wait_for_output(from: &mut impl Read, part: &str) -> String {
-    let mut seen = Vec::new();
-    let mut byte = [0];
-    loop {
-        let got = from.read(&mut byte).unwrap();
-        seen.extend(&byte[..got]);
-        let text = String::from_utf8_lossy(&seen);
-        if text.contains(part) {
-            return text.into_owned();
+/// What a machine prints on its serial port.
+#[derive(Default, Clone)]
+pub struct Screen(Arc<(Mutex<String>, Condvar)>);
+
+impl Screen {
+    pub fn of(mut from: impl Read + Send + 'static) -> Screen {
+        let screen = Screen::default();
+        let kept = screen.clone();
+        std::thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(got @ 1..) = from.read(&mut buffer) {
+                kept.0
+                    .0
+                    .lock()
+                    .unwrap()
+                    .push_str(&String::from_utf8_lossy(&buffer[..got]));
+                kept.0.1.notify_all();
+            }
+        });
+        screen
+    }
+
+    /// Waits until it has printed `part`, and returns all it has printed.
+    pub fn wait_for(&self, part: &str) -> String {
+        let deadline = Instant::now() + LIMIT;
+        let mut text = self.0.0.lock().unwrap();
+        while !text.contains(part) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            assert!(
+                !left.is_zero(),
+                "no {part:?} in {}",
+                &text[..text.floor_char_boundary(4000)]
+            );
+            text = self.0.1.wait_timeout(text, left).unwrap().0;
         }
-        assert!(got == 1, "ended without {part:?}: {text}");
+        text.clone()
     }
 }
 

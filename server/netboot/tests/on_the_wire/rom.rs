@@ -6,7 +6,7 @@ use std::process::Stdio;
 use p2v_netboot::{BootDecision, Mode};
 
 use crate::dhcp::site_dhcp_server;
-use crate::lab::{Lab, Running, run, wait_for_output};
+use crate::lab::{Lab, Running, Screen, run};
 
 /// A boot sector that prints `OWN DISK` on the first serial port and stops.
 fn own_disk() -> Vec<u8> {
@@ -35,49 +35,37 @@ fn own_disk() -> Vec<u8> {
 
 struct Machine {
     qemu: Running,
+    screen: Screen,
 }
 
 impl Machine {
     fn start(lab: &Lab) -> Machine {
-        std::fs::write(lab.path("disk"), own_disk()).unwrap();
-        let qemu = lab
-            .client
-            .command("timeout")
-            .args([
-                "300",
-                "qemu-system-x86_64",
-                "-M",
-                "pc",
-                "-accel",
-                "tcg",
-                "-m",
-                "256",
-            ])
-            .args([
-                "-display", "none", "-vga", "none", "-monitor", "none", "-serial", "stdio",
-            ])
-            .args([
-                "-boot",
-                "order=nc",
-                "-netdev",
-                "tap,id=n,ifname=tap0,script=no,downscript=no",
-            ])
-            .args(["-device", "e1000,netdev=n,mac=52:54:00:12:34:56", "-drive"])
-            .arg(format!(
-                "file={},format=raw,if=ide",
-                lab.path("disk").display()
-            ))
+        let disk = lab.path("disk");
+        std::fs::write(&disk, own_disk()).unwrap();
+        // `setpriv`: gone with the test, however that ends.
+        let arguments = format!(
+            "--pdeathsig KILL qemu-system-x86_64 -M pc -accel tcg -m 256 -display none -vga none \
+             -monitor none -serial stdio -boot order=nc \
+             -netdev tap,id=n,ifname=tap0,script=no,downscript=no \
+             -device e1000,netdev=n,mac=52:54:00:12:34:56 -drive file={},format=raw,if=ide",
+            disk.display()
+        );
+        let mut command = lab.client.command("setpriv");
+        command.args(arguments.split_whitespace());
+        let mut qemu = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
+        let screen = Screen::of(qemu.stdout.take().unwrap());
         Machine {
             qemu: Running(qemu),
+            screen,
         }
     }
 
-    fn says(&mut self, part: &str) -> String {
-        wait_for_output(self.qemu.0.stdout.as_mut().unwrap(), part)
+    fn says(&self, part: &str) -> String {
+        self.screen.wait_for(part)
     }
 
     fn press_enter(&mut self) {
@@ -138,7 +126,7 @@ fn beside_the_sites_own_dhcp_server_the_kernel_is_fetched() {
     run(std::process::Command::new("ip").args(address));
     let _site = site_dhcp_server(&lab, "br0");
     let _service = lab.serve(lab.settings(Mode::Proxy));
-    let mut machine = Machine::start(&lab);
+    let machine = Machine::start(&lab);
     machine.says("starts the p2v agent from the network");
     lab.recorder
         .wait_for("52:54:00:12:34:56: BIOS (iPXE), asks for boot, told to boot from here");
