@@ -79,8 +79,7 @@ pub fn refusal(disk: &Traits<'_>) -> Option<String> {
     }
     if u64::from(disk.logical_sector) != SECTOR {
         return Some(format!(
-            "logical sectors of {} bytes (4Kn): AoE and the old controllers that are emulated \
-             know only 512",
+            "{}-byte logical sectors (4Kn): AoE has only 512",
             disk.logical_sector
         ));
     }
