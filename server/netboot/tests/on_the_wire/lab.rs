@@ -324,7 +324,7 @@ impl Screen {
             assert!(
                 !left.is_zero(),
                 "no {part:?} in {}",
-                &text[..text.floor_char_boundary(4000)]
+                &text[..text.floor_char_boundary(2000)]
             );
             text = self.0.1.wait_timeout(text, left).unwrap().0;
         }

@@ -1,12 +1,15 @@
 //! A whole machine: QEMU with its PXE ROM (iPXE) and the real PXELINUX.
 
-use std::io::Write;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::process::Stdio;
+use std::time::Instant;
 
 use p2v_netboot::{BootDecision, Mode};
 
 use crate::dhcp::site_dhcp_server;
-use crate::lab::{Lab, Running, Screen, run};
+use crate::lab::{LIMIT, Lab, Running, Screen, run};
 
 /// A boot sector that prints `OWN DISK` on the first serial port and stops.
 fn own_disk() -> Vec<u8> {
@@ -35,7 +38,8 @@ fn own_disk() -> Vec<u8> {
 
 struct Machine {
     qemu: Running,
-    screen: Screen,
+    serial: Screen,
+    monitor: PathBuf,
 }
 
 impl Machine {
@@ -44,10 +48,11 @@ impl Machine {
         std::fs::write(&disk, own_disk()).unwrap();
         // `setpriv`: gone with the test, however that ends.
         let arguments = format!(
-            "--pdeathsig KILL qemu-system-x86_64 -M pc -accel tcg -m 256 -display none -vga none \
-             -monitor none -serial stdio -boot order=nc \
+            "--pdeathsig KILL qemu-system-x86_64 -M pc -accel tcg -m 256 -display none \
+             -monitor unix:{},server=on,wait=off -serial stdio -boot order=nc \
              -netdev tap,id=n,ifname=tap0,script=no,downscript=no \
              -device e1000,netdev=n,mac=52:54:00:12:34:56 -drive file={},format=raw,if=ide",
+            lab.path("monitor").display(),
             disk.display()
         );
         let mut command = lab.client.command("setpriv");
@@ -57,15 +62,51 @@ impl Machine {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let screen = Screen::of(qemu.stdout.take().unwrap());
+        let serial = Screen::of(qemu.stdout.take().unwrap());
         Machine {
             qemu: Running(qemu),
-            screen,
+            serial,
+            monitor: lab.path("monitor"),
         }
     }
 
     fn says(&self, part: &str) -> String {
-        self.screen.wait_for(part)
+        self.serial.wait_for(part)
+    }
+
+    /// Waits until the screen shows `part`, and returns what it shows: the text mode's memory, as
+    /// QEMU's monitor prints it.
+    fn shows(&self, part: &str) -> String {
+        let mut monitor = UnixStream::connect(&self.monitor).unwrap();
+        monitor.set_read_timeout(Some(LIMIT)).unwrap();
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            monitor.write_all(b"xp /4000xb 0xb8000\n").unwrap();
+            let (mut dump, mut buffer) = (String::new(), [0; 4096]);
+            while !dump.contains("b8f98:") || !dump.ends_with("(qemu) ") {
+                let got = monitor.read(&mut buffer).unwrap();
+                assert!(got > 0, "QEMU ended: {dump}");
+                dump.push_str(&String::from_utf8_lossy(&buffer[..got]));
+            }
+            let bytes = dump
+                .split_whitespace()
+                .filter_map(|word| word.strip_prefix("0x"));
+            let cells: Vec<u8> = bytes
+                .filter_map(|hex| u8::from_str_radix(hex, 16).ok())
+                .collect();
+            let text: String = cells
+                .iter()
+                .step_by(2)
+                .map(|&byte| char::from(byte))
+                .collect();
+            if text.contains(part) {
+                return text;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "no {part:?} on the screen: {text}"
+            );
+        }
     }
 
     fn press_enter(&mut self) {
@@ -88,16 +129,16 @@ fn a_held_machine_waits_asks_again_and_then_goes_on_with_its_own_disk() {
     };
     let _service = lab.serve(lab.settings(Mode::Dhcp));
     let mut machine = Machine::start(&lab);
-    let screen = machine.says("Press Enter");
+    machine.says("boot:");
+    let screen = machine.shows("Press Enter");
     assert!(screen.contains("It runs on xen1 since Friday."), "{screen}");
     assert!(screen.contains("Its disk is not started"), "{screen}");
-    machine.says("boot:");
     *lab.recorder.decision.lock().unwrap() = BootDecision::LocalDisk {
         why: "All is well.".into(),
     };
     machine.press_enter();
-    let screen = machine.says("OWN DISK");
-    assert!(screen.contains("All is well."), "{screen}");
+    machine.says("OWN DISK");
+    machine.shows("All is well.");
     for line in [
         "52:54:00:12:34:56: BIOS (iPXE), asks for boot, offered 192.168.7.200",
         "52:54:00:12:34:56: given 192.168.7.200",
@@ -127,7 +168,8 @@ fn beside_the_sites_own_dhcp_server_the_kernel_is_fetched() {
     let _site = site_dhcp_server(&lab, "br0");
     let _service = lab.serve(lab.settings(Mode::Proxy));
     let machine = Machine::start(&lab);
-    machine.says("starts the p2v agent from the network");
+    machine.says("Loading initrd...");
+    machine.shows("this machine starts the p2v agent from the network");
     lab.recorder
         .wait_for("52:54:00:12:34:56: BIOS (iPXE), asks for boot, told to boot from here");
     lab.recorder
