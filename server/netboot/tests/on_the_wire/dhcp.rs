@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Output;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use p2v_netboot::{BootDecision, Mode, Pool, Settings};
 use pnet::util::MacAddr;
@@ -147,26 +147,27 @@ fn dhclient_as_a_bios_rom_gets_its_fixed_address() {
         "option arch code 93 = unsigned integer 16;\nsend arch 0;\nsend vendor-class-identifier \"{BIOS_CLASS}\";\ntimeout 20;\n"
     );
     std::fs::write(&config, text).unwrap();
-    let output = lab
-        .client
-        .command("dhclient")
-        .args(["-1", "-d", "-cf"])
-        .arg(&config)
-        .arg("-lf")
-        .arg(lab.path("dhclient.leases"))
-        .arg("-pf")
-        .arg(lab.path("dhclient.pid"))
-        .arg("-sf")
-        .arg(&script)
-        .arg(CLIENT_END)
-        .stdout(std::process::Stdio::null())
-        .stderr(std::process::Stdio::null())
-        .spawn()
-        .unwrap();
-    let _running = Running(output);
+    let mut command = lab.client.command("dhclient");
+    command.args(["-1", "-d", "-cf"]).arg(&config);
+    command.arg("-lf").arg(lab.path("dhclient.leases"));
+    command.arg("-pf").arg(lab.path("dhclient.pid"));
+    command.arg("-sf").arg(&script).arg(CLIENT_END);
+    let _running = Running(quiet(&mut command).spawn().unwrap());
     lab.recorder.wait_for("given 192.168.7.77");
-    drop(_running);
-    let _ = seen;
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        let seen = std::fs::read_to_string(&seen).unwrap_or_default();
+        let has = |line: &str| seen.lines().any(|l| l == line);
+        if has("new_ip_address=192.168.7.77") && has("new_routers=192.168.7.254") {
+            assert!(
+                has("new_tftp_server_name=192.168.7.1") || has("new_bootfile_name=pxelinux.0"),
+                "{seen}"
+            );
+            break;
+        }
+        assert!(Instant::now() < deadline, "{seen}");
+        std::thread::yield_now();
+    }
 }
 
 #[test]
