@@ -45,7 +45,7 @@
 //! tokio = { version = "1", features = ["rt-multi-thread", "macros"] }
 //! ```
 //!
-//! [smol]: https://docs.rs/smol
+//! [smol]: https://github.com/smol-rs/smol
 //!
 //! [`timeout`]: server::TftpServerBuilder::timeout
 //! [block size limit]: server::TftpServerBuilder::block_size_limit
