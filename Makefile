@@ -11,13 +11,13 @@ PREFIX ?= /usr
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 HOST := x86_64-unknown-linux-gnu
 CACHE := $(TARGET)/lab/cache
-IMAGE := $(TARGET)/image
+IMAGE := $(TARGET)/netboot
 
 # What building, testing and the lab run; all from Debian 12.
 PACKAGES := gcc g++ libc6-dev binutils pkg-config \
 	qemu-system-x86 qemu-utils ipxe-qemu seabios mmdebstrap e2fsprogs fdisk \
-	pxelinux syslinux-common iproute2 procps \
-	vblade tftp-hpa atftp curl isc-dhcp-client udhcpc dnsmasq-base
+	pxelinux syslinux-common iproute2 procps util-linux \
+	vblade tftp-hpa atftp curl isc-dhcp-client udhcpc udhcpd
 
 .PHONY: help setup build image lab demo test check unit end-to-end fuzz install install-files clean
 
@@ -52,7 +52,7 @@ image: build
 
 # The Xen host's root file system, made again when its recipe changes.
 lab: setup
-	@recipe=$$(cat tests/xen-host/* | sha256sum | cut -c1-16); \
+	@recipe=$$(cat tests/xen-host/build tests/xen-host/packages | sha256sum | cut -c1-16); \
 	if [ "$$(cat $(CACHE)/xen-host/recipe 2>/dev/null)" != "$$recipe" ]; then \
 		echo "making the lab's Xen host (about 2 minutes)"; \
 		rm -rf $(CACHE)/xen-host; \

@@ -72,6 +72,7 @@ fuzz_target!(|bytes: &[u8]| {
             hosts: vec![],
             token: Some(Token::from_bytes([1; 32])),
             inventory: vec![b' '; 5000],
+            boot_id: String::new(),
         };
         Target::new(config, Arc::new(Ignore)).unwrap()
     });

@@ -1,2 +1,10 @@
 //! End-to-end tests: a real Xen host, a real old server, the product's own commands.
+//!
+//! Each is a story as an operator would live it. Logs and consoles of one that failed are kept under
+//! `target/lab/runs/`.
+
+mod copying;
+mod scene;
 mod smoke;
+mod strangers;
+mod whole_path;

@@ -31,7 +31,7 @@ impl Artifacts {
             lab: target.join("lab"),
             xen_host: target.join("lab/cache/xen-host"),
             binaries: target.join("release"),
-            image: target.join("image"),
+            image: target.join("netboot"),
             sources,
         };
         let wanted = [
@@ -100,6 +100,10 @@ impl Artifacts {
                 .current_dir(repository),
         )?;
         fs::copy(self.binaries.join("lab-guest"), tree.join("lab-guest"))?;
+        fs::copy(
+            self.sources.join("xen-host/lab-init"),
+            tree.join("lab-init"),
+        )?;
         checked(
             Command::new("mke2fs")
                 .args(["-q", "-t", "ext4", "-L", "payload", "-d"])

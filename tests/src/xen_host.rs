@@ -14,7 +14,7 @@ use crate::machine::Machine;
 /// The MAC address of its bridge: what the old machines' agents answer.
 pub const MAC: &str = "52:54:00:aa:00:01";
 /// Generous: two emulated machines on two busy cores.
-const BOOT_LIMIT: Duration = Duration::from_secs(400);
+const BOOT_LIMIT: Duration = Duration::from_secs(240);
 /// Silence of a command after which it counts as stuck.
 const SILENCE_LIMIT: Duration = Duration::from_secs(400);
 
@@ -232,7 +232,7 @@ impl Drop for XenHost {
             self.echo = false;
             for (file, log) in [
                 ("cat /var/log/p2v-serve.log", "p2v-serve.log"),
-                ("tail -n +1 /var/log/xen/*.log", "xen-logs.log"),
+                ("tail -n +1 /var/log/xen/*", "xen-logs.log"),
                 ("tail -n +1 /var/lib/p2v/machines/*", "records.log"),
                 ("tail -n +1 /etc/xen/*.cfg", "domain-configs.log"),
             ] {

@@ -155,6 +155,7 @@ impl Exporter {
                 hosts: args.hosts.clone(),
                 token: args.token.clone(),
                 inventory: serde_json::to_vec(inventory)?,
+                boot_id: inventory.boot_id.clone(),
             },
             Arc::new(Told(sender)),
         )

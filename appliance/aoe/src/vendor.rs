@@ -19,9 +19,10 @@
 //! | Stats | - | count u16, that many u64, in the order of [`Stats::NAMES`] |
 //!
 //! *Control* is: argument u8, 7 zero, counter u64, keyed BLAKE3 32. The key is the boot token; what
-//! is hashed is [`control_tag`]'s own text, so a request holds for one sender, one target, one
-//! operation and one counter value. A lower counter than the last one is a replay; the same
-//! request again is answered again and does nothing.
+//! is hashed is [`control_tag`]'s own text, so a request holds for one start of the agent (which
+//! would otherwise forget which counters were used), one sender, one target, one operation and one
+//! counter value. A lower counter than the last one is a replay; the same request again is answered
+//! again and does nothing.
 //!
 //! A status other than 0 is followed by a u64: the first LBA that could not be read, or 0.
 
@@ -167,10 +168,12 @@ pub struct Control {
     pub tag: [u8; 32],
 }
 
-/// The keyed BLAKE3 that authorises a control request: of the text `p2v control 1`, the sender's
-/// MAC, shelf, slot, operation, argument and counter.
+/// The keyed BLAKE3 that authorises a control request: of the text `p2v control 1`, the length (u32)
+/// and the bytes of the inventory's `boot_id`, the sender's MAC, shelf, slot, operation, argument and
+/// counter.
 pub fn control_tag(
     token: &Token,
+    boot_id: &str,
     sender: MacAddr,
     target: Address,
     operation: u8,
@@ -179,6 +182,8 @@ pub fn control_tag(
 ) -> blake3::Hash {
     blake3::Hasher::new_keyed(token.as_bytes())
         .update(b"p2v control 1")
+        .update(&(boot_id.len() as u32).to_be_bytes())
+        .update(boot_id.as_bytes())
         .update(&sender.octets())
         .update(&target.shelf.to_be_bytes())
         .update(&[target.slot, operation, argument])
@@ -650,18 +655,42 @@ mod tests {
             MacAddr::new(2, 0, 0, 0, 0, 2),
         );
         let target = Address::new(7, 0);
-        let tag = control_tag(&token, host, target, op::ACCESS, 2, 5);
+        let tag = control_tag(&token, "boot 1", host, target, op::ACCESS, 2, 5);
         assert_ne!(
             tag,
-            control_tag(&Token::from_bytes([2; 32]), host, target, op::ACCESS, 2, 5)
+            control_tag(&token, "boot 2", host, target, op::ACCESS, 2, 5)
         );
-        assert_ne!(tag, control_tag(&token, other, target, op::ACCESS, 2, 5));
         assert_ne!(
             tag,
-            control_tag(&token, host, Address::new(7, 1), op::ACCESS, 2, 5)
+            control_tag(
+                &Token::from_bytes([2; 32]),
+                "boot 1",
+                host,
+                target,
+                op::ACCESS,
+                2,
+                5
+            )
         );
-        assert_ne!(tag, control_tag(&token, host, target, op::FINISH, 2, 5));
-        assert_ne!(tag, control_tag(&token, host, target, op::ACCESS, 1, 5));
-        assert_ne!(tag, control_tag(&token, host, target, op::ACCESS, 2, 6));
+        assert_ne!(
+            tag,
+            control_tag(&token, "boot 1", other, target, op::ACCESS, 2, 5)
+        );
+        assert_ne!(
+            tag,
+            control_tag(&token, "boot 1", host, Address::new(7, 1), op::ACCESS, 2, 5)
+        );
+        assert_ne!(
+            tag,
+            control_tag(&token, "boot 1", host, target, op::FINISH, 2, 5)
+        );
+        assert_ne!(
+            tag,
+            control_tag(&token, "boot 1", host, target, op::ACCESS, 1, 5)
+        );
+        assert_ne!(
+            tag,
+            control_tag(&token, "boot 1", host, target, op::ACCESS, 2, 6)
+        );
     }
 }

@@ -81,7 +81,8 @@ fn target_and_initiator_over_packet_sockets() {
                 }],
                 hosts: vec![host.mac()],
                 token: Some(token.clone()),
-                inventory: br#"{"agent":"test"}"#.to_vec(),
+                inventory: br#"{"agent":"test","boot_id":"1"}"#.to_vec(),
+                boot_id: "1".into(),
             },
             Arc::new(Quiet),
         )

@@ -123,6 +123,7 @@ fn story() {
             hosts: vec![MacAddr::new(2, 0, 0, 0, 0, 1)],
             token: Some(menu.token),
             inventory: serde_json::to_vec(&inventory).unwrap(),
+            boot_id: "0123".into(),
         },
         Arc::new(Quiet),
     )

@@ -400,8 +400,11 @@ impl Session {
         token: &Token,
         counter: u64,
     ) -> Result<(), Error> {
+        // Asked each time: the agent may have been started again since.
+        let boot_id = self.inventory()?.boot_id;
         let tag = control_tag(
             token,
+            &boot_id,
             self.wire.mac(),
             self.address(),
             operation,

@@ -32,14 +32,17 @@ struct Last {
 /// The token and the highest counter seen with it.
 pub(super) struct ControlState {
     token: Option<Token>,
+    /// The inventory's `boot_id`: requests of an earlier start of the agent are not ours.
+    boot_id: String,
     last: Mutex<Option<Last>>,
 }
 
 impl ControlState {
     /// Without a token every control request is refused.
-    pub(super) fn new(token: Option<Token>) -> ControlState {
+    pub(super) fn new(token: Option<Token>, boot_id: String) -> ControlState {
         ControlState {
             token,
+            boot_id,
             last: Mutex::new(None),
         }
     }
@@ -63,6 +66,7 @@ impl ControlState {
         };
         let expected = control_tag(
             token,
+            &self.boot_id,
             sender,
             target,
             operation,
@@ -107,20 +111,21 @@ mod tests {
     use crate::vendor::op;
 
     const HOST: MacAddr = MacAddr(2, 0, 0, 0, 0, 1);
+    const BOOT: &str = "this start";
     const TARGET: Address = Address::new(7, 0);
 
     fn signed(token: &Token, argument: u8, counter: u64) -> Control {
         Control {
             argument,
             counter,
-            tag: *control_tag(token, HOST, TARGET, op::ACCESS, argument, counter).as_bytes(),
+            tag: *control_tag(token, BOOT, HOST, TARGET, op::ACCESS, argument, counter).as_bytes(),
         }
     }
 
     #[test]
     fn carried_out_once_and_answered_again() {
         let token = Token::from_bytes([1; 32]);
-        let state = ControlState::new(Some(token.clone()));
+        let state = ControlState::new(Some(token.clone()), BOOT.into());
         let request = signed(&token, 2, 10);
         assert_eq!(
             state.decide(HOST, TARGET, op::ACCESS, &request),
@@ -140,7 +145,7 @@ mod tests {
     #[test]
     fn replays_and_forgeries_are_refused() {
         let token = Token::from_bytes([1; 32]);
-        let state = ControlState::new(Some(token.clone()));
+        let state = ControlState::new(Some(token.clone()), BOOT.into());
         let (old, new) = (signed(&token, 2, 10), signed(&token, 1, 11));
         assert_eq!(
             state.decide(HOST, TARGET, op::ACCESS, &old),
@@ -183,6 +188,9 @@ mod tests {
             state.decide(stranger, TARGET, op::ACCESS, &signed(&token, 2, 12)),
             refused
         );
+        // What was authorised before the agent was started again.
+        let restarted = ControlState::new(Some(token.clone()), "another start".into());
+        assert_eq!(restarted.decide(HOST, TARGET, op::ACCESS, &old), refused);
         // None of them used up a counter.
         assert_eq!(
             state.decide(HOST, TARGET, op::ACCESS, &signed(&token, 2, 12)),
@@ -192,7 +200,7 @@ mod tests {
 
     #[test]
     fn without_a_token_nothing_is_authorised() {
-        let state = ControlState::new(None);
+        let state = ControlState::new(None, BOOT.into());
         let request = signed(&Token::from_bytes([0; 32]), 2, 1);
         assert_eq!(
             state.decide(HOST, TARGET, op::ACCESS, &request),

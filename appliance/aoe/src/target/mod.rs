@@ -57,6 +57,8 @@ pub struct TargetConfig {
     pub token: Option<Token>,
     /// The inventory document, as JSON.
     pub inventory: Vec<u8>,
+    /// The inventory's `boot_id`, which control requests are bound to.
+    pub boot_id: String,
 }
 
 /// Something worth a line on the console.
@@ -135,7 +137,7 @@ impl Drop for Target {
 impl Target {
     /// Starts the disk threads. Every export is read-only.
     pub fn new(config: TargetConfig, events: Arc<dyn Events>) -> io::Result<Target> {
-        let control = Arc::new(ControlState::new(config.token));
+        let control = Arc::new(ControlState::new(config.token, config.boot_id));
         let mut exports = Vec::new();
         for export in config.exports {
             let export = Arc::new(Served::new(export, &config.hosts));

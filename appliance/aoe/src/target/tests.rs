@@ -117,7 +117,8 @@ impl Bench {
             }],
             hosts: vec![HOST],
             token: Some(token()),
-            inventory: br#"{"version":1,"agent":"test"}"#.to_vec(),
+            inventory: br#"{"version":1,"agent":"test","boot_id":"this start"}"#.to_vec(),
+            boot_id: "this start".into(),
         };
         let target = Arc::new(Target::new(config, told.clone()).unwrap());
         let stop = Arc::new(AtomicBool::new(false));
@@ -329,7 +330,16 @@ fn a_recorded_control_frame_does_not_work_again() {
     let bench = Bench::quiet();
     let station = bench.segment.station(HOST);
     let frame = |argument: u8, counter: u64| {
-        let tag = *control_tag(&token(), HOST, E7_0, op::ACCESS, argument, counter).as_bytes();
+        let tag = *control_tag(
+            &token(),
+            "this start",
+            HOST,
+            E7_0,
+            op::ACCESS,
+            argument,
+            counter,
+        )
+        .as_bytes();
         let request = Request::Access(Control {
             argument,
             counter,
@@ -662,6 +672,7 @@ fn two_stations_with_one_address_are_refused() {
         hosts: vec![],
         token: None,
         inventory: vec![],
+        boot_id: String::new(),
     };
     let target = Target::new(config, Arc::new(Told::default())).unwrap();
     let stop = AtomicBool::new(false);

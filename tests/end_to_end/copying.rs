@@ -1,0 +1,94 @@
+//! Copies: whole, interrupted, refused.
+
+use p2v_lab::disk::Disk;
+
+use crate::scene::Scene;
+
+#[test]
+fn a_partitioned_disk_is_copied_byte_for_byte_also_after_an_interruption() {
+    let mut scene = Scene::new("copying", |_, work| {
+        Disk::with_partitions(&work.join("old.disk"), work).unwrap()
+    });
+    let bytes = scene.disk.bytes().unwrap();
+    let hash = scene.disk.hash().unwrap();
+    let show = scene.host.ok("p2v show e1").unwrap();
+    assert!(show.contains("partition 2: type 83, 256.00 MiB"), "{show}");
+
+    // Killed half way: the first line of progress that is neither the beginning nor the end.
+    scene
+        .host
+        .ok("p2v copy e1 --to vg0 >/tmp/copy.out 2>/tmp/copy.err & \
+             echo $! >/tmp/copy.pid; \
+             until grep -qE '^  e1.0: +[1-9][0-9]? %' /tmp/copy.err; do kill -0 $(cat /tmp/copy.pid) || break; sleep 0.2; done; \
+             kill -9 $(cat /tmp/copy.pid)")
+        .unwrap();
+    let half = scene.host.ok("cat /tmp/copy.err").unwrap();
+    assert!(
+        !half.contains("100 %"),
+        "it was not killed half way:\n{half}"
+    );
+    let show = scene.host.ok("p2v show e1").unwrap();
+    assert!(show.starts_with("e1: copying"), "{show}");
+    // A copy that is not complete is nothing to run from.
+    assert!(
+        !scene
+            .host
+            .run("p2v cutover e1")
+            .unwrap()
+            .failure()
+            .unwrap()
+            .is_empty()
+    );
+
+    // Run again, it goes on, and says what was there already.
+    let copied = scene.host.ok("p2v copy e1 --to vg0").unwrap();
+    assert!(copied.contains("every range was compared"), "{copied}");
+    assert!(
+        !copied.contains(" 0 B were there already"),
+        "nothing of the first run was used:\n{copied}"
+    );
+    let sum = |path: &str| format!("head -c {bytes} {path} | b2sum");
+    let volume = scene.host.ok("lvs --noheadings -o lv_path vg0").unwrap();
+    let there = scene.host.ok(&sum(volume.trim())).unwrap();
+    let here = std::process::Command::new("sh")
+        .args(["-c", &sum(&scene.disk.path.display().to_string())])
+        .output()
+        .unwrap();
+    assert_eq!(there, String::from_utf8(here.stdout).unwrap());
+    assert_eq!(scene.disk.hash().unwrap(), hash, "the old disk was changed");
+
+    // One disk by its address, to a file.
+    scene
+        .host
+        .ok("p2v copy e1.0 --to /var/tmp/old.img")
+        .unwrap();
+    assert_eq!(scene.host.ok(&sum("/var/tmp/old.img")).unwrap(), there);
+    assert_eq!(
+        scene.host.ok("stat -c %s /var/tmp/old.img").unwrap().trim(),
+        bytes.to_string()
+    );
+
+    // A volume that exists and is not ours is not touched.
+    scene
+        .host
+        .ok("lvcreate -q -Wn -n precious -L 320M vg0 && echo keep me >/dev/vg0/precious")
+        .unwrap();
+    let refused = scene
+        .host
+        .run("p2v copy e1.0 --to vg0/precious")
+        .unwrap()
+        .failure()
+        .unwrap();
+    assert!(refused.contains("precious"), "{refused}");
+    assert!(
+        scene
+            .host
+            .ok("head -c 7 /dev/vg0/precious")
+            .unwrap()
+            .contains("keep me")
+    );
+    let Scene { host, old, run, .. } = scene;
+    drop(host);
+    drop(old);
+    run.succeeded();
+}

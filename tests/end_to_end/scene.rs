@@ -1,0 +1,79 @@
+//! What the stories begin with: a Xen host that serves, and an old server that was switched on.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use p2v_lab::artifacts::Artifacts;
+use p2v_lab::disk::Disk;
+use p2v_lab::old_server::OldServer;
+use p2v_lab::run::Run;
+use p2v_lab::xen_host::{self, XenHost};
+
+/// From power-on to exported; generous, for a busy machine.
+pub const EXPORT_LIMIT: Duration = Duration::from_secs(240);
+
+/// A Xen host with `p2v serve`, and an old server whose disk is exported.
+pub struct Scene {
+    pub host: XenHost,
+    pub old: OldServer,
+    pub disk: Disk,
+    pub run: Run,
+    pub artifacts: Artifacts,
+}
+
+impl Scene {
+    /// Sets it up with the disk that `make_disk` makes in the run's directory.
+    pub fn new(name: &str, make_disk: impl FnOnce(&Artifacts, &Path) -> Disk) -> Scene {
+        let artifacts = Artifacts::find().unwrap();
+        let run = Run::new(&artifacts.lab, name).unwrap();
+        let work = run.directory().to_owned();
+        let disk = make_disk(&artifacts, &work);
+        let mut host = XenHost::start(&artifacts, &work, xen_host::SETTINGS).unwrap();
+        host.background("p2v-serve", "p2v serve", "serving DHCP")
+            .unwrap();
+        let mut old = OldServer::power_on(&work, &disk).unwrap();
+        old.wait_for("exporting e1.0 read-only", EXPORT_LIMIT)
+            .unwrap();
+        Scene {
+            host,
+            old,
+            disk,
+            run,
+            artifacts,
+        }
+    }
+
+    /// A small disk with the guest that counts its boots.
+    pub fn with_guest(name: &str) -> Scene {
+        Scene::new(name, |artifacts, work| {
+            let boot_sector = artifacts.boot_sector(work).unwrap();
+            Disk::with_guest(&work.join("old.disk"), 48 << 20, &boot_sector).unwrap()
+        })
+    }
+
+    /// What the guest says on its serial port in the domain.
+    pub fn guest_says(&mut self, wanted: &str) -> String {
+        self.host
+            .wait_for_line("/var/log/xen/e1.serial", wanted)
+            .unwrap()
+    }
+
+    /// SHA-256 of the first `bytes` of a file or device, without the sector the guest counts in.
+    pub fn checksum(path: &str, bytes: u64) -> String {
+        format!(
+            "(head -c 512 {path}; tail -c +1025 {path} | head -c {}) | sha256sum",
+            bytes - 1024
+        )
+    }
+
+    /// The same of the old server's disk, here.
+    pub fn old_checksum(&self) -> String {
+        let command = Self::checksum(
+            &self.disk.path.display().to_string(),
+            self.disk.bytes().unwrap(),
+        );
+        let output = Command::new("sh").args(["-c", &command]).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    }
+}

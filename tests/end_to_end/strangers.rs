@@ -1,0 +1,127 @@
+//! Frames that must change nothing: from a station that is not on the list, a write while read-only,
+//! forged and replayed control requests.
+
+use p2v_lab::xen_host;
+
+use crate::scene::Scene;
+
+/// The MAC address the agent speaks with: the machine's own, made locally administered. QEMU's is
+/// that already, and gets the next bit.
+const AGENT: &str = "56:54:00:12:34:56";
+const STRANGER: &str = "02:00:00:00:00:99";
+
+fn hex(mac: &str) -> String {
+    mac.replace(':', "")
+}
+
+/// An AoE request to e1.0 in hex: headers as AoEr11 has them, then `body`.
+fn aoe(source: &str, command: u8, body: &str) -> String {
+    format!(
+        "{}{}88a21000000100{command:02x}80112233{body}",
+        hex(AGENT),
+        hex(source)
+    )
+}
+
+/// ATA WRITE SECTORS EXT of one sector of 0xEE at `lba`.
+fn write(source: &str, lba: u8) -> String {
+    aoe(
+        source,
+        0,
+        &format!("41000134{lba:02x}00000000000000{}", "ee".repeat(512)),
+    )
+}
+
+/// ATA READ SECTORS EXT of one sector at 0.
+fn read(source: &str) -> String {
+    aoe(source, 0, "400001240000000000000000")
+}
+
+#[test]
+fn nothing_changes_by_frames_that_nobody_authorised() {
+    let mut scene = Scene::with_guest("strangers");
+    let hash = scene.disk.hash().unwrap();
+    let host = &mut scene.host;
+    let send = |frame: &str| format!("/lab/lab-guest send xenbr0 {frame}");
+
+    // The frames are right: the host on the list gets its sector.
+    let answer = host.ok(&send(&read(xen_host::MAC))).unwrap();
+    assert_eq!(
+        &answer[48..56],
+        "40000140",
+        "status 0x40, no error: {answer}"
+    );
+    // The same from another station is not answered at all.
+    assert_eq!(host.ok(&send(&read(STRANGER))).unwrap().trim(), "silence");
+    assert_eq!(
+        host.ok(&send(&write(STRANGER, 9))).unwrap().trim(),
+        "silence"
+    );
+    // A write while read-only is refused with ATA status, abort.
+    let answer = host.ok(&send(&write(xen_host::MAC, 9))).unwrap();
+    assert_eq!(&answer[50..56], "040141", "{answer}");
+
+    // A forged control request: right in all but the hash.
+    let forged = aoe(
+        xen_host::MAC,
+        0xf0,
+        &format!(
+            "04000000{}{}{}",
+            "0200000000000000",
+            "7fffffffffffffff",
+            "ab".repeat(32)
+        ),
+    );
+    let answer = host.ok(&send(&forged)).unwrap();
+    assert_eq!(&answer[48..52], "0403", "not authorised: {answer}");
+
+    // A recorded one: start and stop make the disk writable and read-only again.
+    host.background(
+        "capture",
+        "/lab/lab-guest capture xenbr0 /tmp/control.hex",
+        "capturing",
+    )
+    .unwrap();
+    host.ok("p2v start e1").unwrap();
+    host.wait_for_line("/var/log/xen/e1.serial", "p2v guest: boot 1")
+        .unwrap();
+    host.ok("p2v stop e1 --destroy").unwrap();
+    host.end_background("capture").unwrap();
+    let recorded = host.ok("cat /tmp/control.hex").unwrap();
+    assert!(recorded.lines().count() >= 2, "{recorded}");
+    // All but the last, whose repetition is answered like a retransmission and asks for read-only.
+    let replies = host
+        .ok("sed -i '$d' /tmp/control.hex; /lab/lab-guest replay xenbr0 /tmp/control.hex")
+        .unwrap();
+    for reply in replies.lines() {
+        assert_eq!(&reply[48..52], "0404", "replayed: {reply}");
+    }
+    let answer = host.ok(&send(&write(xen_host::MAC, 9))).unwrap();
+    assert_eq!(&answer[50..56], "040141", "{answer}");
+    scene
+        .old
+        .wait_for("refused", std::time::Duration::from_secs(10))
+        .unwrap();
+
+    // The guest counted one boot; nothing else is different.
+    assert_eq!(scene.disk.boots().unwrap(), 1);
+    let boot_sector = scene.artifacts.boot_sector(scene.run.directory()).unwrap();
+    let path = scene.run.directory().join("expected.disk");
+    let fresh =
+        p2v_lab::disk::Disk::with_guest(&path, scene.disk.bytes().unwrap(), &boot_sector).unwrap();
+    assert_eq!(fresh.hash().unwrap(), hash);
+    let expected = format!(
+        "cmp -l {} {} | wc -l",
+        path.display(),
+        scene.disk.path.display()
+    );
+    let differences = std::process::Command::new("sh")
+        .args(["-c", &expected])
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8_lossy(&differences.stdout).trim(), "1");
+    let Scene { host, old, run, .. } = scene;
+    drop(host);
+    drop(old);
+    run.succeeded();
+}
