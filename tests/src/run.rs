@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 /// A directory `target/lab/runs/NAME` for disks, sockets and logs. Afterwards only logs are kept,
-/// and after a success nothing.
+/// and after a success nothing
+/// (unless `P2V_LAB_KEEP` is set).
 pub struct Run {
     directory: PathBuf,
     succeeded: bool,
@@ -40,7 +41,7 @@ impl Run {
 
 impl Drop for Run {
     fn drop(&mut self) {
-        if self.succeeded {
+        if self.succeeded && std::env::var_os("P2V_LAB_KEEP").is_none() {
             let _ = fs::remove_dir_all(&self.directory);
             return;
         }

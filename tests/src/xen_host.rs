@@ -1,8 +1,10 @@
 //! The Xen host: Xen 4.17 and a Debian dom0 under software emulation.
 
+use std::fs::OpenOptions;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
@@ -39,6 +41,7 @@ pub struct XenHost {
     console: Console,
     work: PathBuf,
     echo: bool,
+    started: Instant,
 }
 
 impl XenHost {
@@ -145,6 +148,7 @@ impl XenHost {
             console,
             work: work.to_owned(),
             echo: false,
+            started: Instant::now(),
         };
         let machine = &mut host.machine;
         host.console
@@ -174,11 +178,34 @@ impl XenHost {
         if echo {
             println!("xenhost# {command}");
         }
-        self.control.run(command, SILENCE_LIMIT, &mut |_, line| {
+        let began = Instant::now();
+        let outcome = self.control.run(command, SILENCE_LIMIT, &mut |_, line| {
             if echo {
                 println!("  {line}");
             }
-        })
+        });
+        self.log(command, began, &outcome);
+        outcome
+    }
+
+    /// Keeps what was asked for and what came of it with the run's logs.
+    fn log(&self, command: &str, began: Instant, outcome: &Result<Outcome>) {
+        let told = match outcome {
+            Ok(outcome) => format!("status {}\n{}{}", outcome.status, outcome.out, outcome.err),
+            Err(error) => format!("{error:#}\n"),
+        };
+        let seconds = self.started.elapsed().as_secs_f32();
+        let line = format!(
+            "[{seconds:.1} s] # {command}\n[took {:.1} s] {told}",
+            began.elapsed().as_secs_f32()
+        );
+        let log = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.work.join("commands.log"));
+        if let Ok(mut log) = log {
+            let _ = log.write_all(line.as_bytes());
+        }
     }
 
     /// Runs a shell command that must succeed and returns its standard output.

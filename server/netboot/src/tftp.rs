@@ -107,8 +107,33 @@ pub(crate) struct Files {
 }
 
 impl Files {
-    /// Serves until the socket fails.
+    /// Serves until the socket fails or the future is dropped, on a thread of its own: that thread
+    /// waits for the sockets itself, so a block goes out without one thread having to wake another.
+    /// ROMs have one block in flight, and each of those wake-ups was felt in every one of them.
     pub async fn serve(self, socket: UdpSocket) -> io::Result<()> {
+        let runtime = tokio::runtime::Handle::current();
+        let (dropped, end) = tokio::sync::oneshot::channel::<()>();
+        let (done, result) = tokio::sync::oneshot::channel();
+        std::thread::Builder::new()
+            .name("tftp".into())
+            .spawn(move || {
+                // Decisions about menus are made on the runtime's threads for blocking work.
+                let _context = runtime.enter();
+                let ended = async {
+                    let _ = end.await;
+                    Ok(())
+                };
+                let _ = done.send(async_io::block_on(futures_lite::future::or(
+                    self.transfers(socket),
+                    ended,
+                )));
+            })?;
+        let served = result.await;
+        drop(dropped);
+        served.unwrap_or_else(|_| Err(io::Error::other("the thread for TFTP panicked")))
+    }
+
+    async fn transfers(self, socket: UdpSocket) -> io::Result<()> {
         let server = TftpServerBuilder::with_handler(self)
             .std_socket(socket)
             .map_err(io::Error::other)?

@@ -2,10 +2,12 @@
 
 use std::time::{Duration, Instant};
 
+use super::stop::known_addresses;
 use super::{Context, Error, addresses, refused};
 use crate::name::MachineName;
 use crate::record::State;
 use crate::timestamp::Timestamp;
+use crate::tool::aoe_driver::AoeDriver;
 use crate::wire::{Access, Finish};
 
 /// How long a machine must not answer to count as off: several discoveries may be lost.
@@ -81,6 +83,16 @@ pub fn release(
                     host.settings.wait_seconds
                 ));
             }
+        }
+    }
+    // The driver found the disks again while the machine was still up. Gone ones make whatever looks
+    // at all disks of this host (`vgs`, `sync`) wait for three minutes (`aoe_deadsecs`).
+    let driver = AoeDriver::new(&host.tools, &host.paths);
+    for address in known_addresses(&record) {
+        if let Err(error) = driver.forget(address) {
+            report.warn(&format!(
+                "the kernel's aoe driver still has {address} ({error}): `aoe-flush {address}` makes it forget"
+            ));
         }
     }
     host.store.update(name, |record| {
