@@ -68,7 +68,7 @@ check: setup
 	$(CARGO) clippy --workspace --all-targets --locked -q -- -D warnings
 
 unit: setup image
-	$(CARGO) test --workspace --exclude p2v-lab --locked -q
+	P2V_IMAGE_DIR=$(abspath $(IMAGE)) $(CARGO) test --workspace --exclude p2v-lab --locked -q
 
 end-to-end: image lab
 	$(CARGO) test -p p2v-lab --locked --test end_to_end -- --test-threads=1

@@ -60,8 +60,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
                 json,
                 json!({ "machine": name, "config": config }),
                 &format!(
-                    "{name} runs as a domain on its old disks ({}). Its screen: `xl vncviewer {name}`; its serial port: \
-                 `xl console {name}`. Next, when it suits: `p2v stop {name}`, then `p2v copy {name} --to VG`",
+                    "{name} runs as a domain on its old disks ({}). Its screen: `xl vncviewer {name}`. \
+                     Next, when it suits: `p2v stop {name}`, then `p2v copy {name} --to VG`",
                     config.display()
                 ),
             );

@@ -1,0 +1,134 @@
+//! The real command, as a person in a hurry types it.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+fn p2v(state: &Path, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_p2v"))
+        .arg("--state")
+        .arg(state)
+        .args(arguments)
+        .output()
+        .unwrap()
+}
+
+fn err(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn out(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[test]
+fn help_tells_the_story_and_the_exit_codes() {
+    let state = tempfile::tempdir().unwrap();
+    let help = p2v(state.path(), &["help"]);
+    assert_eq!(help.status.code(), Some(0));
+    for wanted in [
+        "p2v copy NAME --to VG",
+        "seen -> exported -> running",
+        "Exit codes",
+        "p2v show NAME",
+        "--iface",
+        "doctor",
+    ] {
+        assert!(
+            out(&help).contains(wanted),
+            "{wanted:?} is not in:\n{}",
+            out(&help)
+        );
+    }
+    assert_eq!(p2v(state.path(), &["copy", "e1"]).status.code(), Some(2));
+    assert_eq!(p2v(state.path(), &["frobnicate"]).status.code(), Some(2));
+}
+
+#[test]
+fn mistakes_are_named_with_what_to_do() {
+    let state = tempfile::tempdir().unwrap();
+    let settings = state.path().join("p2v.toml");
+    std::fs::write(&settings, "ifcae = \"xenbr0\"\n").unwrap();
+    let config = ["--config", settings.to_str().unwrap(), "list"];
+    let output = p2v(state.path(), &config);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        err(&output).contains("ifcae") && err(&output).contains("p2v.toml"),
+        "{}",
+        err(&output)
+    );
+
+    let output = p2v(state.path(), &["--config", "/nowhere/p2v.toml", "list"]);
+    assert!(
+        err(&output).contains("/nowhere/p2v.toml"),
+        "{}",
+        err(&output)
+    );
+
+    std::fs::write(&settings, "").unwrap();
+    let with = |more: &[&str]| {
+        let mut arguments = vec!["--config", settings.to_str().unwrap()];
+        arguments.extend(more);
+        p2v(state.path(), &arguments)
+    };
+    let output = with(&["--iface", "nope0", "list"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        err(&output).contains("nope0") && err(&output).contains("ip link"),
+        "{}",
+        err(&output)
+    );
+
+    let output = with(&["config", "e1"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        err(&output).contains("e1") && err(&output).contains("p2v list"),
+        "{}",
+        err(&output)
+    );
+
+    let output = with(&["config", "../../etc/passwd"]);
+    assert_eq!(output.status.code(), Some(1));
+
+    let output = with(&["--iface", "nope0", "serve"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(err(&output).contains("nope0"), "{}", err(&output));
+}
+
+#[test]
+fn doctor_names_what_is_missing_and_changes_nothing() {
+    let state = tempfile::tempdir().unwrap();
+    let output = p2v(state.path(), &["--iface", "nope0", "doctor", "--json"]);
+    assert_eq!(output.status.code(), Some(3), "{}", err(&output));
+    let findings: serde_json::Value = serde_json::from_str(&out(&output)).unwrap();
+    let bad: Vec<_> = findings
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|f| f["severity"] == "bad")
+        .collect();
+    assert!(
+        bad.iter()
+            .any(|f| f["what"].as_str().unwrap().contains("nope0")),
+        "{findings:#}"
+    );
+    assert!(
+        bad.iter().all(|f| !f["todo"].as_str().unwrap().is_empty()),
+        "{findings:#}"
+    );
+}
+
+#[test]
+fn a_host_without_machines_says_how_to_get_one() {
+    let state = tempfile::tempdir().unwrap();
+    let output = p2v(state.path(), &["devices", "up"]);
+    assert_eq!(
+        (output.status.code(), out(&output)),
+        (Some(0), String::new())
+    );
+    // Loopback carries no AoE: nobody answers, and the records are empty.
+    let output = p2v(state.path(), &["--iface", "lo", "list"]);
+    assert_eq!(output.status.code(), Some(0), "{}", err(&output));
+    assert!(out(&output).contains("p2v serve"), "{}", out(&output));
+    let output = p2v(state.path(), &["--iface", "lo", "list", "--json"]);
+    assert_eq!(out(&output).trim(), "[]");
+}
