@@ -28,15 +28,18 @@ help:
 	@echo "make fuzz      each fuzz target for a minute"
 	@echo "also: setup build image lab check unit end-to-end clean"
 
-# Installs what is missing, and asks apt for nothing when nothing is.
+# Installs what is missing, and asks apt for nothing when nothing is. Before the first kernel and the
+# first root file system the package lists are fetched too: old ones name packages that are gone.
 setup:
 	@missing=(); \
 	for package in $(PACKAGES); do \
 		dpkg-query -W -f '$${db:Status-Status}\n' $$package 2>/dev/null | grep -qx installed || missing+=($$package); \
 	done; \
+	if [ $${#missing[@]} -gt 0 ] || [ ! -d $(CACHE)/kernel ] || [ ! -d $(CACHE)/xen-host ]; then \
+		apt-get update -qq || echo "apt-get update failed: going on with the package lists there are" >&2; \
+	fi; \
 	if [ $${#missing[@]} -gt 0 ]; then \
 		echo "installing $${missing[*]}"; \
-		apt-get update -qq; \
 		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$${missing[@]}" </dev/null >$(or $(TMPDIR),/tmp)/p2v-setup.log 2>&1 || \
 			{ tail -n 30 $(or $(TMPDIR),/tmp)/p2v-setup.log; exit 1; }; \
 	fi

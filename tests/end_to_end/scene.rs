@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use p2v_lab::artifacts::Artifacts;
 use p2v_lab::disk::Disk;
-use p2v_lab::old_server::OldServer;
+use p2v_lab::old_server::{Hardware, OldServer};
 use p2v_lab::run::Run;
 use p2v_lab::xen_host::{self, XenHost};
 
@@ -24,7 +24,11 @@ pub struct Scene {
 
 impl Scene {
     /// Sets it up with the disk that `make_disk` makes in the run's directory.
-    pub fn new(name: &str, make_disk: impl FnOnce(&Artifacts, &Path) -> Disk) -> Scene {
+    pub fn new(
+        name: &str,
+        hardware: Hardware,
+        make_disk: impl FnOnce(&Artifacts, &Path) -> Disk,
+    ) -> Scene {
         let artifacts = Artifacts::find().unwrap();
         let run = Run::new(&artifacts.lab, name).unwrap();
         let work = run.directory().to_owned();
@@ -32,7 +36,7 @@ impl Scene {
         let mut host = XenHost::start(&artifacts, &work, xen_host::SETTINGS).unwrap();
         host.background("p2v-serve", "p2v serve", "serving DHCP")
             .unwrap();
-        let mut old = OldServer::power_on(&work, &disk).unwrap();
+        let mut old = OldServer::power_on(&work, &disk, hardware).unwrap();
         old.wait_for("exporting e1.0 read-only", EXPORT_LIMIT)
             .unwrap();
         Scene {
@@ -45,8 +49,8 @@ impl Scene {
     }
 
     /// A small disk with the guest that counts its boots.
-    pub fn with_guest(name: &str) -> Scene {
-        Scene::new(name, |artifacts, work| {
+    pub fn with_guest(name: &str, hardware: Hardware) -> Scene {
+        Scene::new(name, hardware, |artifacts, work| {
             let boot_sector = artifacts.boot_sector(work).unwrap();
             Disk::with_guest(&work.join("old.disk"), 48 << 20, &boot_sector).unwrap()
         })

@@ -1,6 +1,7 @@
 //! Frames that must change nothing: from a station that is not on the list, a write while read-only,
 //! forged and replayed control requests.
 
+use p2v_lab::old_server::IDE_PC;
 use p2v_lab::xen_host;
 
 use crate::scene::Scene;
@@ -39,7 +40,7 @@ fn read(source: &str) -> String {
 
 #[test]
 fn nothing_changes_by_frames_that_nobody_authorised() {
-    let mut scene = Scene::with_guest("strangers");
+    let mut scene = Scene::with_guest("strangers", IDE_PC);
     let hash = scene.disk.hash().unwrap();
     let host = &mut scene.host;
     let send = |frame: &str| format!("/lab/lab-guest send xenbr0 {frame}");
@@ -93,6 +94,7 @@ fn nothing_changes_by_frames_that_nobody_authorised() {
     let replies = host
         .ok("sed -i '$d' /tmp/control.hex; /lab/lab-guest replay xenbr0 /tmp/control.hex")
         .unwrap();
+    assert_ne!(replies, "", "nothing was replayed");
     for reply in replies.lines() {
         assert_eq!(&reply[48..52], "0404", "replayed: {reply}");
     }

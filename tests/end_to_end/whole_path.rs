@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use p2v_lab::old_server;
+use p2v_lab::old_server::{self, AHCI_PC, IDE_PC};
 
 use crate::scene::Scene;
 
 #[test]
 fn an_old_server_runs_as_a_domain_and_moves_to_a_volume() {
-    let mut scene = Scene::with_guest("whole-path");
+    let mut scene = Scene::with_guest("whole-path", IDE_PC);
 
     // It is found, and what it is made of is known.
     let list = scene.host.ok("p2v list").unwrap();
@@ -129,5 +129,25 @@ fn an_old_server_runs_as_a_domain_and_moves_to_a_volume() {
     let list = host.ok("p2v list").unwrap();
     assert!(list.contains("released, domain up"), "{list}");
     drop(host);
+    run.succeeded();
+}
+
+#[test]
+fn a_machine_of_other_parts_gets_a_domain_that_fits_it() {
+    let mut scene = Scene::with_guest("other-parts", AHCI_PC);
+    let show = scene.host.ok("p2v show e1").unwrap();
+    assert!(show.contains("controller ahci"), "{show}");
+
+    let config = scene.host.ok("p2v config e1").unwrap();
+    for wanted in ["hdtype = \"ahci\"", "model=rtl8139"] {
+        assert!(config.contains(wanted), "{wanted:?} is not in:\n{config}");
+    }
+    scene.host.ok("p2v start e1").unwrap();
+    scene.guest_says("p2v guest: boot 1");
+    scene.host.ok("p2v stop e1 --destroy").unwrap();
+    assert_eq!(scene.disk.boots().unwrap(), 1);
+    let Scene { host, old, run, .. } = scene;
+    drop(host);
+    drop(old);
     run.succeeded();
 }

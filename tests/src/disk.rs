@@ -34,8 +34,8 @@ impl Disk {
         })
     }
 
-    /// A disk with an MBR, a FAT and an ext4 partition with files in them, and gaps full of pattern:
-    /// 300 MB as an administrator's own.
+    /// A disk of 300 MB with an MBR, an empty boot partition, an ext4 partition with files in it, and
+    /// a pattern in the gaps.
     pub fn with_partitions(path: &Path, work: &Path) -> Result<Disk> {
         // Not a multiple of 4 MiB, so that a volume of whole extents is larger than the disk.
         let sectors = 300 * 2048 + 77;

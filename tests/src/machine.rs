@@ -19,13 +19,15 @@ impl Machine {
     pub fn start(name: &str, work: &Path, arguments: &[String]) -> Result<Machine> {
         let errors = work.join(format!("{name}.qemu.log"));
         let log = File::create(&errors)?;
-        let child = Command::new("qemu-system-x86_64")
+        // `setpriv`: gone with the test, also when that is interrupted or killed.
+        let child = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "qemu-system-x86_64"])
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()
-            .context("cannot run qemu-system-x86_64 (`make setup` installs it)")?;
+            .context("cannot run setpriv and qemu-system-x86_64 (`make setup` installs them)")?;
         Ok(Machine {
             name: name.to_owned(),
             child,

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::console::Console;
 use crate::disk::Disk;
@@ -11,6 +11,31 @@ use crate::machine::Machine;
 
 /// The MAC address of its network card.
 pub const MAC: &str = "52:54:00:12:34:56";
+
+/// What the old server is built of: QEMU's names for parts that such machines have.
+#[derive(Clone, Copy, Debug)]
+pub struct Hardware {
+    /// `-M`: the board.
+    pub board: &'static str,
+    /// The network card.
+    pub network_card: &'static str,
+    /// How the disk is connected: devices as for `-device`, the last of which gets `drive=`.
+    pub disk_devices: &'static [&'static str],
+}
+
+/// A PC of about 2000: IDE, an Intel network card.
+pub const IDE_PC: Hardware = Hardware {
+    board: "pc",
+    network_card: "e1000",
+    disk_devices: &["ide-hd"],
+};
+
+/// A PC of about 2008: AHCI, a Realtek network card.
+pub const AHCI_PC: Hardware = Hardware {
+    board: "pc",
+    network_card: "rtl8139",
+    disk_devices: &["ich9-ahci,id=ahci", "ide-hd,bus=ahci.0"],
+};
 
 /// A running old server.
 pub struct OldServer {
@@ -20,43 +45,46 @@ pub struct OldServer {
 
 impl OldServer {
     /// Switches the machine on. Its wire goes to the Xen host's socket in `work`.
-    pub fn power_on(work: &Path, disk: &Disk) -> Result<OldServer> {
-        Self::power_on_as(work, disk, "old-server")
-    }
-
-    /// The same, with console and logs under another name: for a second boot in one story.
-    pub fn power_on_as(work: &Path, disk: &Disk, name: &str) -> Result<OldServer> {
-        let console = Console::new(work.join(format!("{name}.log")));
-        let arguments = [
-            "-M",
-            "pc",
-            "-accel",
-            "tcg",
-            "-m",
-            "512",
-            "-boot",
-            "n",
-            "-display",
-            "none",
-            "-no-reboot",
+    pub fn power_on(work: &Path, disk: &Disk, hardware: Hardware) -> Result<OldServer> {
+        let console = Console::new(work.join("old-server.log"));
+        let mut arguments: Vec<String> = ["-accel", "tcg", "-m", "512", "-boot", "n"]
+            .map(str::to_owned)
+            .to_vec();
+        let mut add = |option: &str, value: String| {
+            arguments.extend([option.to_owned(), value]);
+        };
+        add("-M", hardware.board.to_owned());
+        add("-display", "none".to_owned());
+        add(
             "-netdev",
-            &format!(
+            format!(
                 "stream,id=wire,server=off,addr.type=unix,addr.path={}",
                 work.join("wire.sock").display()
             ),
+        );
+        add(
             "-device",
-            &format!("e1000,netdev=wire,mac={MAC}"),
+            format!("{},netdev=wire,mac={MAC}", hardware.network_card),
+        );
+        add(
             "-drive",
-            &format!(
-                "file={},format=raw,if=ide,cache=writethrough",
+            format!(
+                "file={},format=raw,if=none,id=disk,cache=writethrough",
                 disk.path.display()
             ),
-            "-serial",
-            &format!("file:{}", console.path().display()),
-        ]
-        .map(str::to_owned);
+        );
+        let (last, others) = hardware
+            .disk_devices
+            .split_last()
+            .context("a machine with no disk")?;
+        for device in others {
+            add("-device", (*device).to_owned());
+        }
+        add("-device", format!("{last},drive=disk"));
+        add("-serial", format!("file:{}", console.path().display()));
+        arguments.push("-no-reboot".to_owned());
         Ok(OldServer {
-            machine: Machine::start(name, work, &arguments)?,
+            machine: Machine::start("old-server", work, &arguments)?,
             console,
         })
     }

@@ -6,8 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 /// A directory `target/lab/runs/NAME` for disks, sockets and logs. Afterwards only logs are kept,
-/// and after a success nothing
-/// (unless `P2V_LAB_KEEP` is set).
+/// and after a success nothing (unless `P2V_LAB_KEEP` is set).
 pub struct Run {
     directory: PathBuf,
     succeeded: bool,

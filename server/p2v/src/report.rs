@@ -15,6 +15,7 @@ const LINE_EVERY: Duration = Duration::from_secs(5);
 struct Running {
     began: Instant,
     last_line: Option<Instant>,
+    complete: bool,
     bar: Option<ProgressBar>,
 }
 
@@ -56,6 +57,7 @@ impl Told {
         Running {
             began: Instant::now(),
             last_line: None,
+            complete: false,
             bar,
         }
     }
@@ -87,14 +89,12 @@ impl Report for Told {
             let due = running
                 .last_line
                 .is_none_or(|last| last.elapsed() >= LINE_EVERY);
-            let line = (running.bar.is_none() && (due || complete)).then(|| {
+            let ends = complete && !running.complete;
+            running.complete = complete;
+            (running.bar.is_none() && (ends || (due && !complete))).then(|| {
                 running.last_line = Some(Instant::now());
                 plain(what, progress, running.began.elapsed())
-            });
-            if complete {
-                all.remove(what);
-            }
-            line
+            })
         };
         if let Some(line) = line {
             self.line(&line);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use p2v_lab::artifacts::Artifacts;
 use p2v_lab::disk::Disk;
-use p2v_lab::old_server::OldServer;
+use p2v_lab::old_server::{IDE_PC, OldServer};
 use p2v_lab::run::Run;
 use p2v_lab::xen_host::{SETTINGS, XenHost};
 
@@ -55,7 +55,7 @@ fn demo() -> Result<()> {
 
     say("The old server is restarted and boots from the network. Its service is down from now on.");
     let down = Instant::now();
-    let mut old = OldServer::power_on(&work, &disk)?;
+    let mut old = OldServer::power_on(&work, &disk, IDE_PC)?;
     let exported = old.wait_for("exporting e1.0 read-only", EXPORT_LIMIT)?;
     println!("old server: {exported}");
     let exported = down.elapsed();
