@@ -43,7 +43,6 @@ setup:
 		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$${missing[@]}" </dev/null >$(or $(TMPDIR),/tmp)/p2v-setup.log 2>&1 || \
 			{ tail -n 30 $(or $(TMPDIR),/tmp)/p2v-setup.log; exit 1; }; \
 	fi
-	@apt-cache show linux-image-amd64 >/dev/null 2>&1 || apt-get update -qq
 	@command -v qemu-img >/dev/null || { echo "qemu-img is not there: apt-get install qemu-utils" >&2; exit 1; }
 
 build: setup

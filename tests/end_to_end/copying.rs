@@ -62,10 +62,19 @@ fn a_partitioned_disk_is_copied_byte_for_byte_also_after_an_interruption() {
 
     // One disk by its address, to a new file. That had everything to move; the second run of the
     // other copy only what the first had left.
-    let whole = scene
+    let file = scene
         .host
-        .ok("p2v copy e1.0 --to /var/tmp/old.img")
+        .run("p2v copy e1.0 --to /var/tmp/old.img")
+        .unwrap()
+        .success()
         .unwrap();
+    assert!(
+        file.err
+            .contains("instead of the earlier copy in volume vg0"),
+        "{}",
+        file.err
+    );
+    let whole = file.out;
     assert!(
         moved(&copied) < moved(&whole),
         "nothing of the first run was used:\n{copied}{whole}"

@@ -242,7 +242,7 @@ fn copied(copies: &[CopyDone], json: bool) -> ExitCode {
             continue;
         }
         let moved = format!(
-            "{} came over the wire, {} were there already, {} are zeros",
+            "{} came over the wire, {} were there already or are zeros, {} were written as zeros",
             HumanBytes(summary.moved),
             HumanBytes(summary.equal),
             HumanBytes(summary.zeroed)

@@ -118,10 +118,10 @@ fn plain(what: &str, progress: Progress, elapsed: Duration) -> String {
         HumanBytes(total)
     );
     if equal > 0 {
-        line += &format!(", {} were there already", HumanBytes(equal));
+        line += &format!(", {} were there already or are zeros", HumanBytes(equal));
     }
     if zeroed > 0 {
-        line += &format!(", {} zeros", HumanBytes(zeroed));
+        line += &format!(", {} written as zeros", HumanBytes(zeroed));
     }
     let seconds = elapsed.as_secs_f64();
     if checked > 0 && checked < total && seconds >= 1.0 {
@@ -165,7 +165,7 @@ mod tests {
         };
         assert_eq!(
             plain("e7.0", done, Duration::from_secs(16)),
-            "  e7.0: 100 %, 1.00 GiB of 1.00 GiB copied and checked, 1.00 GiB were there already (nothing had to cross the wire)"
+            "  e7.0: 100 %, 1.00 GiB of 1.00 GiB copied and checked, 1.00 GiB were there already or are zeros (nothing had to cross the wire)"
         );
         assert!(plain("e7.0", Progress::default(), Duration::ZERO).contains("100 %"));
     }

@@ -220,6 +220,17 @@ fn copy_reserved(
         },
     )?;
     let to = prepared.destination.clone();
+    if let Some(earlier) = before
+        .as_ref()
+        .map(|copy| &copy.destination)
+        .filter(|d| **d != to)
+    {
+        // One disk has one copy that the domain can be switched to: the operator must know which.
+        report.warn(&format!(
+            "`p2v cutover {name}` will use {to} for {address} from now on, instead of the earlier copy in {earlier}; that \
+             one is left as it is (to use it again, run the copy to it again: only what differs is moved)"
+        ));
+    }
     host.store.update(name, |record| {
         let begun = match &before {
             Some(copy) if copy.destination == to => copy.begun,
