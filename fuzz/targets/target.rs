@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
 use p2v_aoe::ata::Identify;
-use p2v_aoe::target::{Disk, Event, Events, Export, Target, TargetConfig};
+use p2v_aoe::target::{Disk, Durability, Event, Events, Export, Target, TargetConfig};
 use p2v_aoe::token::Token;
+use p2v_aoe::vendor::Access;
 use p2v_aoe::wire::Wire;
 use p2v_aoe::{Address, MacAddr};
 
@@ -66,7 +67,7 @@ impl Wire for OneFrame {
 fuzz_target!(|bytes: &[u8]| {
     static TARGET: OnceLock<Target> = OnceLock::new();
     let target = TARGET.get_or_init(|| {
-        let export = Export { address: Address::new(0, 0), disk: Arc::new(Untouchable), identify: Identify::default() };
+        let export = Export { address: Address::new(0, 0), disk: Arc::new(Untouchable), identify: Identify::default(), access: Access::ReadOnly, durability: Durability::Stable };
         let config = TargetConfig {
             exports: vec![export],
             hosts: vec![],

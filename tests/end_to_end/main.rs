@@ -6,5 +6,6 @@
 mod copying;
 mod scene;
 mod smoke;
+mod start_fails;
 mod strangers;
 mod whole_path;

@@ -13,8 +13,9 @@ use p2v_aoe::ata::Identify;
 use p2v_aoe::cmdline::BootArgs;
 use p2v_aoe::inventory::{Disk, Inventory};
 use p2v_aoe::target::{
-    self, Conflict, Event, Events, Export, ExportStatus, FileDisk, Target, TargetConfig,
+    self, Conflict, Durability, Event, Events, Export, ExportStatus, FileDisk, Target, TargetConfig,
 };
+use p2v_aoe::vendor::Access;
 use p2v_aoe::wire::{OpenError, PacketSocket, Wire};
 
 /// How often, and how long each time, the wire is asked whether an address is free.
@@ -139,6 +140,8 @@ impl Exporter {
                 address,
                 disk: Arc::new(opened),
                 identify: identify(disk),
+                access: Access::ReadOnly,
+                durability: Durability::Stable,
             });
         }
         let addresses: Vec<Address> = exports.iter().map(|e| e.address).collect();

@@ -11,7 +11,7 @@ use std::time::Duration;
 use nix::sched::{CloneFlags, unshare};
 use p2v_aoe::ata::Identify;
 use p2v_aoe::initiator::{Error, Initiator};
-use p2v_aoe::target::{Event, Events, Export, FileDisk, Target, TargetConfig};
+use p2v_aoe::target::{Durability, Event, Events, Export, FileDisk, Target, TargetConfig};
 use p2v_aoe::token::Token;
 use p2v_aoe::vendor::Access;
 use p2v_aoe::wire::{PacketSocket, Wire};
@@ -78,6 +78,8 @@ fn target_and_initiator_over_packet_sockets() {
                         serial: "S1".into(),
                         ..Identify::default()
                     },
+                    access: Access::ReadOnly,
+                    durability: Durability::Stable,
                 }],
                 hosts: vec![host.mac()],
                 token: Some(token.clone()),

@@ -11,7 +11,8 @@ use nix::sched::{CloneFlags, unshare};
 use p2v_aoe::ata::Identify;
 use p2v_aoe::initiator::Initiator;
 use p2v_aoe::inventory::{Disk, Inventory, Nic};
-use p2v_aoe::target::{Event, Events, Export, FileDisk, Target, TargetConfig};
+use p2v_aoe::target::{Durability, Event, Events, Export, FileDisk, Target, TargetConfig};
+use p2v_aoe::vendor::Access;
 use p2v_aoe::wire::{PacketSocket, Wire};
 use p2v_aoe::{Address, MacAddr};
 use p2v_dom0::report::Progress;
@@ -119,6 +120,8 @@ fn story() {
                 address,
                 disk: Arc::new(FileDisk::open(&disk).unwrap()),
                 identify: Identify::default(),
+                access: Access::ReadOnly,
+                durability: Durability::Stable,
             }],
             hosts: vec![MacAddr::new(2, 0, 0, 0, 0, 1)],
             token: Some(menu.token),

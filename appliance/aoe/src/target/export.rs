@@ -22,6 +22,23 @@ pub struct Export {
     pub disk: Arc<dyn Disk>,
     /// Model, serial number and so on for IDENTIFY DEVICE; its size is taken from the disk.
     pub identify: Identify,
+    /// What is allowed from the start. The agent of the netboot image begins read-only and waits for
+    /// an authorised request.
+    pub access: Access,
+    /// When a write is acknowledged.
+    pub durability: Durability,
+}
+
+/// When a write is acknowledged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// When it is on stable storage: initiators have no other way to know (the Linux driver never
+    /// sends a flush).
+    #[default]
+    Stable,
+    /// When the system has taken it: what was acknowledged is lost if the machine loses power. An
+    /// operator must have asked for this by name.
+    Fast,
 }
 
 /// Counters in the order of [`Stats::NAMES`].
@@ -55,6 +72,7 @@ pub(super) struct Served<Job> {
     pub(super) disk: Arc<dyn Disk>,
     pub(super) identify: [u8; 512],
     pub(super) sectors: u64,
+    pub(super) durability: Durability,
     writable: AtomicBool,
     counters: [AtomicU64; Stats::NAMES.len()],
     settings: Mutex<Settings>,
@@ -76,7 +94,8 @@ impl<Job> Served<Job> {
             .to_bytes(),
             sectors,
             disk: export.disk,
-            writable: AtomicBool::new(false),
+            durability: export.durability,
+            writable: AtomicBool::new(export.access == Access::ReadWrite),
             counters: Default::default(),
             settings: Mutex::new(Settings {
                 hosts: hosts.to_vec(),

@@ -32,7 +32,7 @@ mod work;
 
 pub use announce::{Conflict, announce, conflicts};
 pub use disk::{Disk, FileDisk};
-pub use export::Export;
+pub use export::{Durability, Export};
 
 use control::{ControlState, Decision};
 use export::{ConfigRefused, Count, Served};
@@ -135,11 +135,14 @@ impl Drop for Target {
 }
 
 impl Target {
-    /// Starts the disk threads. Every export is read-only.
+    /// Starts the disk threads. A disk that may be written from the start is opened for that.
     pub fn new(config: TargetConfig, events: Arc<dyn Events>) -> io::Result<Target> {
         let control = Arc::new(ControlState::new(config.token, config.boot_id));
         let mut exports = Vec::new();
         for export in config.exports {
+            if export.access == Access::ReadWrite {
+                export.disk.set_writable(true)?;
+            }
             let export = Arc::new(Served::new(export, &config.hosts));
             let name = export.address.to_string();
             let (served, state, told) = (export.clone(), control.clone(), events.clone());
