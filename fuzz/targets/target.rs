@@ -2,6 +2,8 @@
 #![no_main]
 
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixDatagram;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
@@ -42,7 +44,7 @@ impl Events for Ignore {
 }
 
 /// Gives one frame and then ends the service.
-struct OneFrame(Mutex<Option<Vec<u8>>>);
+struct OneFrame(Mutex<Option<Vec<u8>>>, UnixDatagram);
 
 impl Wire for OneFrame {
     fn mac(&self) -> MacAddr {
@@ -58,8 +60,12 @@ impl Wire for OneFrame {
         }
         Ok(1)
     }
-    fn send(&self, frames: &[Vec<u8>]) -> io::Result<()> {
-        assert!(frames.iter().all(|f| f.len() >= 60 && f.len() <= 1514));
+    fn readiness(&self) -> BorrowedFd<'_> {
+        self.1.as_fd()
+    }
+    fn send_parts(&self, frames: &[[&[u8]; 2]]) -> io::Result<()> {
+        let mut lengths = frames.iter().map(|[head, data]| head.len() + data.len());
+        assert!(lengths.all(|length| (60..=1514).contains(&length)));
         Ok(())
     }
 }
@@ -80,6 +86,6 @@ fuzz_target!(|bytes: &[u8]| {
     // The headers that lead somewhere are given; the rest is the fuzzer's.
     let mut frame = vec![2, 0, 0, 0, 0, 7, 2, 0, 0, 0, 0, 1, 0x88, 0xa2, 0x10];
     frame.extend_from_slice(bytes);
-    let wire: Arc<dyn Wire> = Arc::new(OneFrame(Mutex::new(Some(frame))));
-    let _ = target.serve(&wire, &AtomicBool::new(false));
+    let wire: Arc<dyn Wire> = Arc::new(OneFrame(Mutex::new(Some(frame)), UnixDatagram::unbound().unwrap()));
+    let _ = target.serve(&[wire], &AtomicBool::new(false));
 });

@@ -145,7 +145,7 @@ impl Exporter {
             });
         }
         let addresses: Vec<Address> = exports.iter().map(|e| e.address).collect();
-        let wire: Arc<dyn Wire> = Arc::new(PacketSocket::open(interface)?);
+        let wire: Arc<dyn Wire> = Arc::new(PacketSocket::open_with_ring(interface)?);
         let conflicts = target::conflicts(&*wire, &addresses, ASK_TRIES, ASK_WAIT)
             .map_err(ExportError::Wire)?;
         if let Some(conflict) = conflicts.first() {
@@ -180,7 +180,7 @@ impl Exporter {
         self.thread = Some(
             thread::Builder::new()
                 .name("target".into())
-                .spawn(move || target.serve(&wire, &stop))?,
+                .spawn(move || target.serve(&[wire], &stop))?,
         );
         Ok(())
     }
@@ -209,7 +209,7 @@ impl Exporter {
         };
         // A socket that cannot be had yet (the interface is gone) is tried for at the next look; what
         // ended the serving is said once.
-        if let Ok(wire) = PacketSocket::open(&self.interface) {
+        if let Ok(wire) = PacketSocket::open_with_ring(&self.interface) {
             said = Some(match self.serve(Arc::new(wire)) {
                 Ok(()) => format!("serving on {} again", self.interface),
                 Err(error) => format!("starting the target: {error}"),

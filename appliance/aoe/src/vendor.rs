@@ -524,7 +524,7 @@ pub struct Stats(pub [u64; Stats::NAMES.len()]);
 
 impl Stats {
     /// What the counters mean, in the order they have on the wire. New ones are added at the end.
-    pub const NAMES: [&'static str; 9] = [
+    pub const NAMES: [&'static str; 27] = [
         "requests",
         "sectors_read",
         "sectors_written",
@@ -534,6 +534,26 @@ impl Stats {
         "malformed",
         "control_refused",
         "queue_full",
+        "late_writes",
+        "joined",
+        "in_flight_max",
+        // Requests by the time from their arrival to their answer, in microseconds: up to 15, up to
+        // 31, and so on in powers of two, and all that took longer.
+        "answered_16us",
+        "answered_32us",
+        "answered_64us",
+        "answered_128us",
+        "answered_256us",
+        "answered_512us",
+        "answered_1ms",
+        "answered_2ms",
+        "answered_4ms",
+        "answered_8ms",
+        "answered_16ms",
+        "answered_32ms",
+        "answered_65ms",
+        "answered_131ms",
+        "answered_longer",
     ];
 
     /// Name and value of each counter.
@@ -613,7 +633,7 @@ mod tests {
                     argument,
                     counter
                 }),
-            any::<[u64; 9]>().prop_map(|values| Reply::Stats(Stats(values))),
+            any::<[u64; Stats::NAMES.len()]>().prop_map(|values| Reply::Stats(Stats(values))),
             (any::<(u8, u64)>(), 1u8..9).prop_map(|((operation, lba), status)| Reply::Refused {
                 operation,
                 status: Status::from_byte(status),

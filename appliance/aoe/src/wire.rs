@@ -4,6 +4,7 @@
 //! not there.
 
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use pnet::util::MacAddr;
@@ -11,6 +12,7 @@ use pnet::util::MacAddr;
 #[cfg(test)]
 pub(crate) mod memory;
 mod packet;
+mod ring;
 
 pub use packet::{OpenError, PacketSocket};
 
@@ -29,7 +31,19 @@ pub trait Wire: Send + Sync {
     /// An interface that is down is not an error here: it is silent until it comes back.
     fn receive(&self, timeout: Duration, each: &mut dyn FnMut(&[u8])) -> io::Result<usize>;
 
-    /// Sends frames. One that the interface does not take (it is down, its queue is full) is lost
+    /// Readable when [`Wire::receive`] has something to hand out.
+    fn readiness(&self) -> BorrowedFd<'_>;
+
+    /// Looks anew at what may change while frames go back and forth: the MTU.
+    fn refresh(&self) {}
+
+    /// Sends frames, each in two parts that need not lie side by side: headers and data. One that the interface does not take (it is down, its queue is full) is lost
     /// as it would be on the wire: the other side asks again.
-    fn send(&self, frames: &[Vec<u8>]) -> io::Result<()>;
+    fn send_parts(&self, frames: &[[&[u8]; 2]]) -> io::Result<()>;
+
+    /// Sends frames that are in one piece.
+    fn send(&self, frames: &[Vec<u8>]) -> io::Result<()> {
+        let parts: Vec<[&[u8]; 2]> = frames.iter().map(|frame| [&frame[..], &[]]).collect();
+        self.send_parts(&parts)
+    }
 }

@@ -89,10 +89,10 @@ fn target_and_initiator_over_packet_sockets() {
             Arc::new(Quiet),
         )
         .unwrap();
-        let wire: Arc<dyn Wire> = Arc::new(PacketSocket::open("old0").unwrap());
+        let wire: Arc<dyn Wire> = Arc::new(PacketSocket::open_with_ring("old0").unwrap());
         let stop = AtomicBool::new(false);
         std::thread::scope(|scope| {
-            let serving = scope.spawn(|| target.serve(&wire, &stop));
+            let serving = scope.spawn(|| target.serve(&[wire], &stop));
             let mut session = host.attach(E7_0).unwrap();
             assert_eq!(
                 (session.identify().model.as_str(), session.sectors()),

@@ -136,7 +136,7 @@ fn story() {
     let image = dir.path().join("copy.img");
     let end = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let serving = scope.spawn(|| target.serve(&wire, &end));
+        let serving = scope.spawn(|| target.serve(std::slice::from_ref(&wire), &end));
         let ending = EndOnDrop(&end);
         let run = |after| {
             let stop = AtomicBool::new(false);

@@ -8,6 +8,7 @@ use std::time::Duration;
 use pnet::util::MacAddr;
 
 use super::disk::Disk;
+use super::scan::ScanJob;
 use crate::acl::{Directive, LIST_MAX, MacMask, Reserve, mask_error, reserve};
 use crate::address::Address;
 use crate::ata::Identify;
@@ -54,7 +55,15 @@ pub(super) enum Count {
     Malformed,
     ControlRefused,
     QueueFull,
+    Late,
+    Joined,
+    InFlightMax,
+    /// The first of [`LATENCIES`].
+    Latency,
 }
+
+/// Classes of the time a request took, at the end of the counters.
+const LATENCIES: usize = Stats::NAMES.len() - Count::Latency as usize;
 
 /// Changes of an export that are asked for and kept until the agent ends.
 #[derive(Default)]
@@ -67,23 +76,23 @@ struct Settings {
 }
 
 /// An export at work.
-pub(super) struct Served<Job> {
+pub(super) struct Served {
     pub(super) address: Address,
     pub(super) disk: Arc<dyn Disk>,
     pub(super) identify: [u8; 512],
     pub(super) sectors: u64,
     pub(super) durability: Durability,
+    /// It began read-only: access is changed by authorised requests alone.
+    guarded: bool,
     writable: AtomicBool,
     counters: [AtomicU64; Stats::NAMES.len()],
     settings: Mutex<Settings>,
-    /// Disk work in the order it came.
-    pub(super) io: Queue<Job>,
     /// Digests and zero maps: long reads that must not hold up the disk work.
-    pub(super) scan: Queue<Job>,
+    pub(super) scan: Queue<ScanJob>,
 }
 
-impl<Job> Served<Job> {
-    pub(super) fn new(export: Export, hosts: &[MacAddr]) -> Served<Job> {
+impl Served {
+    pub(super) fn new(export: Export, hosts: &[MacAddr]) -> Served {
         let sectors = export.disk.sectors();
         Served {
             address: export.address,
@@ -95,13 +104,13 @@ impl<Job> Served<Job> {
             sectors,
             disk: export.disk,
             durability: export.durability,
+            guarded: export.access == Access::ReadOnly,
             writable: AtomicBool::new(export.access == Access::ReadWrite),
             counters: Default::default(),
             settings: Mutex::new(Settings {
                 hosts: hosts.to_vec(),
                 ..Settings::default()
             }),
-            io: Queue::default(),
             scan: Queue::default(),
         }
     }
@@ -114,6 +123,20 @@ impl<Job> Served<Job> {
 
     pub(super) fn count(&self, what: Count, by: u64) {
         self.counters[what as usize].fetch_add(by, Ordering::Relaxed);
+    }
+
+    /// Notes how long a request took from its arrival to its answer.
+    pub(super) fn latency(&self, took: Duration) {
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        // 0 to 15: class 0; 16 to 31: class 1; and so on.
+        let class = (u64::BITS - (micros >> 4).leading_zeros()) as usize;
+        let class = Count::Latency as usize + class.min(LATENCIES - 1);
+        self.counters[class].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Notes how many requests have no answer yet.
+    pub(super) fn in_flight(&self, now: usize) {
+        self.counters[Count::InFlightMax as usize].fetch_max(now as u64, Ordering::Relaxed);
     }
 
     pub(super) fn stats(&self) -> Stats {
@@ -218,9 +241,12 @@ impl<Job> Served<Job> {
     pub(super) fn reserve(&self, request: &Reserve, sender: MacAddr) -> Option<(Reserve, bool)> {
         let mut settings = self.settings();
         let foreign = !settings.reserved.is_empty() && !settings.reserved.contains(&sender);
+        // A domain writes here, perhaps from another host: a reservation would take its disk away.
+        let in_use = self.access() == Access::ReadWrite && self.guarded;
         let refused = match request.sub {
             reserve::READ => false,
             reserve::SET if foreign => true,
+            reserve::SET | reserve::FORCE_SET if in_use && !request.macs.is_empty() => true,
             reserve::SET | reserve::FORCE_SET => {
                 settings.reserved.clone_from(&request.macs);
                 false

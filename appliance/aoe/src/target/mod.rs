@@ -1,16 +1,19 @@
 //! The target engine: serves disks to the initiators on its list.
 //!
-//! One thread for each interface receives and answers what needs no disk; each disk has a thread
-//! that does its work in the order it came, and one for long scans, so that a slow disk holds up
-//! nobody else. Failures of the disk are ATA status, never the AoE error flag: the Linux driver
-//! throws a reply with that flag away and asks again for three minutes (AOE.md).
+//! One thread does it all, and waits for nothing but the next event: a frame, or a disk request that
+//! ended. Frames come and go in batches, neighbours are read and written together, what is in memory is
+//! answered at once, and the kernel has all other disk requests at the same time, so that a slow one
+//! holds up nobody else. Long scans have a thread for each disk. Failures of the disk are ATA status,
+//! never the AoE error flag: the Linux driver throws a reply with that flag away and asks again for
+//! three minutes (AOE.md).
 
 use std::io;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use pnet::util::MacAddr;
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::acl::{MacMask, Reserve};
 use crate::address::{Address, SECTOR};
@@ -25,18 +28,29 @@ use crate::vendor::{
 use crate::wire::Wire;
 
 mod announce;
+mod buffer;
 mod control;
 mod disk;
+mod engine;
 mod export;
-mod work;
+mod late;
+mod operation;
+mod outbox;
+mod pool;
+mod ring;
+mod scan;
+mod schedule;
+mod stream;
 
 pub use announce::{Conflict, announce, conflicts};
-pub use disk::{Disk, FileDisk};
+pub use disk::{Disk, FileDisk, Files};
 pub use export::{Durability, Export};
 
 use control::{ControlState, Decision};
+use engine::Engine;
 use export::{ConfigRefused, Count, Served};
-use work::{Job, Work};
+use scan::{Scan, ScanJob};
+use schedule::{Piece, ReplyTo, Request as Waiting, Work};
 
 /// Requests that one initiator may have outstanding: the Linux driver uses no more than 64
 /// (`aoe_maxout`), and the socket's buffer holds many times that.
@@ -44,6 +58,10 @@ pub const BUFFER_COUNT: u16 = 64;
 /// Sectors in a frame that every Ethernet carries. More are not advertised before frames of that
 /// size have made the round trip, because no initiator falls back (AOE.md).
 pub const SECTORS_PER_FRAME: u8 = 2;
+/// Waits for something to do are no longer than this.
+const TICK: Duration = Duration::from_millis(500);
+/// How often the interfaces are looked at anew.
+const LOOK: Duration = Duration::from_secs(1);
 /// Firmware version in config replies.
 const FIRMWARE: u16 = 1;
 
@@ -119,7 +137,10 @@ pub struct ExportStatus {
 
 /// The engine. Dropping it ends its disk threads after the work they have.
 pub struct Target {
-    exports: Vec<Arc<Served<Job>>>,
+    exports: Vec<Arc<Served>>,
+    engine: Mutex<Engine>,
+    /// Requests without an answer, for tests that wait for the last one.
+    pending: AtomicUsize,
     control: Arc<ControlState>,
     inventory: Vec<u8>,
     events: Arc<dyn Events>,
@@ -128,7 +149,6 @@ pub struct Target {
 impl Drop for Target {
     fn drop(&mut self) {
         for export in &self.exports {
-            export.io.close();
             export.scan.close();
         }
     }
@@ -145,39 +165,60 @@ impl Target {
             }
             let export = Arc::new(Served::new(export, &config.hosts));
             let name = export.address.to_string();
-            let (served, state, told) = (export.clone(), control.clone(), events.clone());
-            std::thread::Builder::new()
-                .name(format!("{name} disk"))
-                .spawn(move || work::disk_thread(&served, &state, &*told))?;
             let served = export.clone();
             std::thread::Builder::new()
                 .name(format!("{name} scan"))
-                .spawn(move || work::scan_thread(&served))?;
+                .spawn(move || scan::scan_thread(&served))?;
             exports.push(export);
         }
+        let engine = Engine::new(&exports, control.clone(), events.clone())?;
         Ok(Target {
             exports,
+            engine: Mutex::new(engine),
+            pending: AtomicUsize::new(0),
             control,
             inventory: config.inventory,
             events,
         })
     }
 
-    /// Serves what comes over `wire` until `stop` is set (looked at twice a second) or the
-    /// interface is gone, which is the error.
-    pub fn serve(&self, wire: &Arc<dyn Wire>, stop: &AtomicBool) -> io::Result<()> {
-        let mut replies = Vec::new();
+    /// Serves what comes over `wires` until `stop` is set (looked at twice a second) or one of them
+    /// fails, which is the error: its interface is gone. What was being done goes on when serving is
+    /// taken up again. One caller at a time serves; another one waits.
+    pub fn serve(&self, wires: &[Arc<dyn Wire>], stop: &AtomicBool) -> io::Result<()> {
+        let mut engine = self
+            .engine
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        let served = self.serve_with(&mut engine, wires, stop);
+        engine.leave();
+        served
+    }
+
+    fn serve_with(
+        &self,
+        engine: &mut Engine,
+        wires: &[Arc<dyn Wire>],
+        stop: &AtomicBool,
+    ) -> io::Result<()> {
+        let mut looked = Instant::now();
         while !stop.load(Ordering::Acquire) {
             let mut finish = None;
-            wire.receive(Duration::from_millis(500), &mut |bytes| {
-                if let Some(event) = self.accept(bytes, wire, &mut replies) {
-                    finish = Some(event);
-                }
+            engine.receive(wires, TICK, &mut |engine, index, bytes| {
+                let told = self.accept(engine, bytes, index, &wires[index]);
+                finish = told.or(finish.take());
             })?;
-            wire.send(&replies)?;
-            replies.clear();
+            let pending = engine.go_on();
+            self.pending.store(pending, Ordering::Release);
+            engine.send(wires)?;
             if let Some(event) = finish {
                 self.events.event(event);
+            }
+            if engine.now().duration_since(looked) > LOOK {
+                looked = engine.now();
+                for wire in wires {
+                    wire.refresh();
+                }
             }
         }
         Ok(())
@@ -195,13 +236,14 @@ impl Target {
             .collect()
     }
 
-    /// Handles one frame: replies that need no disk go to `replies`, disk work to its queue.
-    /// Returns an event that must be told after the replies were sent.
+    /// Handles one frame: replies that need no disk are put out, disk work goes to the engine. Returns
+    /// an event that must be told after the replies were sent.
     fn accept(
         &self,
+        engine: &mut Engine,
         bytes: &[u8],
+        index: usize,
         wire: &Arc<dyn Wire>,
-        replies: &mut Vec<Vec<u8>>,
     ) -> Option<Event> {
         let (header, body, version_ok) = match frame::parse(bytes) {
             Ok((header, body)) => (header, body, true),
@@ -214,33 +256,42 @@ impl Target {
             return None;
         }
         let mut event = None;
-        for export in self
-            .exports
-            .iter()
-            .filter(|export| header.address.covers(export.address))
-        {
-            let request = Incoming {
+        for (volume, export) in self.exports.iter().enumerate() {
+            if !header.address.covers(export.address) {
+                continue;
+            }
+            let mut request = Incoming {
                 export,
+                volume,
                 header,
                 reply: header.reply(export.address, wire.mac()),
                 wire,
+                index,
+                engine: &mut *engine,
             };
             export.count(Count::Requests, 1);
-            if !version_ok {
+            let reply = if version_ok {
+                let (reply, told) = self.dispatch(&mut request, body);
+                event = told.or(event);
+                reply
+            } else {
                 export.count(Count::Malformed, 1);
-                if export.knows(sender) {
-                    replies.push(request.error(ErrorCode::UnsupportedVersion));
-                }
-                continue;
+                export
+                    .knows(sender)
+                    .then(|| request.error(ErrorCode::UnsupportedVersion))
+            };
+            if let Some(reply) = reply {
+                engine.out.frame(index, reply);
             }
-            let (reply, told) = self.dispatch(&request, body);
-            replies.extend(reply);
-            event = told.or(event);
         }
         event
     }
 
-    fn dispatch(&self, request: &Incoming<'_>, body: &[u8]) -> (Option<Vec<u8>>, Option<Event>) {
+    fn dispatch(
+        &self,
+        request: &mut Incoming<'_>,
+        body: &[u8],
+    ) -> (Option<Vec<u8>>, Option<Event>) {
         let export = request.export;
         let known = export.knows(request.header.source);
         if request.header.command == command::CONFIG {
@@ -262,7 +313,7 @@ impl Target {
         }
     }
 
-    fn vendor(&self, request: &Incoming<'_>, body: &[u8]) -> (Option<Vec<u8>>, Option<Event>) {
+    fn vendor(&self, request: &mut Incoming<'_>, body: &[u8]) -> (Option<Vec<u8>>, Option<Event>) {
         let export = request.export;
         let operation = body.first().copied().unwrap_or(0);
         let refuse = |status| {
@@ -295,7 +346,7 @@ impl Target {
                 if sectors > DIGEST_SECTORS_MAX || !in_range(lba, u64::from(sectors)) {
                     return (refuse(Status::BadArgument), None);
                 }
-                (request.scan(Work::Digest { lba, sectors }), None)
+                (request.scan(Scan::Digest { lba, sectors }), None)
             }
             Request::ZeroMap {
                 lba,
@@ -314,7 +365,7 @@ impl Target {
                     return (refuse(Status::BadArgument), None);
                 }
                 (
-                    request.scan(Work::ZeroMap {
+                    request.scan(Scan::ZeroMap {
                         lba,
                         sectors_per_bit,
                         bits,
@@ -324,14 +375,17 @@ impl Target {
             }
             Request::Access(control) => match Access::from_argument(control.argument) {
                 None => (refuse(Status::BadArgument), None),
-                Some(access) => self.controlled(request, operation, &control, |target| {
-                    target.change_access(request, access, &control);
+                Some(access) => self.controlled(request, operation, &control, |_, request| {
+                    // In a row with the reads and writes, so that those which came before are done
+                    // before.
+                    let work = Work::Access(access, control.counter);
+                    request.queue(Registers::default(), work, 0);
                     (None, None)
                 }),
             },
             Request::Finish(control) => match Finish::from_argument(control.argument) {
                 None => (refuse(Status::BadArgument), None),
-                Some(finish) => self.controlled(request, operation, &control, |target| {
+                Some(finish) => self.controlled(request, operation, &control, |target, request| {
                     target.finish(request, finish, &control)
                 }),
             },
@@ -341,10 +395,10 @@ impl Target {
     /// Lets an authorised, new request through; answers the others.
     fn controlled(
         &self,
-        request: &Incoming<'_>,
+        request: &mut Incoming<'_>,
         operation: u8,
         control: &Control,
-        carry_out: impl FnOnce(&Target) -> (Option<Vec<u8>>, Option<Event>),
+        carry_out: impl FnOnce(&Target, &mut Incoming<'_>) -> (Option<Vec<u8>>, Option<Event>),
     ) -> (Option<Vec<u8>>, Option<Event>) {
         let export = request.export;
         // Control of "all" would let one request stand for several.
@@ -353,7 +407,7 @@ impl Target {
         }
         let by = request.header.source;
         match self.control.decide(by, export.address, operation, control) {
-            Decision::CarryOut => carry_out(self),
+            Decision::CarryOut => carry_out(self, request),
             Decision::Again(body) => (Some(request.reply.frame(&[&body])), None),
             Decision::UnderWay => (None, None),
             Decision::Refuse(status) => {
@@ -372,18 +426,6 @@ impl Target {
                     None,
                 )
             }
-        }
-    }
-
-    fn change_access(&self, request: &Incoming<'_>, access: Access, control: &Control) {
-        // In the queue with the reads and writes, so that writes which came before are done before.
-        if !request.queue_io(Work::Access(access, control.counter)) {
-            let busy = Reply::Refused {
-                operation: crate::vendor::op::ACCESS,
-                status: Status::Busy,
-                lba: 0,
-            };
-            self.control.finished(control.counter, &busy.to_bytes());
         }
     }
 
@@ -434,11 +476,16 @@ impl Target {
 
 /// A request for one export.
 struct Incoming<'a> {
-    export: &'a Arc<Served<Job>>,
+    export: &'a Arc<Served>,
+    /// Its index.
+    volume: usize,
     header: Header,
     /// Headers of the reply.
     reply: Header,
     wire: &'a Arc<dyn Wire>,
+    /// The wire's index.
+    index: usize,
+    engine: &'a mut Engine,
 }
 
 impl Incoming<'_> {
@@ -455,27 +502,36 @@ impl Incoming<'_> {
         self.reply.frame(&[&reply.to_bytes()])
     }
 
-    fn queue_io(&self, work: Work) -> bool {
-        let queued = self.export.io.push(Job {
-            wire: self.wire.clone(),
-            reply: self.reply,
+    fn queue(&mut self, registers: Registers, work: Work, hash: u64) {
+        let sectors = match work {
+            Work::Read | Work::Write(_) => u64::from(registers.count),
+            _ => 0,
+        };
+        let request = Waiting {
+            to: ReplyTo {
+                wire: self.index,
+                header: self.reply,
+            },
+            copies: Vec::new(),
+            registers,
+            lba: registers.lba(),
+            sectors,
             work,
-        });
-        if !queued {
-            self.export.count(Count::QueueFull, 1);
-        }
-        queued
+            hash,
+            arrived: self.engine.now(),
+        };
+        self.engine.take(self.volume, request);
     }
 
-    fn scan(&self, work: Work) -> Option<Vec<u8>> {
+    fn scan(&self, scan: Scan) -> Option<Vec<u8>> {
         // A scan takes long, so the initiator may ask again meanwhile: once is enough.
         if self.export.scan.any(|job| job.same_request(&self.reply)) {
             return None;
         }
-        let queued = self.export.scan.push(Job {
+        let queued = self.export.scan.push(ScanJob {
             wire: self.wire.clone(),
             reply: self.reply,
-            work,
+            scan,
         });
         if !queued {
             self.export.count(Count::QueueFull, 1);
@@ -533,14 +589,14 @@ impl Incoming<'_> {
         )
     }
 
-    fn ata(&self, body: &[u8]) -> Option<Vec<u8>> {
+    fn ata(&mut self, body: &[u8]) -> Option<Vec<u8>> {
         let Ok((registers, data)) = Registers::parse(body) else {
             return Some(self.malformed(ErrorCode::BadArgument));
         };
         let exact = self.header.address == self.export.address;
-        let answer = |registers: Registers, data: &[u8]| {
-            Some(self.reply.frame(&[&registers.to_bytes(), data]))
-        };
+        let reply = self.reply;
+        let answer =
+            |registers: Registers, data: &[u8]| Some(reply.frame(&[&registers.to_bytes(), data]));
         // Some initiators discover by IDENTIFY to everybody (WinAoE); nothing else is for all.
         if !exact && registers.command != opcode::IDENTIFY {
             return None;
@@ -567,14 +623,14 @@ impl Incoming<'_> {
             opcode::READ | opcode::READ_EXT => self.transfer(registers, data, false),
             opcode::WRITE | opcode::WRITE_EXT => self.transfer(registers, data, true),
             opcode::FLUSH | opcode::FLUSH_EXT => {
-                self.queue_io(Work::Flush(registers));
+                self.queue(registers, Work::Flush, 0);
                 None
             }
             _ => answer(registers.failed(ata::ERROR_ABORT), &[]),
         }
     }
 
-    fn transfer(&self, registers: Registers, data: &[u8], write: bool) -> Option<Vec<u8>> {
+    fn transfer(&mut self, registers: Registers, data: &[u8], write: bool) -> Option<Vec<u8>> {
         let count = u64::from(registers.count);
         let bytes = (count * SECTOR) as usize;
         // The AoE header (10 bytes), the registers and the data must fit a frame each way.
@@ -593,11 +649,15 @@ impl Incoming<'_> {
                     .frame(&[&registers.failed(ata::ERROR_ID_NOT_FOUND).to_bytes()]),
             );
         }
-        self.queue_io(if write {
-            Work::Write(registers, data[..bytes].to_vec())
+        if write {
+            let data = &data[..bytes];
+            let mut buffer = self.engine.buffers.take(bytes);
+            buffer[..bytes].copy_from_slice(data);
+            let hash = xxh3_64(data);
+            self.queue(registers, Work::Write(Some(Piece { buffer, bytes })), hash);
         } else {
-            Work::Read(registers)
-        });
+            self.queue(registers, Work::Read, 0);
+        }
         None
     }
 }

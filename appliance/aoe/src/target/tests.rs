@@ -13,6 +13,8 @@ use crate::initiator::{Error, Initiator, Session};
 use crate::vendor::{control_tag, op};
 use crate::wire::memory::{Fate, Segment, Station};
 
+mod order;
+
 const AGENT: MacAddr = MacAddr(2, 0, 0, 0, 0, 7);
 const HOST: MacAddr = MacAddr(2, 0, 0, 0, 0, 1);
 const STRANGER: MacAddr = MacAddr(2, 0, 0, 0, 0, 9);
@@ -107,12 +109,21 @@ struct Bench {
 
 impl Bench {
     fn new(disk: Arc<MemoryDisk>, fate: impl Fn(u64) -> Fate + Send + Sync + 'static) -> Bench {
+        Bench::with(disk.clone(), disk, fate)
+    }
+
+    /// Serves `served`, behind which is `disk`.
+    fn with(
+        served: Arc<dyn Disk>,
+        disk: Arc<MemoryDisk>,
+        fate: impl Fn(u64) -> Fate + Send + Sync + 'static,
+    ) -> Bench {
         let segment = Segment::new(fate);
         let told = Arc::new(Told::default());
         let config = TargetConfig {
             exports: vec![Export {
                 address: E7_0,
-                disk: disk.clone(),
+                disk: served,
                 identify: Default::default(),
                 access: Access::ReadOnly,
                 durability: Durability::Stable,
@@ -126,7 +137,7 @@ impl Bench {
         let stop = Arc::new(AtomicBool::new(false));
         let wire: Arc<dyn Wire> = segment.station(AGENT);
         let (served, stopped) = (target.clone(), stop.clone());
-        let thread = Some(std::thread::spawn(move || served.serve(&wire, &stopped)));
+        let thread = Some(std::thread::spawn(move || served.serve(&[wire], &stopped)));
         Bench {
             segment,
             disk,
@@ -177,11 +188,8 @@ impl Bench {
                 });
                 assert_ne!(got.unwrap(), 0, "the target is silent");
             }
-            quiet = self
-                .target
-                .exports
-                .iter()
-                .all(|e| e.io.idle() && e.scan.idle());
+            quiet = self.target.pending.load(Ordering::Acquire) == 0
+                && self.target.exports.iter().all(|e| e.scan.idle());
         }
         while station
             .receive(Duration::from_millis(20), &mut |bytes| {
@@ -681,7 +689,7 @@ fn two_stations_with_one_address_are_refused() {
     let target = Target::new(config, Arc::new(Told::default())).unwrap();
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        scope.spawn(|| target.serve(&wire, &stop));
+        scope.spawn(|| target.serve(std::slice::from_ref(&wire), &stop));
         let attached = bench.initiator(HOST).attach(E7_0);
         stop.store(true, Ordering::Release);
         match attached {

@@ -1,11 +1,13 @@
 //! An Ethernet segment in memory, with faults on demand, to test the engines on.
 
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixDatagram;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use pnet::util::MacAddr;
 
 use super::Wire;
@@ -18,7 +20,7 @@ pub(crate) enum Fate {
     Doubled,
 }
 
-type Ports = Mutex<Vec<(MacAddr, Sender<Vec<u8>>)>>;
+type Ports = Mutex<Vec<(MacAddr, UnixDatagram)>>;
 
 /// The segment.
 pub(crate) struct Segment {
@@ -31,7 +33,7 @@ pub(crate) struct Segment {
 pub(crate) struct Station {
     segment: Arc<Segment>,
     mac: MacAddr,
-    frames: Mutex<Receiver<Vec<u8>>>,
+    frames: UnixDatagram,
 }
 
 impl Segment {
@@ -45,12 +47,15 @@ impl Segment {
     }
 
     pub(crate) fn station(self: &Arc<Self>, mac: MacAddr) -> Arc<Station> {
-        let (sender, receiver) = channel();
+        let (sender, receiver) = UnixDatagram::pair().unwrap();
+        for end in [&sender, &receiver] {
+            end.set_nonblocking(true).unwrap();
+        }
         self.ports.lock().unwrap().push((mac, sender));
         Arc::new(Station {
             segment: self.clone(),
             mac,
-            frames: Mutex::new(receiver),
+            frames: receiver,
         })
     }
 }
@@ -65,25 +70,26 @@ impl Wire for Station {
     }
 
     fn receive(&self, timeout: Duration, each: &mut dyn FnMut(&[u8])) -> io::Result<usize> {
-        let frames = self.frames.lock().unwrap();
+        let timeout = PollTimeout::try_from(timeout).unwrap();
+        poll(
+            &mut [PollFd::new(self.frames.as_fd(), PollFlags::POLLIN)],
+            timeout,
+        )?;
+        let mut buffer = [0; 2048];
         let mut count = 0;
-        match frames.recv_timeout(timeout) {
-            Ok(frame) => {
-                each(&frame);
-                count += 1;
-            }
-            Err(RecvTimeoutError::Timeout) => return Ok(0),
-            Err(RecvTimeoutError::Disconnected) => return Err(io::ErrorKind::BrokenPipe.into()),
-        }
-        while let Ok(frame) = frames.try_recv() {
-            each(&frame);
+        while let Ok(length) = self.frames.recv(&mut buffer) {
+            each(&buffer[..length]);
             count += 1;
         }
         Ok(count)
     }
 
-    fn send(&self, frames: &[Vec<u8>]) -> io::Result<()> {
-        for frame in frames {
+    fn readiness(&self) -> BorrowedFd<'_> {
+        self.frames.as_fd()
+    }
+
+    fn send_parts(&self, frames: &[[&[u8]; 2]]) -> io::Result<()> {
+        for frame in frames.iter().map(|parts| parts.concat()) {
             let copies =
                 match (self.segment.fate)(self.segment.sent.fetch_add(1, Ordering::Relaxed)) {
                     Fate::Arrives => 1,
@@ -95,7 +101,8 @@ impl Wire for Station {
             for (mac, port) in self.segment.ports.lock().unwrap().iter() {
                 if *mac != self.mac && (destination == *mac || destination.is_broadcast()) {
                     for _ in 0..copies {
-                        let _ = port.send(frame.clone());
+                        // A full port loses it, as a switch does.
+                        let _ = port.send(&frame);
                     }
                 }
             }

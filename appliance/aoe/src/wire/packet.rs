@@ -4,25 +4,32 @@
 use std::ffi::CString;
 use std::io;
 use std::mem;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
-use std::sync::Mutex;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::socket::{getsockopt, setsockopt, sockopt};
+use nix::sys::time::{TimeVal, TimeValLike};
 use pnet::util::MacAddr;
 
 use super::Wire;
+use super::ring::Ring;
 use crate::frame::ETHERTYPE;
 
 /// Frames taken from the kernel, or given to it, with one call.
 const BATCH: usize = 64;
+/// Frames handed out at once: few enough that the first are answered while others still come.
+const HANDFUL: usize = 32;
 /// Bytes of one receive buffer: the largest jumbo frame (9000 + 14), rounded up.
 const FRAME_MAX: usize = 9216;
 /// What the socket's buffers are asked to hold: with room for a window of 64 jumbo frames from
 /// each of several hosts at their true size (about 16 KiB, AOE.md).
 const SOCKET_BUFFER: usize = 4 << 20;
+/// A wait as long as this is one system call: the socket's own time-out.
+const LONG_WAIT: Duration = Duration::from_millis(500);
 
 /// A packet socket bound to one interface and to EtherType 0x88A2, so that nothing but AoE wakes
 /// it. Frames with a VLAN tag and frames for other stations are passed over.
@@ -30,8 +37,19 @@ pub struct PacketSocket {
     socket: OwnedFd,
     name: String,
     mac: MacAddr,
-    mtu: usize,
-    buffers: Mutex<Box<[[u8; FRAME_MAX]; BATCH]>>,
+    mtu: AtomicUsize,
+    index: libc::c_uint,
+    /// The interface is no more, or its frames no longer fit: a new socket is needed.
+    lost: AtomicBool,
+    arrivals: Mutex<Arrivals>,
+}
+
+/// Where frames come to.
+enum Arrivals {
+    /// Memory shared with the kernel.
+    Ring(Ring),
+    /// Buffers that system calls fill.
+    Buffers(Box<[[u8; FRAME_MAX]; BATCH]>),
 }
 
 /// Why the socket could not be had.
@@ -58,21 +76,25 @@ pub enum OpenError {
 }
 
 impl PacketSocket {
-    /// Opens the socket on the interface called `name`.
+    /// Opens the socket on the interface called `name`, to send some frames and receive the answers.
     pub fn open(name: &str) -> Result<PacketSocket, OpenError> {
+        Self::open_as(name, false)
+    }
+
+    /// Opens it for a station that gets many frames: they come through memory shared with the kernel,
+    /// where it can be had.
+    pub fn open_with_ring(name: &str) -> Result<PacketSocket, OpenError> {
+        Self::open_as(name, true)
+    }
+
+    fn open_as(name: &str, ring: bool) -> Result<PacketSocket, OpenError> {
         let no_interface = |source| OpenError::NoInterface {
             name: name.to_owned(),
             source,
         };
-        let c_name = CString::new(name).map_err(|e| no_interface(e.into()))?;
-        if c_name.as_bytes_with_nul().len() > libc::IFNAMSIZ {
+        let Some(index) = interface_index(name) else {
             return Err(no_interface(io::Error::from_raw_os_error(libc::ENODEV)));
-        }
-        // SAFETY: `c_name` is a NUL-terminated string that outlives the call.
-        let index = unsafe { libc::if_nametoindex(c_name.as_ptr()) };
-        if index == 0 {
-            return Err(no_interface(io::Error::last_os_error()));
-        }
+        };
         let failed = |action| {
             move |source| OpenError::Socket {
                 action,
@@ -82,7 +104,7 @@ impl PacketSocket {
         };
 
         // Protocol 0: nothing arrives before the socket is bound to its interface.
-        let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+        let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC;
         // SAFETY: no pointers are passed.
         let fd = unsafe { libc::socket(libc::AF_PACKET, kind, 0) };
         if fd < 0 {
@@ -102,6 +124,18 @@ impl PacketSocket {
             }
         }
 
+        let wait = TimeVal::milliseconds(LONG_WAIT.as_millis() as i64);
+        setsockopt(&socket, sockopt::ReceiveTimeout, &wait)
+            .map_err(|e| failed("set the time-out of a packet socket")(e.into()))?;
+        only_ours(&socket).map_err(failed("filter what comes in"))?;
+        let mac = hardware_address(&socket, name).map_err(failed("read the MAC address"))?;
+        let mtu = mtu(&socket, name).map_err(failed("read the MTU"))?;
+        // Without memory for the ring the socket's queue does, at a system call for each batch.
+        let arrivals = match ring.then(|| Ring::new(&socket, mtu)) {
+            Some(Ok(ring)) => Arrivals::Ring(ring),
+            _ => Arrivals::Buffers(Box::new([[0; FRAME_MAX]; BATCH])),
+        };
+
         // SAFETY: `sockaddr_ll` is plain integers; all zero is a valid value.
         let mut address: libc::sockaddr_ll = unsafe { mem::zeroed() };
         address.sll_family = libc::AF_PACKET as u16;
@@ -118,20 +152,84 @@ impl PacketSocket {
         if bound < 0 {
             return Err(failed("bind a packet socket")(io::Error::last_os_error()));
         }
-        let mac = hardware_address(&socket, name).map_err(failed("read the MAC address"))?;
-        let mtu = mtu(&socket, name).map_err(failed("read the MTU"))?;
         Ok(PacketSocket {
             socket,
             name: name.to_owned(),
             mac,
-            mtu,
-            buffers: Mutex::new(Box::new([[0; FRAME_MAX]; BATCH])),
+            mtu: AtomicUsize::new(mtu),
+            index,
+            lost: AtomicBool::new(false),
+            arrivals: Mutex::new(arrivals),
         })
     }
 
     /// Name of the interface.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    fn arrivals(&self) -> MutexGuard<'_, Arrivals> {
+        self.arrivals
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn receive_into(
+        &self,
+        buffers: &mut [[u8; FRAME_MAX]; BATCH],
+        timeout: Duration,
+        each: &mut dyn FnMut(&[u8]),
+    ) -> io::Result<usize> {
+        let flags = if timeout >= LONG_WAIT {
+            // For the first frame it waits as long as the socket's time-out says.
+            libc::MSG_WAITFORONE
+        } else {
+            if !timeout.is_zero() && !self.wait(PollFlags::POLLIN, timeout)? {
+                return Ok(0);
+            }
+            libc::MSG_DONTWAIT
+        };
+        // SAFETY: `iovec` and `mmsghdr` are plain integers and pointers; all zero is a valid value of
+        // each.
+        let (mut iovecs, mut headers): ([libc::iovec; BATCH], [libc::mmsghdr; BATCH]) =
+            unsafe { (mem::zeroed(), mem::zeroed()) };
+        for i in 0..BATCH {
+            iovecs[i] = libc::iovec {
+                iov_base: buffers[i].as_mut_ptr().cast(),
+                iov_len: FRAME_MAX,
+            };
+            headers[i].msg_hdr.msg_iov = &raw mut iovecs[i];
+            headers[i].msg_hdr.msg_iovlen = 1;
+        }
+        // SAFETY: every header points to an iovec over a buffer of its own, and all of them outlive the
+        // call.
+        let received = unsafe {
+            libc::recvmmsg(
+                self.socket.as_raw_fd(),
+                headers.as_mut_ptr(),
+                BATCH as libc::c_uint,
+                flags as _,
+                std::ptr::null_mut(),
+            )
+        };
+        if received < 0 {
+            let error = io::Error::last_os_error();
+            return match error.raw_os_error() {
+                Some(libc::EAGAIN | libc::EINTR) => Ok(0),
+                // The interface is down. The error is told once, later reads wait in poll.
+                Some(libc::ENETDOWN) => Ok(0),
+                _ => Err(error),
+            };
+        }
+        let received = received as usize;
+        for i in 0..received {
+            let length = headers[i].msg_len as usize;
+            let truncated = headers[i].msg_hdr.msg_flags & libc::MSG_TRUNC != 0;
+            if !truncated {
+                each(&buffers[i][..length]);
+            }
+        }
+        Ok(received)
     }
 
     fn wait(&self, events: PollFlags, timeout: Duration) -> io::Result<bool> {
@@ -150,85 +248,66 @@ impl Wire for PacketSocket {
     }
 
     fn mtu(&self) -> usize {
-        self.mtu
+        self.mtu.load(Ordering::Relaxed)
+    }
+
+    fn readiness(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    fn refresh(&self) {
+        if interface_index(&self.name) != Some(self.index) {
+            self.lost.store(true, Ordering::Relaxed);
+            return;
+        }
+        if let Ok(mtu) = mtu(&self.socket, &self.name) {
+            let fits = match &*self.arrivals() {
+                Arrivals::Ring(ring) => ring.fits(mtu),
+                Arrivals::Buffers(_) => true,
+            };
+            self.mtu.store(mtu, Ordering::Relaxed);
+            self.lost.fetch_or(!fits, Ordering::Relaxed);
+        }
     }
 
     fn receive(&self, timeout: Duration, each: &mut dyn FnMut(&[u8])) -> io::Result<usize> {
-        if !self.wait(PollFlags::POLLIN, timeout)? {
-            return Ok(0);
+        if self.lost.load(Ordering::Relaxed) {
+            return Err(io::Error::from_raw_os_error(libc::ENXIO));
         }
-        let mut buffers = self
-            .buffers
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
-        // SAFETY: `iovec`, `mmsghdr` and `sockaddr_ll` are plain integers and pointers; all zero is
-        // a valid value of each.
-        let (mut iovecs, mut headers, mut senders): (
-            [libc::iovec; BATCH],
-            [libc::mmsghdr; BATCH],
-            [libc::sockaddr_ll; BATCH],
-        ) = unsafe { (mem::zeroed(), mem::zeroed(), mem::zeroed()) };
-        for i in 0..BATCH {
-            iovecs[i] = libc::iovec {
-                iov_base: buffers[i].as_mut_ptr().cast(),
-                iov_len: FRAME_MAX,
-            };
-            headers[i].msg_hdr.msg_iov = &raw mut iovecs[i];
-            headers[i].msg_hdr.msg_iovlen = 1;
-            headers[i].msg_hdr.msg_name = (&raw mut senders[i]).cast();
-            headers[i].msg_hdr.msg_namelen = mem::size_of::<libc::sockaddr_ll>() as libc::socklen_t;
-        }
-        // SAFETY: every header points to an iovec over a buffer of its own and to a sender of its
-        // own, and all of them outlive the call.
-        let received = unsafe {
-            libc::recvmmsg(
-                self.socket.as_raw_fd(),
-                headers.as_mut_ptr(),
-                BATCH as libc::c_uint,
-                libc::MSG_DONTWAIT as _,
-                std::ptr::null_mut(),
-            )
-        };
-        if received < 0 {
-            let error = io::Error::last_os_error();
-            return match error.raw_os_error() {
-                Some(libc::EAGAIN | libc::EINTR) => Ok(0),
-                // The interface is down. The error is told once, later reads wait in poll.
-                Some(libc::ENETDOWN) => Ok(0),
-                _ => Err(error),
-            };
-        }
-        let received = received as usize;
-        for i in 0..received {
-            let length = headers[i].msg_len as usize;
-            let truncated = headers[i].msg_hdr.msg_flags & libc::MSG_TRUNC != 0;
-            // PACKET_HOST or PACKET_BROADCAST; a tagged frame of a VLAN we are not in comes as
-            // PACKET_OTHERHOST (net/core/dev.c, __netif_receive_skb_core).
-            let ours = matches!(senders[i].sll_pkttype, 0 | 1);
-            if ours && !truncated {
-                each(&buffers[i][..length]);
+        match &mut *self.arrivals() {
+            Arrivals::Ring(ring) => {
+                let count = ring.receive(HANDFUL, each);
+                if count > 0 || timeout.is_zero() || !self.wait(PollFlags::POLLIN, timeout)? {
+                    return Ok(count);
+                }
+                let count = ring.receive(HANDFUL, each);
+                if count == 0 {
+                    // It is down, or was: the error is taken, so that the next wait is one.
+                    let _ = getsockopt(&self.socket, sockopt::SocketError);
+                }
+                Ok(count)
             }
+            Arrivals::Buffers(buffers) => self.receive_into(buffers, timeout, each),
         }
-        Ok(received)
     }
 
-    fn send(&self, frames: &[Vec<u8>]) -> io::Result<()> {
+    fn send_parts(&self, frames: &[[&[u8]; 2]]) -> io::Result<()> {
         let mut rest = frames;
         while !rest.is_empty() {
             let batch = &rest[..rest.len().min(BATCH)];
             // SAFETY: as above, all zero is a valid value of each.
-            let (mut iovecs, mut headers): ([libc::iovec; BATCH], [libc::mmsghdr; BATCH]) =
+            let (mut iovecs, mut headers): ([[libc::iovec; 2]; BATCH], [libc::mmsghdr; BATCH]) =
                 unsafe { (mem::zeroed(), mem::zeroed()) };
-            for (i, frame) in batch.iter().enumerate() {
-                iovecs[i] = libc::iovec {
-                    iov_base: frame.as_ptr().cast_mut().cast(),
-                    iov_len: frame.len(),
-                };
-                headers[i].msg_hdr.msg_iov = &raw mut iovecs[i];
-                headers[i].msg_hdr.msg_iovlen = 1;
+            for (i, parts) in batch.iter().enumerate() {
+                iovecs[i] = parts.map(|part| libc::iovec {
+                    iov_base: part.as_ptr().cast_mut().cast(),
+                    iov_len: part.len(),
+                });
+                headers[i].msg_hdr.msg_iov = iovecs[i].as_mut_ptr();
+                headers[i].msg_hdr.msg_iovlen = 1 + usize::from(!parts[1].is_empty());
             }
-            // SAFETY: every header points to an iovec over a frame that outlives the call, and the
-            // kernel only reads from it.
+            // SAFETY: every header points to iovecs over parts of a frame that outlive the call, and
+            // the kernel only reads from them.
             let sent = unsafe {
                 libc::sendmmsg(
                     self.socket.as_raw_fd(),
@@ -254,6 +333,69 @@ impl Wire for PacketSocket {
             }
             rest = &rest[sent as usize..];
         }
+        Ok(())
+    }
+}
+
+/// The number that the kernel has for an interface of this name.
+fn interface_index(name: &str) -> Option<libc::c_uint> {
+    let name = CString::new(name).ok()?;
+    if name.as_bytes_with_nul().len() > libc::IFNAMSIZ {
+        return None;
+    }
+    // SAFETY: `name` is a NUL-terminated string that outlives the call.
+    let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
+    (index != 0).then_some(index)
+}
+
+/// Lets only frames in that were sent to us or to everybody. A frame with the tag of a VLAN that we are
+/// not in, and one for another station, are of type `PACKET_OTHERHOST`
+/// (`net/core/dev.c`, `__netif_receive_skb_core`).
+fn only_ours(socket: &OwnedFd) -> io::Result<()> {
+    const PACKET_BROADCAST: u32 = 1;
+    /// Larger than any frame: the whole of it.
+    const WHOLE: u32 = 0x4_0000;
+    let packet_type = (libc::SKF_AD_OFF + libc::SKF_AD_PKTTYPE) as u32;
+    let step = |code: u32, jt, jf, k| libc::sock_filter {
+        code: code as u16,
+        jt,
+        jf,
+        k,
+    };
+    let mut program = [
+        step(
+            libc::BPF_LD | libc::BPF_B | libc::BPF_ABS,
+            0,
+            0,
+            packet_type,
+        ),
+        step(
+            libc::BPF_JMP | libc::BPF_JGT | libc::BPF_K,
+            1,
+            0,
+            PACKET_BROADCAST,
+        ),
+        step(libc::BPF_RET | libc::BPF_K, 0, 0, WHOLE),
+        step(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
+    ];
+    let filter = libc::sock_fprog {
+        len: program.len() as u16,
+        filter: program.as_mut_ptr(),
+    };
+    // SAFETY: `filter` points to `program`, both outlive the call, and the length is that of a
+    // `sock_fprog`.
+    let set = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            (&raw const filter).cast(),
+            mem::size_of::<libc::sock_fprog>() as libc::socklen_t,
+        )
+    };
+    if set < 0 {
+        Err(io::Error::last_os_error())
+    } else {
         Ok(())
     }
 }

@@ -1,0 +1,228 @@
+//! Writes that come late. A frame can be doubled or delayed on its way: a copy of an old write that
+//! arrives after a newer write to the same place must not undo it, and cannot be told from a new
+//! request by what it asks for. It can be told by its tag.
+//!
+//! Two things are known of tags. The same request with the same tag is a copy, if this initiator does
+//! not use its tags again and again. And the Linux driver counts: the upper half of its tags is a
+//! number of 15 bits that goes up by one with each request, also when one is repeated (`newtag` in
+//! `drivers/block/aoe/aoecmd.c`), so a number behind that of a newer write to the same place is late.
+//! What an initiator does is watched; nothing is concluded of one that keeps to no rule. A late write
+//! is passed over without an answer: if it is wanted after all, it comes again with a newer tag.
+
+use std::collections::{HashMap, VecDeque};
+
+use pnet::util::MacAddr;
+
+/// Writes that are remembered: a seventh of a second of a full gigabit wire at two sectors a frame,
+/// many times what a frame is held up on a LAN.
+const REMEMBERED: usize = 16_384;
+/// Initiators that are watched.
+const STATIONS: usize = 64;
+/// Requests of an initiator that are watched before anything is concluded.
+const WATCHED: u32 = 64;
+/// How far a number of 15 bits goes up between two requests that come in order, at the most.
+const STEP_MAX: u16 = 1024;
+
+/// A write that was done or is at work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Write {
+    pub(super) from: MacAddr,
+    pub(super) tag: u32,
+    pub(super) lba: u64,
+    pub(super) sectors: u64,
+    pub(super) hash: u64,
+}
+
+impl Write {
+    fn overlaps(&self, other: &Write) -> bool {
+        self.lba < other.lba + other.sectors && other.lba < self.lba + self.sectors
+    }
+}
+
+/// What is known of an initiator's tags.
+#[derive(Clone, Copy, Default)]
+struct Habits {
+    /// Requests watched, up to [`WATCHED`].
+    watched: u32,
+    /// The newest number in the upper half of its tags.
+    newest: u16,
+    /// Steps of that number that were not a small one upwards.
+    jumps: u32,
+    /// It gave one tag to two requests.
+    reuses: bool,
+}
+
+/// The number in the upper half of a tag.
+fn number(tag: u32) -> u16 {
+    (tag >> 16) as u16 & 0x7fff
+}
+
+/// How far `to` is after `from`, in numbers of 15 bits; negative: before it.
+fn step(from: u16, to: u16) -> i16 {
+    // Shifted up, the sign bit of 16 bits is that of 15.
+    ((to << 1).wrapping_sub(from << 1) as i16) >> 1
+}
+
+impl Habits {
+    fn counts(&self) -> bool {
+        self.watched >= WATCHED && self.jumps * 16 <= self.watched
+    }
+
+    fn watch(&mut self, tag: u32) {
+        let step = step(self.newest, number(tag));
+        if self.watched > 0 && !(1..=STEP_MAX as i16).contains(&step) {
+            self.jumps += 1;
+        }
+        if self.watched == 0 || step > 0 {
+            self.newest = number(tag);
+        }
+        self.watched += 1;
+        if self.watched >= 2 * WATCHED {
+            // Old habits fade.
+            self.watched /= 2;
+            self.jumps /= 2;
+        }
+    }
+}
+
+/// The recent writes of one disk.
+#[derive(Default)]
+pub(super) struct Recent {
+    writes: VecDeque<Write>,
+    /// How many of `writes` a station sent with a tag.
+    tags: HashMap<(MacAddr, u32), u32>,
+    habits: HashMap<MacAddr, Habits>,
+}
+
+impl Recent {
+    /// Whether `write` is a late copy that must not be done. One that is not is remembered.
+    pub(super) fn is_late(&mut self, write: Write) -> bool {
+        if self.habits.len() >= STATIONS && !self.habits.contains_key(&write.from) {
+            self.habits.clear();
+        }
+        let seen = self.tags.contains_key(&(write.from, write.tag));
+        let habits = self.habits.entry(write.from).or_default();
+        let behind = habits.counts() && step(habits.newest, number(write.tag)) < 0;
+        if seen || behind {
+            let newer = |other: &&Write| other.from == write.from && other.overlaps(&write);
+            if seen {
+                let same = self.writes.iter().rposition(|other| *other == write);
+                match same {
+                    // It was done, and something newer is there now.
+                    Some(at) if !habits.reuses => {
+                        if self.writes.range(at + 1..).any(|other| newer(&other)) {
+                            return true;
+                        }
+                    }
+                    Some(_) => {}
+                    None => habits.reuses = true,
+                }
+            }
+            if behind
+                && self
+                    .writes
+                    .iter()
+                    .filter(newer)
+                    .any(|other| step(number(write.tag), number(other.tag)) > 0)
+            {
+                return true;
+            }
+        }
+        habits.watch(write.tag);
+        self.remember(write);
+        false
+    }
+
+    fn remember(&mut self, write: Write) {
+        if self.writes.len() == REMEMBERED
+            && let Some(oldest) = self.writes.pop_front()
+        {
+            let key = (oldest.from, oldest.tag);
+            if let Some(count) = self.tags.get_mut(&key) {
+                *count -= 1;
+                if *count == 0 {
+                    self.tags.remove(&key);
+                }
+            }
+        }
+        *self.tags.entry((write.from, write.tag)).or_default() += 1;
+        self.writes.push_back(write);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LINUX: MacAddr = MacAddr(2, 0, 0, 0, 0, 1);
+
+    fn write(tag: u32, lba: u64, hash: u64) -> Write {
+        Write {
+            from: LINUX,
+            tag,
+            lba,
+            sectors: 2,
+            hash,
+        }
+    }
+
+    /// A tag as the Linux driver makes it: a count above, a clock below.
+    fn linux(count: u32) -> u32 {
+        (count & 0x7fff) << 16 | (count.wrapping_mul(7) & 0xffff)
+    }
+
+    #[test]
+    fn a_doubled_frame_does_not_undo_a_newer_write() {
+        let mut recent = Recent::default();
+        assert!(!recent.is_late(write(100, 0, 1)));
+        assert!(!recent.is_late(write(100, 0, 1)), "nothing newer: harmless");
+        assert!(!recent.is_late(write(101, 1, 2)));
+        assert!(recent.is_late(write(100, 0, 1)));
+        assert!(
+            !recent.is_late(write(102, 0, 1)),
+            "the same data, written again"
+        );
+    }
+
+    #[test]
+    fn a_first_copy_that_comes_after_its_repetition_is_known_by_its_number() {
+        let mut recent = Recent::default();
+        // Across the wrap of the 15 bits.
+        let start = 0x7fff - 100;
+        for count in 0..200 {
+            assert!(!recent.is_late(write(linux(start + count), u64::from(count) * 2, 9)));
+        }
+        let (first, again, newer) = (linux(start + 200), linux(start + 201), linux(start + 202));
+        assert!(!recent.is_late(write(again, 1000, 5)));
+        assert!(!recent.is_late(write(newer, 1000, 6)));
+        assert!(recent.is_late(write(first, 1000, 5)));
+        // Late, but nothing newer is there: it is done.
+        assert!(!recent.is_late(write(first, 5000, 5)));
+    }
+
+    #[test]
+    fn nothing_is_concluded_of_an_initiator_without_rules() {
+        // One tag for everything: A, B, A must end with A.
+        let mut recent = Recent::default();
+        for round in 0..300 {
+            assert!(!recent.is_late(write(0, 0, round % 2)), "{round}");
+        }
+        // Tags at random.
+        let mut recent = Recent::default();
+        let mut tag = 1u32;
+        for round in 0..3000 {
+            tag = tag.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            assert!(!recent.is_late(write(tag, 0, round)), "{round}");
+        }
+    }
+
+    #[test]
+    fn memory_is_bounded() {
+        let mut recent = Recent::default();
+        for count in 0..3 * REMEMBERED as u32 {
+            recent.is_late(write(count, u64::from(count), 0));
+        }
+        assert_eq!(recent.writes.len(), REMEMBERED);
+        assert_eq!(recent.tags.len(), REMEMBERED);
+    }
+}

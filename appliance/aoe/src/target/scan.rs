@@ -1,0 +1,133 @@
+//! Digests and zero maps: long reads of the disk, on a thread of their own.
+
+use std::sync::Arc;
+
+use super::buffer::Buffers;
+use super::export::{Count, Served};
+use super::operation::read_sectors;
+use crate::address::SECTOR;
+use crate::frame::Header;
+use crate::vendor::{Reply, Status};
+use crate::wire::Wire;
+
+/// Bytes read at once.
+const CHUNK: usize = 256 << 10;
+/// Bytes that are fetched while the ones before them are hashed.
+const AHEAD: usize = 1 << 20;
+
+/// A range to look at, and where the reply goes.
+pub(super) struct ScanJob {
+    pub(super) wire: Arc<dyn Wire>,
+    /// Headers of the reply.
+    pub(super) reply: Header,
+    pub(super) scan: Scan,
+}
+
+/// What to find out.
+pub(super) enum Scan {
+    Digest {
+        lba: u64,
+        sectors: u32,
+    },
+    ZeroMap {
+        lba: u64,
+        sectors_per_bit: u32,
+        bits: u16,
+    },
+}
+
+impl ScanJob {
+    /// Whether the two are the same request of the same initiator, sent again.
+    pub(super) fn same_request(&self, reply: &Header) -> bool {
+        self.reply.destination == reply.destination && self.reply.tag == reply.tag
+    }
+}
+
+/// Answers digests and zero maps until the queue is closed.
+pub(super) fn scan_thread(export: &Served) {
+    let mut jobs = Vec::with_capacity(1);
+    while export.scan.take(&mut jobs, 1) {
+        for job in jobs.drain(..) {
+            let reply = match job.scan {
+                Scan::Digest { lba, sectors } => digest(export, lba, sectors),
+                Scan::ZeroMap {
+                    lba,
+                    sectors_per_bit,
+                    bits,
+                } => zero_map(export, lba, sectors_per_bit, bits),
+            };
+            let frame = job.reply.frame(&[&reply.to_bytes()]);
+            // A reply that cannot be sent is lost as on the wire; the initiator asks again.
+            let _ = job.wire.send(&[frame]);
+        }
+    }
+}
+
+/// Calls `each` with the bytes of a range, in order, in pieces.
+fn scan(export: &Served, lba: u64, sectors: u64, mut each: impl FnMut(&[u8])) -> Result<(), u64> {
+    let mut buffers = Buffers::default();
+    let mut buffer = buffers.take(CHUNK.min((sectors * SECTOR) as usize));
+    let (mut lba, end) = (lba, lba + sectors);
+    while lba < end {
+        let count = (end - lba).min(CHUNK as u64 / SECTOR);
+        let piece = &mut buffer[..(count * SECTOR) as usize];
+        let ahead = AHEAD.min(((end - lba - count) * SECTOR) as usize);
+        if export.disk.scan(lba, piece, ahead).is_err() {
+            export.count(Count::DiskErrors, 1);
+            // What fails once and is then read well is not a bad sector.
+            read_sectors(&*export.disk, lba, piece)?;
+        }
+        each(piece);
+        lba += count;
+    }
+    Ok(())
+}
+
+/// Whether all bytes are zero, eight at a time.
+fn is_zero(bytes: &[u8]) -> bool {
+    let words = bytes.chunks_exact(8);
+    let tail = words.remainder();
+    words.into_iter().all(|word| word == [0; 8]) && tail.iter().all(|b| *b == 0)
+}
+
+fn digest(export: &Served, lba: u64, sectors: u32) -> Reply {
+    let mut hasher = blake3::Hasher::new();
+    let mut zero = true;
+    let scanned = scan(export, lba, u64::from(sectors), |piece| {
+        zero = zero && is_zero(piece);
+        hasher.update(piece);
+    });
+    match scanned {
+        Ok(()) => Reply::Digest {
+            lba,
+            sectors,
+            zero,
+            blake3: *hasher.finalize().as_bytes(),
+        },
+        Err(lba) => Reply::Refused {
+            operation: crate::vendor::op::DIGEST,
+            status: Status::DiskError,
+            lba,
+        },
+    }
+}
+
+fn zero_map(export: &Served, lba: u64, sectors_per_bit: u32, bits: u16) -> Reply {
+    let mut map = vec![0; usize::from(bits).div_ceil(8)];
+    for bit in 0..bits {
+        let from = lba + u64::from(bit) * u64::from(sectors_per_bit);
+        let sectors = u64::from(sectors_per_bit).min(export.sectors.saturating_sub(from));
+        let mut zero = sectors > 0;
+        // A range that cannot be read is not known to be zero.
+        let scanned = scan(export, from, sectors, |piece| zero = zero && is_zero(piece));
+        if zero && scanned.is_ok() {
+            map[usize::from(bit / 8)] |= 1 << (bit % 8);
+        }
+    }
+    Reply::ZeroMap {
+        lba,
+        sectors_per_bit,
+        bits,
+        map,
+    }
+}

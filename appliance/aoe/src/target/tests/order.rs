@@ -1,0 +1,252 @@
+//! What waits for what: a disk that holds requests back until it is told to let them go.
+
+use std::sync::Condvar;
+
+use super::*;
+
+/// What a disk does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Did {
+    Read(u64),
+    Write(u64),
+    Flush,
+}
+
+#[derive(Default)]
+struct Gates {
+    held: BTreeSet<Did>,
+    /// What has come as far as the gate.
+    begun: Vec<Did>,
+    ended: Vec<Did>,
+}
+
+/// A disk with gates. Every operation is known by its first sector.
+struct GatedDisk {
+    inner: Arc<MemoryDisk>,
+    gates: Mutex<Gates>,
+    changed: Condvar,
+}
+
+impl GatedDisk {
+    fn new() -> Arc<GatedDisk> {
+        Arc::new(GatedDisk {
+            inner: MemoryDisk::new([]),
+            gates: Mutex::default(),
+            changed: Condvar::new(),
+        })
+    }
+
+    fn hold(&self, what: Did) {
+        self.gates.lock().unwrap().held.insert(what);
+    }
+
+    fn let_go(&self, what: Did) {
+        self.gates.lock().unwrap().held.remove(&what);
+        self.changed.notify_all();
+    }
+
+    fn wait_until(&self, is_so: impl Fn(&Gates) -> bool) {
+        let gates = self.gates.lock().unwrap();
+        let wait = self
+            .changed
+            .wait_timeout_while(gates, Duration::from_secs(10), |gates| !is_so(gates));
+        assert!(!wait.unwrap().1.timed_out(), "it never came to that");
+    }
+
+    fn pass<T>(&self, what: Did, work: impl FnOnce() -> T) -> T {
+        let mut gates = self.gates.lock().unwrap();
+        gates.begun.push(what);
+        self.changed.notify_all();
+        while gates.held.contains(&what) {
+            gates = self.changed.wait(gates).unwrap();
+        }
+        drop(gates);
+        let result = work();
+        self.gates.lock().unwrap().ended.push(what);
+        self.changed.notify_all();
+        result
+    }
+}
+
+impl Disk for GatedDisk {
+    fn sectors(&self) -> u64 {
+        SECTORS
+    }
+
+    fn read(&self, lba: u64, data: &mut [u8]) -> io::Result<()> {
+        self.pass(Did::Read(lba), || self.inner.read(lba, data))
+    }
+
+    fn write(&self, lba: u64, data: &[u8]) -> io::Result<()> {
+        self.pass(Did::Write(lba), || self.inner.write(lba, data))
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        self.pass(Did::Flush, || self.inner.flush())
+    }
+
+    fn set_writable(&self, writable: bool) -> io::Result<()> {
+        self.inner.set_writable(writable)
+    }
+}
+
+/// A target with that disk, read-write, and a station to ask it.
+struct Asked {
+    disk: Arc<GatedDisk>,
+    station: Arc<Station>,
+    _bench: Bench,
+}
+
+impl Asked {
+    fn new() -> Asked {
+        let disk = GatedDisk::new();
+        let bench = Bench::with(disk.clone(), disk.inner.clone(), |_| Fate::Arrives);
+        bench
+            .session()
+            .access(&token(), 1, Access::ReadWrite)
+            .unwrap();
+        Asked {
+            station: bench.segment.station(HOST),
+            disk,
+            _bench: bench,
+        }
+    }
+
+    fn ask(&self, tag: u32, write: bool, lba: u64, count: u8, fill: u8) {
+        let registers = Registers::transfer(write, lba, count).to_bytes();
+        let data = vec![fill; if write { usize::from(count) * 512 } else { 0 }];
+        let header = Header::request(HOST, AGENT, E7_0, command::ATA, tag);
+        self.station
+            .send(&[header.frame(&[&registers, &data])])
+            .unwrap();
+    }
+
+    /// The tags of the next answers, in the order they come.
+    fn answers(&self, count: usize) -> Vec<u32> {
+        let mut tags = Vec::new();
+        while tags.len() < count {
+            let got = self.station.receive(Duration::from_secs(10), &mut |bytes| {
+                let (header, body) = frame::parse(bytes).unwrap();
+                assert_eq!(Registers::parse(body).unwrap().0.command, ata::STATUS_READY);
+                tags.push(header.tag);
+            });
+            assert_ne!(got.unwrap(), 0, "no answer");
+        }
+        tags
+    }
+
+    /// That nothing is answered which came before this moment.
+    fn silent(&self) {
+        let query = Header::request(HOST, AGENT, E7_0, command::CONFIG, 0x777)
+            .frame(&[&QueryConfig::default().to_bytes()]);
+        self.station.send(&[query]).unwrap();
+        let mut tags = Vec::new();
+        self.station
+            .receive(Duration::from_secs(10), &mut |bytes| {
+                tags.push(frame::parse(bytes).unwrap().0.tag);
+            })
+            .unwrap();
+        assert_eq!(tags, [0x777]);
+    }
+}
+
+#[test]
+fn a_slow_request_holds_up_nobody_else() {
+    let asked = Asked::new();
+    asked.disk.hold(Did::Read(100));
+    asked.ask(1, false, 100, 2, 0);
+    asked
+        .disk
+        .wait_until(|gates| gates.begun.contains(&Did::Read(100)));
+    asked.ask(2, false, 500, 2, 0);
+    asked.ask(3, true, 300, 2, 7);
+    let mut others = asked.answers(2);
+    others.sort_unstable();
+    assert_eq!(others, [2, 3]);
+    asked.disk.let_go(Did::Read(100));
+    assert_eq!(asked.answers(1), [1]);
+}
+
+#[test]
+fn a_write_is_answered_after_a_flush_that_began_after_it() {
+    let asked = Asked::new();
+    asked.disk.hold(Did::Flush);
+    asked.ask(1, true, 10, 2, 1);
+    asked
+        .disk
+        .wait_until(|gates| gates.begun.contains(&Did::Flush));
+    // This one comes too late for the flush at work.
+    asked.ask(2, true, 20, 2, 2);
+    asked
+        .disk
+        .wait_until(|gates| gates.ended.contains(&Did::Write(20)));
+    asked.silent();
+    asked.disk.let_go(Did::Flush);
+    let mut tags = asked.answers(2);
+    tags.sort_unstable();
+    assert_eq!(tags, [1, 2]);
+    let flushes = |gates: &Gates| gates.ended.iter().filter(|d| **d == Did::Flush).count();
+    asked.disk.wait_until(|gates| flushes(gates) >= 2);
+}
+
+#[test]
+fn writes_that_overlap_keep_their_order_and_a_repeated_one_is_done_once() {
+    let asked = Asked::new();
+    asked.disk.hold(Did::Write(10));
+    asked.ask(1, true, 10, 2, 1);
+    asked
+        .disk
+        .wait_until(|gates| gates.begun.contains(&Did::Write(10)));
+    // Newer, over a part of it; then the first one again, with a tag of its own as Linux does it.
+    asked.ask(2, true, 11, 2, 2);
+    asked.ask(3, true, 10, 2, 1);
+    // And a read of what is being written.
+    asked.ask(4, false, 11, 1, 0);
+    asked.silent();
+    asked.disk.let_go(Did::Write(10));
+    let mut tags = asked.answers(4);
+    tags.sort_unstable();
+    assert_eq!(tags, [1, 2, 3, 4]);
+    let sectors: Vec<u8> = (10..13)
+        .map(|lba| asked.disk.inner.data.lock().unwrap()[lba * 512])
+        .collect();
+    assert_eq!(sectors, [1, 2, 2]);
+    let gates = asked.disk.gates.lock().unwrap();
+    let writes = gates.ended.iter().filter(|d| **d == Did::Write(10)).count();
+    assert_eq!(writes, 1, "{:?}", gates.ended);
+}
+
+#[test]
+fn a_copy_of_an_old_write_does_not_undo_a_newer_one() {
+    let asked = Asked::new();
+    for (tag, fill) in [(1, 0xaa), (2, 0xbb)] {
+        asked.ask(tag, true, 40, 2, fill);
+        assert_eq!(asked.answers(1), [tag]);
+    }
+    asked.ask(1, true, 40, 2, 0xaa);
+    asked.ask(3, false, 40, 2, 0);
+    assert_eq!(asked.answers(1), [3], "the copy is passed over in silence");
+    assert_eq!(asked.disk.inner.data.lock().unwrap()[40 * 512], 0xbb);
+}
+
+#[test]
+fn a_disk_in_use_cannot_be_reserved_by_another_host() {
+    let asked = Asked::new();
+    let reserve = Reserve {
+        sub: crate::acl::reserve::FORCE_SET,
+        macs: vec![MacAddr(2, 0, 0, 0, 0, 2)],
+    };
+    let frame =
+        Header::request(HOST, AGENT, E7_0, command::RESERVE, 5).frame(&[&reserve.to_bytes()]);
+    asked.station.send(&[frame]).unwrap();
+    let mut error = None;
+    asked
+        .station
+        .receive(Duration::from_secs(10), &mut |bytes| {
+            error = frame::parse(bytes).unwrap().0.error;
+        })
+        .unwrap();
+    assert_eq!(error, Some(ErrorCode::TargetReserved as u8));
+    asked.ask(1, false, 0, 2, 0);
+    assert_eq!(asked.answers(1), [1]);
+}
