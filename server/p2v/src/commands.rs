@@ -7,12 +7,12 @@ use anyhow::{Context, Result};
 use indicatif::HumanBytes;
 use p2v_aoe::Address;
 use p2v_aoe::initiator::Initiator;
+use p2v_dom0::Host;
 use p2v_dom0::name::MachineName;
 use p2v_dom0::workflow::{
     self, CopyDone, CopyRequest, CopyTarget, CutoverOptions, ReleaseOptions, StartOptions,
     StopOptions,
 };
-use p2v_dom0::{Host, Report};
 use serde_json::json;
 
 use crate::arguments::{Arguments, Command, Devices, exit};
@@ -187,16 +187,7 @@ fn config(host: &Host, told: &Told, name: &MachineName, write: bool) -> Result<E
         print!("{}", workflow::config(host, name)?);
         return Ok(ExitCode::SUCCESS);
     }
-    let _lock = host
-        .store
-        .lock(name, &format!("p2v config {name} --write"))?;
     let written = workflow::write_config(host, name, told)?;
-    if let Some(kept) = &written.kept {
-        told.warn(&format!(
-            "the config that was there had been edited; it is kept as {}",
-            kept.display()
-        ));
-    }
     println!("{}", written.path.display());
     Ok(ExitCode::SUCCESS)
 }
