@@ -145,7 +145,7 @@ fn freeze(context: Context<'_>, contact: &Contact, all: &[Address]) -> Result<()
     match Context::token(contact) {
         Some(token) => {
             context.report.step("making the exports read-only");
-            context.set_access(name, all, &token, Access::ReadOnly)
+            context.set_access(contact, all, &token, Access::ReadOnly)
         }
         None => {
             context.report.warn(&format!(

@@ -218,7 +218,7 @@ fn still_as_copied(context: Context<'_>, contact: &Contact, record: &Record) -> 
         ));
     }
     match Context::token(contact) {
-        Some(token) => context.set_access(name, &all, &token, Access::ReadOnly),
+        Some(token) => context.set_access(contact, &all, &token, Access::ReadOnly),
         None => Ok(()),
     }
 }

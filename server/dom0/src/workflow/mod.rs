@@ -124,6 +124,7 @@ pub struct Context<'a> {
 }
 
 /// An old machine that answers.
+#[derive(Clone)]
 struct Contact {
     record: Record,
     inventory: Inventory,
@@ -199,13 +200,8 @@ impl<'a> Context<'a> {
         })
     }
 
-    /// A session with one disk, by the station that `contact` found, of the size the inventory says.
-    fn attach(
-        &self,
-        contact: &Contact,
-        address: Address,
-        disk: &Disk,
-    ) -> Result<Box<dyn Export>, Error> {
+    /// A session with one address, by the station that `contact` found.
+    fn session(&self, contact: &Contact, address: Address) -> Result<Box<dyn Export>, Error> {
         let session = self.wire.attach(address)?;
         if session.mac() != contact.mac {
             return refused(format!(
@@ -214,6 +210,17 @@ impl<'a> Context<'a> {
                 contact.mac
             ));
         }
+        Ok(session)
+    }
+
+    /// A session with one disk, by the station that `contact` found, of the size the inventory says.
+    fn attach(
+        &self,
+        contact: &Contact,
+        address: Address,
+        disk: &Disk,
+    ) -> Result<Box<dyn Export>, Error> {
+        let session = self.session(contact, address)?;
         if session.sectors() != disk.sectors {
             return refused(format!(
                 "{address} has {} sectors, and the inventory says {}: restart the old machine and look at its disks",
@@ -246,21 +253,53 @@ impl<'a> Context<'a> {
         }
     }
 
-    /// Sets the access of every exported disk by authorised requests.
+    /// Sets the access of the disks by authorised requests. Write access is given disk by disk until
+    /// one refuses; it is taken from every disk that lets it be taken.
     fn set_access(
         &self,
-        name: &MachineName,
+        contact: &Contact,
         addresses: &[Address],
         token: &Token,
         access: Access,
     ) -> Result<(), Error> {
+        let mut failed = Vec::new();
         for address in addresses {
-            let mut session = self.wire.attach(*address)?;
-            // Taken just before it is used, and never again.
-            let counter = self.host.store.next_counter(name)?;
-            session.access(token, counter, access)?;
+            let ordered = self.order(contact, *address, |session, counter| {
+                session.access(token, counter, access)
+            });
+            match ordered {
+                Err(error) if access == Access::ReadOnly => {
+                    failed.push(format!("{address}: {error}"));
+                }
+                other => other?,
+            }
         }
-        Ok(())
+        if failed.is_empty() {
+            return Ok(());
+        }
+        refused(format!(
+            "not every export was made read-only: {}",
+            failed.join("; ")
+        ))
+    }
+
+    /// Gives one authorised order to the machine of `contact`, in the boot that was contacted: a
+    /// machine that restarted since may have run its own system, and its disks may be others.
+    fn order(
+        &self,
+        contact: &Contact,
+        address: Address,
+        give: impl FnOnce(&mut dyn Export, u64) -> Result<(), WireError>,
+    ) -> Result<(), Error> {
+        let mut session = self.session(contact, address)?;
+        if session.inventory()?.boot_id != contact.inventory.boot_id {
+            return refused(format!(
+                "the old machine restarted just now, so {address} was not given the order: run the command again"
+            ));
+        }
+        // Taken just before it is used, and never again.
+        let counter = self.host.store.next_counter(&contact.record.name)?;
+        Ok(give(&mut *session, counter)?)
     }
 
     /// Refuses while a domain, a mount or anything else on this host uses the machine's disks.

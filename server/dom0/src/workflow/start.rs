@@ -70,12 +70,12 @@ pub fn start(
             Ok::<_, Error>(())
         })?;
 
-        let (orders, all) = (token.clone(), disks.clone());
+        let (old, orders, all) = (contact.clone(), token.clone(), disks.clone());
         undo.push("making the exports read-only", move || {
-            context.set_access(&before.name, &all, &orders, Access::ReadOnly)
+            context.set_access(&old, &all, &orders, Access::ReadOnly)
         });
         report.step("asking the old machine for write access");
-        context.set_access(name, &disks, &token, Access::ReadWrite)?;
+        context.set_access(&contact, &disks, &token, Access::ReadWrite)?;
 
         report.step(&format!("loading the aoe driver for {}", host.iface));
         if driver.load(&host.iface)? {

@@ -34,6 +34,10 @@ struct Machine {
     reserved: bool,
     on: bool,
     orders: Vec<String>,
+    /// A disk that takes no orders.
+    deaf: Option<usize>,
+    /// Restarts after so many readings of its inventory.
+    restarts_after: Option<u32>,
 }
 
 #[derive(Clone)]
@@ -127,6 +131,9 @@ impl FakeExport {
         if machine.token.as_ref() != Some(token) {
             return Err(WireError("wrong token".into()));
         }
+        if machine.deaf == Some(self.slot) {
+            return Err(WireError("does not answer".into()));
+        }
         machine.orders.push(order);
         Ok(())
     }
@@ -138,7 +145,13 @@ impl Export for FakeExport {
     }
 
     fn inventory(&mut self) -> Result<Inventory, WireError> {
-        Ok(self.machine.lock().unwrap().inventory.clone())
+        let mut machine = self.machine.lock().unwrap();
+        match &mut machine.restarts_after {
+            Some(0) => machine.inventory.boot_id = "restarted".into(),
+            Some(count) => *count -= 1,
+            None => {}
+        }
+        Ok(machine.inventory.clone())
     }
 
     fn access(&mut self, token: &Token, counter: u64, access: Access) -> Result<(), WireError> {
@@ -335,6 +348,8 @@ fn lab(disks: u8) -> Lab {
         reserved: false,
         on: true,
         orders: Vec::new(),
+        deaf: None,
+        restarts_after: None,
     })));
     Lab {
         dir,
@@ -758,3 +773,5 @@ fn discovery_shows_what_is_and_keeps_secrets() {
     assert_eq!(views[0].name, None);
     assert!(lab.host.store.list().unwrap().records.is_empty());
 }
+
+mod safety;
