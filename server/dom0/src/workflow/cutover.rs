@@ -159,11 +159,12 @@ pub fn cutover(
         }
         report.step(&format!("xl create {}", config.path.display()));
         let domain_name = name.clone();
-        undo.push(format!("domain {name}"), move || {
+        // While it may run, its disks keep their marks and the machine stays moved.
+        undo.push_carried(format!("domain {name}"), move || {
             destroy_if_there(context, &domain_name)
         });
         xl::create(&host.tools, &config.path)?;
-        context.note(name, "the domain was started on the copies")?;
+        context.note_or_warn(name, "the domain was started on the copies");
         Ok(config.path)
     })
 }

@@ -433,6 +433,14 @@ impl<'a> Context<'a> {
         }
     }
 
+    /// A line of history for something that was done: it stays done if the line cannot be written.
+    fn note_or_warn(&self, name: &MachineName, what: &str) {
+        if let Err(error) = self.note(name, what) {
+            self.report
+                .warn(&format!("{what}, but its record does not say so: {error}"));
+        }
+    }
+
     fn note(&self, name: &MachineName, what: &str) -> Result<(), Error> {
         self.host.store.update(name, |record| {
             record.note(Timestamp::now(), what);

@@ -61,7 +61,7 @@ pub fn start(
     context.or_take_back(|undo| {
         let back = before.clone();
         undo.push("the machine's record", move || mark_stopped(context, &back));
-        // Before the disk can be written: from here on no copy counts as current.
+        // Well before the disk can be written: from here on no copy counts as current.
         host.store.update(name, |record| {
             record.disks.clone_from(&planned.disks);
             record.forget_verified();
@@ -69,13 +69,6 @@ pub fn start(
             record.note(Timestamp::now(), "starting a domain on the old disks");
             Ok::<_, Error>(())
         })?;
-
-        let (old, orders, all) = (contact.clone(), token.clone(), disks.clone());
-        undo.push("making the exports read-only", move || {
-            context.set_access(&old, &all, &orders, Access::ReadOnly)
-        });
-        report.step("asking the old machine for write access");
-        context.set_access(&contact, &disks, &token, Access::ReadWrite)?;
 
         report.step(&format!("loading the aoe driver for {}", host.iface));
         if driver.load(&host.iface)? {
@@ -92,13 +85,21 @@ pub fn start(
         }
         let record = host.store.get(name)?;
         let config = config::ready(host, &record, &domain, report)?;
+        // Last, when nothing but the domain is missing.
+        let (old, orders, all) = (contact.clone(), token.clone(), disks.clone());
+        undo.push("making the exports read-only", move || {
+            context.set_access(&old, &all, &orders, Access::ReadOnly)
+        });
+        report.step("asking the old machine for write access");
+        context.set_access(&contact, &disks, &token, Access::ReadWrite)?;
         report.step(&format!("xl create {}", config.path.display()));
         let domain_name = name.clone();
-        undo.push(format!("domain {name}"), move || {
+        // While it may run, its disks are not taken from it.
+        undo.push_carried(format!("domain {name}"), move || {
             destroy_if_there(context, &domain_name)
         });
         xl::create(&host.tools, &config.path)?;
-        context.note(name, "a domain was started on the old disks")?;
+        context.note_or_warn(name, "a domain was started on the old disks");
         Ok(config.path)
     })
 }
@@ -177,9 +178,25 @@ fn map_old_disk<'a>(
 }
 
 /// Takes back an `xl create`, which may have failed before or after it made the domain.
+///
+/// # Errors
+/// The domain is not known to be gone.
 pub(super) fn destroy_if_there(context: Context<'_>, name: &MachineName) -> Result<(), Error> {
-    if xl::domain(&context.host.tools, name.as_str())?.is_some() {
-        xl::destroy(&context.host.tools, name.as_str())?;
-    }
-    Ok(())
+    let tools = &context.host.tools;
+    let ended = || -> Result<bool, Error> {
+        let Some(domain) = xl::domain(tools, name.as_str())? else {
+            return Ok(true);
+        };
+        xl::destroy(tools, name.as_str())?;
+        // By its number: one that is being torn down has lost its name.
+        Ok(!xl::domains(tools)?.iter().any(|d| d.id == domain.id))
+    };
+    let why = match ended() {
+        Ok(true) => return Ok(()),
+        Ok(false) => "it is still there".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    refused(format!(
+        "the domain {name} may still run: {why}. End it with `p2v stop {name} --destroy`"
+    ))
 }

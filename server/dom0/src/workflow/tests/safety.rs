@@ -28,3 +28,93 @@ fn no_orders_to_a_machine_that_restarted_since_it_was_contacted() {
     assert!(lab.machine().orders.is_empty());
     assert!(!lab.machine().writable);
 }
+
+#[test]
+fn a_domain_that_may_still_run_keeps_its_old_disks() {
+    let lab = lab(2);
+    let dies = lab.obstacle("create-dies");
+    for stuck in ["fail-xl-destroy", "fail-xl-list"] {
+        // A listing that works before the domain is made, and not after.
+        let script = lab.dir.path().join("xl");
+        let whole = fs::read_to_string(&script).unwrap();
+        if stuck == "fail-xl-list" {
+            let late = whole.replace("create) ", "create) touch $D/fail-xl-list; ");
+            fs::write(&script, late).unwrap();
+        } else {
+            lab.obstacle(stuck);
+        }
+        let error = text(lab.start());
+        for wanted in [
+            "NOT everything",
+            "domain e1",
+            "p2v stop e1 --destroy",
+            "left as they are: making the exports read-only, /dev/mapper/p2v-e1-1",
+        ] {
+            assert!(error.contains(wanted), "{wanted:?} is not in {error}");
+        }
+        assert!(lab.machine().writable);
+        assert_eq!(lab.file("dm").lines().count(), 2);
+        assert_eq!(lab.state(), State::Running);
+
+        // The advice helps.
+        fs::remove_file(lab.dir.path().join(stuck)).unwrap();
+        fs::write(&script, whole).unwrap();
+        stop(lab.context(), &lab.name, StopOptions { destroy: true }).unwrap();
+        lab.assert_clean();
+        assert_eq!(lab.state(), State::Exported);
+    }
+    fs::remove_file(dies).unwrap();
+    lab.start().unwrap();
+}
+
+#[test]
+fn a_domain_that_may_still_run_keeps_its_copies() {
+    let lab = lab(2);
+    lab.copy("vg").unwrap();
+    lab.obstacle("create-dies");
+    lab.obstacle("fail-xl-destroy");
+    let options = CutoverOptions {
+        autostart: true,
+        ..CutoverOptions::default()
+    };
+    let error = text(cutover(lab.context(), &lab.name, options));
+    assert!(
+        error.contains("NOT everything") && error.contains("p2v stop e1 --destroy"),
+        "{error}"
+    );
+    assert_eq!(lab.state(), State::Moved);
+    assert_eq!(lab.file("lv").matches("p2v.moved").count(), 2);
+    assert_eq!(lab.file("dm").lines().count(), 2);
+    // So nothing is copied over what the domain writes, and nothing is started beside it.
+    assert!(text(lab.copy("vg")).contains("moved"));
+    assert!(text(lab.start()).contains("moved"));
+}
+
+#[test]
+fn what_was_done_stays_done_if_its_history_cannot_be_written() {
+    for moved in [false, true] {
+        let lab = lab(1);
+        if moved {
+            lab.copy("vg").unwrap();
+        }
+        lab.obstacle("no-record");
+        let warnings = Warnings::default();
+        let context = Context {
+            report: &warnings,
+            ..lab.context()
+        };
+        if moved {
+            cutover(context, &lab.name, CutoverOptions::default()).unwrap();
+            assert!(lab.file("lv").contains("p2v.moved"));
+        } else {
+            start(context, &lab.name, StartOptions::default()).unwrap();
+            assert!(lab.machine().writable);
+        }
+        assert_eq!(lab.file("domains"), "e1\n");
+        let warnings = warnings.0.into_inner().unwrap();
+        assert!(
+            warnings.iter().any(|w| w.contains("record")),
+            "{warnings:?}"
+        );
+    }
+}
