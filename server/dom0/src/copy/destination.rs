@@ -9,6 +9,7 @@ use std::str::FromStr;
 use p2v_aoe::SECTOR;
 
 use super::{FileSink, Sink};
+use crate::disk_user::{self, User};
 use crate::host::Host;
 use crate::name::MachineName;
 use crate::record::Destination;
@@ -136,6 +137,22 @@ pub enum DestinationError {
         .0.display()
     )]
     Busy(PathBuf),
+    /// A domain has it.
+    #[error(
+        "{} is a disk of the domain {domain} (number {id}, as {disk}): two writers would destroy what is on it. Shut \
+         that domain down first, or name another destination",
+        path.display()
+    )]
+    Domain {
+        /// The destination.
+        path: PathBuf,
+        /// The domain.
+        domain: String,
+        /// Its number.
+        id: u32,
+        /// The disk as the domain has it.
+        disk: String,
+    },
     /// Not empty.
     #[error(
         "{} holds something that is not an earlier copy of this disk. Name another destination, or say --overwrite \
@@ -239,7 +256,7 @@ fn volume(
         }
     }
     let path = host.paths.dev.join(&vg).join(&lv);
-    let sink = open_device(&path, need)?;
+    let sink = open_device(host, &path, need)?;
     if !fresh {
         // Only now, that nobody else has it.
         lvm::retag(&host.tools, &vg, &lv, &[&tag, lvm::TAG_COPYING], &[])?;
@@ -278,12 +295,12 @@ fn at_path(host: &Host, path: &Path, request: Request<'_>) -> Result<Prepared, D
     };
     match kind {
         None => new_file(path, request),
-        Some(m) if m.is_file() => old_file(path, request),
+        Some(m) if m.is_file() => old_file(host, path, request),
         Some(m) if m.file_type().is_block_device() => {
             if let Some((vg, lv)) = volume_at(host, m.rdev())? {
                 return volume(host, &vg, &lv, request);
             }
-            device(path, m.rdev(), request)
+            device(host, path, m.rdev(), request)
         }
         Some(_) => Err(DestinationError::Kind(path)),
     }
@@ -315,7 +332,12 @@ fn new_file(path: PathBuf, request: Request<'_>) -> Result<Prepared, Destination
     open_file(path)
 }
 
-fn old_file(path: PathBuf, request: Request<'_>) -> Result<Prepared, DestinationError> {
+fn old_file(
+    host: &Host,
+    path: PathBuf,
+    request: Request<'_>,
+) -> Result<Prepared, DestinationError> {
+    refuse_domains_disk(host, &path)?;
     let prepared = open_file(path.clone())?;
     let have = prepared.sink.bytes();
     let ours = request.before == Some(&prepared.destination);
@@ -355,12 +377,17 @@ fn open_file(path: PathBuf) -> Result<Prepared, DestinationError> {
     })
 }
 
-fn device(path: PathBuf, rdev: u64, request: Request<'_>) -> Result<Prepared, DestinationError> {
+fn device(
+    host: &Host,
+    path: PathBuf,
+    rdev: u64,
+    request: Request<'_>,
+) -> Result<Prepared, DestinationError> {
     let size = logical_sector(rdev);
     if let Some(size) = size.filter(|s| *s != SECTOR) {
         return Err(DestinationError::SectorSize { path, size });
     }
-    let sink = open_device(&path, request.sectors * SECTOR)?;
+    let sink = open_device(host, &path, request.sectors * SECTOR)?;
     let destination = Destination::Device {
         path: stable_path(&path, rdev),
         identity: device_identity(rdev),
@@ -380,7 +407,24 @@ fn device(path: PathBuf, rdev: u64, request: Request<'_>) -> Result<Prepared, De
     })
 }
 
-fn open_device(path: &Path, need: u64) -> Result<FileSink, DestinationError> {
+/// Refuses a destination that a domain has as a disk. Copies and cutovers ask before they open one.
+///
+/// # Errors
+/// [`DestinationError::Domain`], or `xl` failed and it is not known.
+pub fn refuse_domains_disk(host: &Host, path: &Path) -> Result<(), DestinationError> {
+    match disk_user::user_of(host, path)? {
+        None => Ok(()),
+        Some(User { id, domain, disk }) => Err(DestinationError::Domain {
+            path: path.to_owned(),
+            domain,
+            id,
+            disk,
+        }),
+    }
+}
+
+fn open_device(host: &Host, path: &Path, need: u64) -> Result<FileSink, DestinationError> {
+    refuse_domains_disk(host, path)?;
     let sink = FileSink::open(path, true).map_err(|e| match e.kind() {
         io::ErrorKind::ResourceBusy => DestinationError::Busy(path.to_owned()),
         _ => io_error("open", path, e),

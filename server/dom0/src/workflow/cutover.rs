@@ -8,6 +8,7 @@ use super::devices::{backing_ready, up};
 use super::start::destroy_if_there;
 use super::{Contact, Context, Error, addresses, config, refused, stop};
 use crate::config_file;
+use crate::copy::destination::refuse_domains_disk;
 use crate::copy::{FileSink, RANGE_SECTORS, Sink};
 use crate::name::MachineName;
 use crate::record::{Destination, Mapping, MappingKind, Record, State};
@@ -80,6 +81,7 @@ pub fn cutover(
         };
         let Some(copy) = &disk.copy else { continue };
         let backing = backing_ready(host, &copy.destination, disk.sectors)?;
+        refuse_domains_disk(host, &backing.path)?;
         // Refused while anything has it open, and by that the domain's alone.
         let is_file = matches!(copy.destination, Destination::File { .. });
         let sink = FileSink::open(&backing.path, !is_file).map_err(|source| {

@@ -12,8 +12,7 @@
 use std::collections::BTreeSet;
 use std::fs::OpenOptions;
 use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::os::unix::fs::OpenOptionsExt;
 use std::time::Duration;
 
 use p2v_aoe::inventory::{Disk, Inventory};
@@ -23,6 +22,7 @@ use p2v_aoe::{Address, MacAddr};
 use crate::config_file::ConfigFileError;
 use crate::copy::CopyError;
 use crate::copy::destination::DestinationError;
+use crate::disk_user;
 use crate::domain::Refusal;
 use crate::host::Host;
 use crate::name::MachineName;
@@ -315,7 +315,8 @@ impl<'a> Context<'a> {
             );
             paths.push(driver.device(*address));
         }
-        for domain in self.domains()? {
+        let domains = self.domains()?;
+        for domain in &domains {
             if domain.name == name.as_str() {
                 return refused(format!(
                     "the domain {name} (number {}) exists and its disk has one writer only: shut it down first \
@@ -323,17 +324,12 @@ impl<'a> Context<'a> {
                     domain.id
                 ));
             }
-            if let Some(path) = domain
-                .disks
-                .iter()
-                .find(|d| paths.iter().any(|p| same_device(d, p)))
-            {
+        }
+        for path in &paths {
+            if let Some(user) = disk_user::user_among(self.host, &domains, path)? {
                 return refused(format!(
                     "the domain {} (number {}) uses {}: shut it down first (`xl shutdown {}`)",
-                    domain.name,
-                    domain.id,
-                    path.display(),
-                    domain.name
+                    user.domain, user.id, user.disk, user.domain
                 ));
             }
         }
@@ -354,10 +350,7 @@ impl<'a> Context<'a> {
 
     /// The domains there are; none on a host that does not run Xen.
     fn domains(&self) -> Result<Vec<xl::Domain>, Error> {
-        if !self.host.is_xen() {
-            return Ok(Vec::new());
-        }
-        Ok(xl::domains(&self.host.tools)?)
+        Ok(disk_user::domains(self.host)?)
     }
 
     /// The device-mapper devices there are; none where `dmsetup` was never installed.
@@ -447,17 +440,6 @@ impl<'a> Context<'a> {
             Ok(())
         })
     }
-}
-
-/// Whether two paths are one device.
-fn same_device(a: &Path, b: &Path) -> bool {
-    let device = |p: &Path| {
-        std::fs::metadata(p)
-            .ok()
-            .map(|m| m.rdev())
-            .filter(|r| *r != 0)
-    };
-    a == b || device(a).is_some_and(|d| device(b) == Some(d))
 }
 
 fn addresses(disks: &[(Address, Disk)]) -> Vec<Address> {

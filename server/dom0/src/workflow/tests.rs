@@ -212,7 +212,7 @@ const SCRIPTS: [(&str, &str); 7] = [
         "xl",
         r#"
 case "$1" in
-list) if [ "$2" = -l ]; then echo '[]'; exit; fi
+list) if [ "$2" = -l ]; then cat $D/long; exit; fi
     echo 'Name                 ID   Mem VCPUs	State	Time(s)'
     echo 'Domain-0              0  1536     2     r-----      41.2'
     while read n; do echo "$n    7   512     1     -b----       7.9"; done < $D/domains ;;
@@ -300,6 +300,7 @@ fn lab(disks: u8) -> Lab {
     for file in ["log", "domains", "dm", "lv"] {
         fs::write(root.join(file), "").unwrap();
     }
+    fs::write(root.join("long"), "[]").unwrap();
     let settings = Settings {
         xen_dir: root.join("xen"),
         auto_dir: root.join("xen/auto"),

@@ -29,6 +29,45 @@ fn no_orders_to_a_machine_that_restarted_since_it_was_contacted() {
     assert!(!lab.machine().writable);
 }
 
+/// A domain `other` with this disk.
+fn other_domain(lab: &Lab, disk: &std::path::Path) {
+    let domain = serde_json::json!([{
+        "domid": 9,
+        "config": {"c_info": {"name": "other"}, "disks": [{"pdev_path": disk}]},
+    }]);
+    fs::write(lab.dir.path().join("long"), domain.to_string()).unwrap();
+}
+
+#[test]
+fn a_running_domains_disk_is_neither_copied_to_nor_started_from() {
+    let lab = lab(1);
+    let file = lab.dir.path().join("image");
+    for (to, path) in [
+        ("vg", lab.dir.path().join("dev/vg/e1-disk0")),
+        (file.to_str().unwrap(), file.clone()),
+    ] {
+        lab.copy(to).unwrap();
+        lab.machine().data[0][0] ^= 1;
+        let before = fs::read(&path).unwrap();
+        // By the same path, and by another name of it.
+        let link = lab.dir.path().join("link");
+        let _ = fs::remove_file(&link);
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        for disk in [&path, &link] {
+            other_domain(&lab, disk);
+            let error = text(lab.cutover());
+            assert!(error.contains("domain other (number 9"), "{error}");
+            let error = text(lab.copy(to));
+            assert!(error.contains("domain other (number 9"), "{error}");
+            assert!(fs::read(&path).unwrap() == before);
+        }
+        lab.assert_clean();
+        fs::write(lab.dir.path().join("long"), "[]").unwrap();
+        lab.copy(to).unwrap();
+    }
+    lab.cutover().unwrap();
+}
+
 #[test]
 fn a_domain_that_may_still_run_keeps_its_old_disks() {
     let lab = lab(2);
