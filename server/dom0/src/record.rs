@@ -190,6 +190,10 @@ pub struct CopyRecord {
     pub destination: Destination,
     /// When the first run began.
     pub begun: Timestamp,
+    /// The old machine was not booted by this host, so another host could write to the disk
+    /// meanwhile.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unguarded: bool,
     /// Set when every range was compared; taken away when the source may have changed since.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verified: Option<Verified>,
@@ -388,6 +392,7 @@ mod tests {
                 lv: "lv".into(),
             },
             begun: Timestamp::from_unix(0),
+            unguarded: false,
             verified: Some(Verified {
                 at: Timestamp::from_unix(1),
                 boot_id: boot.into(),

@@ -154,6 +154,7 @@ fn story() {
                     target: &target,
                     to,
                     overwrite: false,
+                    not_booted_by_this_host: false,
                     stop: &stop,
                 },
             )

@@ -81,6 +81,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             what,
             to,
             overwrite,
+            not_booted_by_this_host,
         } => with_wire(&host, &told, |context| {
             let target = match what.parse::<Address>() {
                 Ok(address) => CopyTarget::Disk(address),
@@ -90,6 +91,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
                 target: &target,
                 to,
                 overwrite: *overwrite,
+                not_booted_by_this_host: *not_booted_by_this_host,
                 stop: stop_on_signal()?,
             };
             let copies = workflow::copy(context, request)?;
@@ -99,12 +101,14 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             name,
             autostart,
             accept_unreadable,
+            accept_unguarded,
             old_machine_gone,
         } => with_wire(&host, &told, |context| {
             let name = name_of(name)?;
             let options = CutoverOptions {
                 autostart: *autostart,
                 accept_unreadable: *accept_unreadable,
+                accept_unguarded: *accept_unguarded,
                 old_machine_gone: *old_machine_gone,
             };
             let config = workflow::cutover(context, &name, options)?;

@@ -23,6 +23,9 @@ pub struct CutoverOptions {
     pub autostart: bool,
     /// Go on although sectors of the old disk could not be read.
     pub accept_unreadable: bool,
+    /// Go on although this host could not or cannot make the old disks read-only: the operator
+    /// knows that no other host writes to them.
+    pub accept_unguarded: bool,
     /// Go on although the old machine does not answer: the operator knows that it is off, and that
     /// it did not run its own system since the copy.
     pub old_machine_gone: bool,
@@ -40,7 +43,7 @@ pub fn cutover(
     let Context { host, report, .. } = context;
     let _lock = host.store.lock(name, &format!("p2v cutover {name}"))?;
     let record = host.store.get(name)?;
-    may_cut_over(&record, options)?;
+    may_cut_over(&record, &options)?;
     if !host.is_xen() {
         return refused(
             "this host does not run Xen, so there is nothing to start a domain with; see `p2v doctor`",
@@ -62,7 +65,7 @@ pub fn cutover(
     };
     let record = host.store.get(name)?;
     if let Some(contact) = &contact {
-        still_as_copied(context, contact, &record)?;
+        still_as_copied(context, contact, &record, &options)?;
     }
     context.let_go(name, &known)?;
 
@@ -172,7 +175,7 @@ pub fn cutover(
 }
 
 /// The rule, from the record alone.
-fn may_cut_over(record: &Record, options: CutoverOptions) -> Result<(), Error> {
+fn may_cut_over(record: &Record, options: &CutoverOptions) -> Result<(), Error> {
     let name = &record.name;
     if matches!(record.state, State::Moved | State::Released) {
         return refused(format!(
@@ -193,6 +196,18 @@ fn may_cut_over(record: &Record, options: CutoverOptions) -> Result<(), Error> {
              differs"
         ));
     }
+    let unguarded = record
+        .disks
+        .values()
+        .filter_map(|d| d.copy.as_ref())
+        .any(|copy| copy.unguarded);
+    if unguarded && !options.accept_unguarded {
+        return refused(format!(
+            "{name} was copied without making its disks read-only, because it was not booted by this host: a domain of \
+             another host may have written to them since. Boot it from `p2v serve` here and run the copy again (it moves \
+             only what differs); or, if you know that nothing wrote, say --accept-unguarded"
+        ));
+    }
     let holes: u64 = record
         .disks
         .values()
@@ -210,7 +225,12 @@ fn may_cut_over(record: &Record, options: CutoverOptions) -> Result<(), Error> {
 }
 
 /// The old machine did not restart since the copy, and cannot be written from here on.
-fn still_as_copied(context: Context<'_>, contact: &Contact, record: &Record) -> Result<(), Error> {
+fn still_as_copied(
+    context: Context<'_>,
+    contact: &Contact,
+    record: &Record,
+    options: &CutoverOptions,
+) -> Result<(), Error> {
     let name = &record.name;
     let all = addresses(&contact.disks);
     let copied_in = record.verified_copies(&all).map_err(Error::Refused)?;
@@ -222,7 +242,17 @@ fn still_as_copied(context: Context<'_>, contact: &Contact, record: &Record) -> 
     }
     match Context::token(contact) {
         Some(token) => context.set_access(contact, &all, &token, Access::ReadOnly),
-        None => Ok(()),
+        None if options.accept_unguarded => {
+            context.report.warn(&format!(
+                "{name} takes no orders from this host: nothing here keeps another host from writing to its old disks"
+            ));
+            Ok(())
+        }
+        None => refused(format!(
+            "the agent on {name} did not get its boot token from this host, which cannot make its exports read-only: a \
+             domain of another host may be writing to them. Restart the old machine so that it boots from `p2v serve` \
+             here, and run `p2v copy` again; or, if you know that nothing writes to its disks, say --accept-unguarded"
+        )),
     }
 }
 

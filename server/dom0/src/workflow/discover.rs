@@ -169,7 +169,7 @@ fn unknown(
     };
     differences.push(format!(
         "it answers and has no record here: it was booted by another server, or its record was lost. \
-         `p2v copy e{shelf}.0 --to ...` can read it"
+         `p2v copy e{shelf}.0 --not-booted-by-this-host --to ...` can read it"
     ));
     MachineView {
         name: None,

@@ -157,3 +157,32 @@ fn what_was_done_stays_done_if_its_history_cannot_be_written() {
         );
     }
 }
+
+#[test]
+fn a_disk_that_another_host_may_write_needs_the_operators_word_twice() {
+    let lab = lab(1);
+    let ours = lab.machine().inventory.token_id.clone();
+    lab.machine().inventory.token_id = "0123456789abcdef".into();
+    let error = text(lab.copy("vg"));
+    assert!(error.contains("--not-booted-by-this-host"), "{error}");
+    assert_eq!(lab.file("lv"), "", "nothing was made for it");
+    lab.copy_with("vg", |r| r.not_booted_by_this_host = true)
+        .unwrap();
+    let error = text(lab.cutover());
+    assert!(error.contains("--accept-unguarded"), "{error}");
+
+    // This host boots it: the copy is still of a disk that was not guarded, until it is compared again.
+    lab.machine().inventory.token_id = ours;
+    assert!(text(lab.cutover()).contains("--accept-unguarded"));
+    lab.copy("vg").unwrap();
+    lab.machine().inventory.token_id = "0123456789abcdef".into();
+    // Nothing can be ordered now, though the copy was made with the disk guarded.
+    let error = text(lab.cutover());
+    assert!(error.contains("did not get its boot token"), "{error}");
+    lab.assert_clean();
+    let options = CutoverOptions {
+        accept_unguarded: true,
+        ..CutoverOptions::default()
+    };
+    cutover(lab.context(), &lab.name, options).unwrap();
+}
