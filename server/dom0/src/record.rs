@@ -3,7 +3,7 @@
 //! A record says what was done and decided. What is true now is asked of the wire, of `xl` and of
 //! LVM; a record never stands in for that.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -84,6 +84,9 @@ pub struct Record {
     /// When that was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inventory_read: Option<Timestamp>,
+    /// Every AoE slot that an inventory ever named: a disk that did not come up is noticed by it.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub slots: BTreeSet<u8>,
     /// The disks something was done with, by AoE slot.
     #[serde(default)]
     pub disks: BTreeMap<u8, DiskRecord>,
@@ -261,6 +264,7 @@ impl Record {
             menu_fetched: None,
             inventory: None,
             inventory_read: None,
+            slots: BTreeSet::new(),
             disks: BTreeMap::new(),
             config: None,
             history: Vec::new(),
@@ -285,8 +289,24 @@ impl Record {
             self.state = State::Exported;
             self.note(now, "its disks are exported");
         }
+        for inventory in self.inventory.iter().chain([&inventory]) {
+            self.slots
+                .extend(exported(inventory).iter().map(|(a, _)| a.slot));
+        }
         self.inventory = Some(inventory);
         self.inventory_read = Some(now);
+    }
+
+    /// The slots that were exported or used once and are not in the last inventory.
+    pub fn missing(&self) -> BTreeSet<u8> {
+        let there: BTreeSet<u8> = self
+            .inventory
+            .iter()
+            .flat_map(exported)
+            .map(|(a, _)| a.slot)
+            .collect();
+        let known = self.slots.iter().chain(self.disks.keys());
+        known.copied().filter(|s| !there.contains(s)).collect()
     }
 
     /// The disk is about to be used: remembers what it is, or refuses if another one was used
@@ -442,6 +462,32 @@ mod tests {
         assert_eq!(record.verified_copies(&disks).unwrap(), "one");
         record.forget_verified();
         assert!(record.verified_copies(&disks).is_err());
+    }
+
+    #[test]
+    fn a_disk_that_did_not_come_up_is_missed() {
+        let mut record = record();
+        let inventory = |slots: &[u8]| Inventory {
+            disks: slots
+                .iter()
+                .map(|slot| Disk {
+                    address: Some(Address::new(7, *slot)),
+                    ..Disk::default()
+                })
+                .collect(),
+            ..Inventory::default()
+        };
+        let now = Timestamp::from_unix(0);
+        // As an older p2v left it: an inventory, and no list of slots.
+        record.inventory = Some(inventory(&[0, 1, 2]));
+        assert!(record.missing().is_empty());
+        // However often the smaller inventory was read.
+        for _ in 0..2 {
+            record.take_inventory(inventory(&[0, 2]), now);
+            assert_eq!(record.missing(), BTreeSet::from([1]));
+        }
+        record.take_inventory(inventory(&[0, 1, 2]), now);
+        assert!(record.missing().is_empty());
     }
 
     #[test]

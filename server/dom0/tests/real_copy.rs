@@ -155,6 +155,7 @@ fn story() {
                     to,
                     overwrite: false,
                     not_booted_by_this_host: false,
+                    without: &[],
                     stop: &stop,
                 },
             )

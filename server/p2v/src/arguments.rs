@@ -92,6 +92,9 @@ pub enum Command {
         /// Start although a copy is finished or in use: what the domain writes is not in the copy
         #[arg(long)]
         discard_copy: bool,
+        /// A disk (its number in e7.N) that the machine had once, and that is meant to be gone
+        #[arg(long, value_name = "N")]
+        without_disk: Vec<u8>,
     },
     /// End the domain; its old disks become read-only again
     Stop {
@@ -118,6 +121,9 @@ pub enum Command {
         /// no domain on another host writes to them
         #[arg(long)]
         not_booted_by_this_host: bool,
+        /// A disk (its number in e7.N) that the machine had once, and that is meant to be gone
+        #[arg(long, value_name = "N")]
+        without_disk: Vec<u8>,
     },
     /// Run the domain from the copies from now on
     Cutover {
@@ -137,6 +143,9 @@ pub enum Command {
         /// system since the copy
         #[arg(long)]
         old_machine_gone: bool,
+        /// A disk (its number in e7.N) that the machine had once, and that is meant to be gone
+        #[arg(long, value_name = "N")]
+        without_disk: Vec<u8>,
     },
     /// Switch the old machine off (only when it is moved)
     Release {

@@ -47,13 +47,18 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             })?;
             show::one(machine, json, &settings.iface)
         }),
-        Command::Start { name, discard_copy } => with_wire(&host, &told, |context| {
+        Command::Start {
+            name,
+            discard_copy,
+            without_disk,
+        } => with_wire(&host, &told, |context| {
             let name = name_of(name)?;
             let config = workflow::start(
                 context,
                 &name,
                 StartOptions {
                     force: *discard_copy,
+                    without: without_disk.clone(),
                 },
             )?;
             done(
@@ -82,6 +87,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             to,
             overwrite,
             not_booted_by_this_host,
+            without_disk,
         } => with_wire(&host, &told, |context| {
             let target = match what.parse::<Address>() {
                 Ok(address) => CopyTarget::Disk(address),
@@ -92,6 +98,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
                 to,
                 overwrite: *overwrite,
                 not_booted_by_this_host: *not_booted_by_this_host,
+                without: without_disk,
                 stop: stop_on_signal()?,
             };
             let copies = workflow::copy(context, request)?;
@@ -103,6 +110,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             accept_unreadable,
             accept_unguarded,
             old_machine_gone,
+            without_disk,
         } => with_wire(&host, &told, |context| {
             let name = name_of(name)?;
             let options = CutoverOptions {
@@ -110,6 +118,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
                 accept_unreadable: *accept_unreadable,
                 accept_unguarded: *accept_unguarded,
                 old_machine_gone: *old_machine_gone,
+                without: without_disk.clone(),
             };
             let config = workflow::cutover(context, &name, options)?;
             done(

@@ -36,6 +36,8 @@ pub struct CopyRequest<'a> {
     /// Go on although the old machine takes no orders from this host: the operator knows that no
     /// other host writes to its disks.
     pub not_booted_by_this_host: bool,
+    /// Slots of disks that are gone for good.
+    pub without: &'a [u8],
     /// Set to stop in good order (by a signal handler).
     pub stop: &'a AtomicBool,
 }
@@ -74,6 +76,7 @@ pub fn copy(context: Context<'_>, request: CopyRequest<'_>) -> Result<Vec<CopyDo
         &super::stop::known_addresses(&host.store.get(&name)?),
     )?;
     let contact = context.contact(&name)?;
+    context.refuse_missing(&contact.record, request.without)?;
     let all = addresses(&contact.disks);
     context.refuse_while_in_use(&name, &all)?;
     let chosen: Vec<(Address, Disk)> = match request.target {

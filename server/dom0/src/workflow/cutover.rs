@@ -17,7 +17,7 @@ use crate::tool::{dmsetup, lvm, xl};
 use crate::wire::Access;
 
 /// How `cutover` may go on.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct CutoverOptions {
     /// Have the domain start with the host.
     pub autostart: bool,
@@ -29,6 +29,8 @@ pub struct CutoverOptions {
     /// Go on although the old machine does not answer: the operator knows that it is off, and that
     /// it did not run its own system since the copy.
     pub old_machine_gone: bool,
+    /// Slots of disks that are gone for good.
+    pub without: Vec<u8>,
 }
 
 /// Switches the domain to the copies, starts it, and returns its config file.
@@ -64,6 +66,7 @@ pub fn cutover(
         }
     };
     let record = host.store.get(name)?;
+    context.refuse_missing(&record, &options.without)?;
     if let Some(contact) = &contact {
         still_as_copied(context, contact, &record, &options)?;
     }
@@ -73,6 +76,7 @@ pub fn cutover(
     let slots: Vec<u8> = record
         .disks
         .iter()
+        .filter(|(slot, _)| !options.without.contains(slot))
         .filter(|(_, d)| d.copy.as_ref().is_some_and(|c| c.verified.is_some()))
         .map(|(slot, _)| *slot)
         .collect();

@@ -218,6 +218,12 @@ fn compare(record: &Record, answers: bool, runs: bool) -> Vec<String> {
         }
         _ => {}
     }
+    for slot in record.missing() {
+        differences.push(format!(
+            "it had a disk e{}.{slot} and does not export it now: did it come up?",
+            record.shelf
+        ));
+    }
     if let Some(inventory) = record.inventory.as_ref().filter(|_| answers) {
         let given = record
             .tokens

@@ -302,6 +302,39 @@ impl<'a> Context<'a> {
         Ok(give(&mut *session, counter)?)
     }
 
+    /// Refuses if a disk that the machine once had is not there, unless the operator left it out by
+    /// its slot.
+    fn refuse_missing(&self, record: &Record, without: &[u8]) -> Result<(), Error> {
+        let missing = record.missing();
+        let name = &record.name;
+        if let Some(there) = without.iter().find(|slot| !missing.contains(*slot)) {
+            return refused(format!(
+                "--without-disk {there}: no such disk of {name} is missing, and one that is there is not left out"
+            ));
+        }
+        let missed: Vec<u8> = missing
+            .into_iter()
+            .filter(|slot| !without.contains(slot))
+            .collect();
+        if missed.is_empty() {
+            return Ok(());
+        }
+        let list: Vec<String> = missed
+            .iter()
+            .map(|slot| Address::new(record.shelf, *slot).to_string())
+            .collect();
+        let flags: Vec<String> = missed
+            .iter()
+            .map(|slot| format!("--without-disk {slot}"))
+            .collect();
+        refused(format!(
+            "{name} had the disk {} before, and does not export it now. A disk that did not come up also moves those \
+             after it: look at the old machine and boot it again. If it is meant to be gone: {}",
+            list.join(" and "),
+            flags.join(" ")
+        ))
+    }
+
     /// Refuses while a domain, a mount or anything else on this host uses the machine's disks.
     fn refuse_while_in_use(&self, name: &MachineName, addresses: &[Address]) -> Result<(), Error> {
         let driver = AoeDriver::new(&self.host.tools, &self.host.paths);

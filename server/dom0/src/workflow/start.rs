@@ -14,10 +14,12 @@ use crate::tool::{dmsetup, xl};
 use crate::wire::Access;
 
 /// How `start` may go on.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct StartOptions {
     /// The operator knows that the machine was copied or moved, and wants the old disk all the same.
     pub force: bool,
+    /// Slots of disks that are gone for good.
+    pub without: Vec<u8>,
 }
 
 /// Starts a domain on the old disks and returns its config file.
@@ -31,13 +33,14 @@ pub fn start(
 ) -> Result<PathBuf, Error> {
     let Context { host, report, .. } = context;
     let _lock = host.store.lock(name, &format!("p2v start {name}"))?;
-    may_start(&host.store.get(name)?, options)?;
+    may_start(&host.store.get(name)?, &options)?;
     if !host.is_xen() {
         return refused(
             "this host does not run Xen, so there is nothing to start a domain with; see `p2v doctor`",
         );
     }
     let contact = context.contact(name)?;
+    context.refuse_missing(&contact.record, &options.without)?;
     let disks = addresses(&contact.disks);
     context.refuse_while_in_use(name, &disks)?;
     let token = context.need_token(&contact)?;
@@ -105,7 +108,7 @@ pub fn start(
 }
 
 /// Whether the machine's state allows it.
-fn may_start(record: &Record, options: StartOptions) -> Result<(), Error> {
+fn may_start(record: &Record, options: &StartOptions) -> Result<(), Error> {
     let name = &record.name;
     match record.state {
         _ if options.force => Ok(()),

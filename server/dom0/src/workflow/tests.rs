@@ -407,6 +407,7 @@ impl Lab {
             to,
             overwrite: false,
             not_booted_by_this_host: false,
+            without: &[],
             stop: &stop,
         };
         change(&mut request);
@@ -457,6 +458,11 @@ impl Lab {
         .unwrap()
     }
 }
+
+const FORCE: StartOptions = StartOptions {
+    force: true,
+    without: Vec::new(),
+};
 
 fn text<T: std::fmt::Debug>(result: Result<T, Error>) -> String {
     result.unwrap_err().to_string()
@@ -629,7 +635,7 @@ fn no_orders_without_the_token_of_this_boot() {
 fn a_copy_is_out_of_date_once_the_old_disk_was_started_again() {
     let lab = lab(1);
     lab.copy("vg").unwrap();
-    start(lab.context(), &lab.name, StartOptions { force: true }).unwrap();
+    start(lab.context(), &lab.name, FORCE).unwrap();
     lab.machine().data[0][12_345] ^= 1;
     lab.stop().unwrap();
     let error = text(lab.cutover());
@@ -649,7 +655,7 @@ fn a_forced_start_that_fails_does_not_leave_the_copy_current() {
     let lab = lab(1);
     lab.copy("vg").unwrap();
     let obstacle = lab.obstacle("create-dies");
-    start(lab.context(), &lab.name, StartOptions { force: true }).unwrap_err();
+    start(lab.context(), &lab.name, FORCE).unwrap_err();
     lab.assert_clean();
     fs::remove_file(obstacle).unwrap();
     assert_eq!(lab.state(), State::Copying);

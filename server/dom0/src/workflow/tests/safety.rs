@@ -186,3 +186,52 @@ fn a_disk_that_another_host_may_write_needs_the_operators_word_twice() {
     };
     cutover(lab.context(), &lab.name, options).unwrap();
 }
+
+#[test]
+fn a_disk_that_did_not_come_up_is_not_left_out_in_silence() {
+    let lab = lab(2);
+    lab.copy("vg").unwrap();
+    let gone = lab.machine().inventory.disks.pop().unwrap();
+    // Looking at it does not make it forgotten.
+    let views = discover(lab.context()).unwrap();
+    assert!(
+        views[0].differences.iter().any(|d| d.contains("e1.1")),
+        "{:?}",
+        views[0].differences
+    );
+    for error in [
+        text(lab.cutover()),
+        text(lab.copy("vg")),
+        text(start(lab.context(), &lab.name, FORCE)),
+    ] {
+        assert!(error.contains("--without-disk 1"), "{error}");
+    }
+    lab.assert_clean();
+
+    let error = text(lab.copy_with("vg", |r| r.without = &[0, 1]));
+    assert!(error.contains("--without-disk 0"), "{error}");
+    lab.copy_with("vg", |r| r.without = &[1]).unwrap();
+    let options = CutoverOptions {
+        without: vec![1],
+        ..CutoverOptions::default()
+    };
+    cutover(lab.context(), &lab.name, options).unwrap();
+    assert_eq!(lab.file("dm").lines().count(), 1);
+    assert_eq!(lab.file("lv").matches("p2v.moved").count(), 1);
+    lab.machine().inventory.disks.push(gone);
+}
+
+#[test]
+fn a_disk_that_did_not_come_up_before_anything_was_done_is_missed_too() {
+    let lab = lab(2);
+    discover(lab.context()).unwrap();
+    lab.machine().inventory.disks.pop();
+    for error in [text(lab.start()), text(lab.copy("vg"))] {
+        assert!(error.contains("e1.1"), "{error}");
+    }
+    let options = StartOptions {
+        without: vec![1],
+        ..StartOptions::default()
+    };
+    start(lab.context(), &lab.name, options).unwrap();
+}
