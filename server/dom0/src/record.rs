@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::boot_token::BootTokens;
 use crate::name::MachineName;
 use crate::timestamp::Timestamp;
+use crate::tool::lvm;
 
 /// Version of the record's format; raised when an older p2v could misread a newer record.
 pub const RECORD_VERSION: u32 = 1;
@@ -148,6 +149,10 @@ pub enum Destination {
         vg: String,
         /// Logical volume.
         lv: String,
+        /// Its LVM UUID: another volume of that name is not the copy. Empty in records of before it
+        /// was kept.
+        #[serde(default)]
+        uuid: String,
     },
     /// A regular file.
     File {
@@ -169,7 +174,7 @@ impl Destination {
     /// The path to open.
     pub fn path(&self) -> PathBuf {
         match self {
-            Destination::Volume { vg, lv } => Path::new("/dev").join(vg).join(lv),
+            Destination::Volume { vg, lv, .. } => Path::new("/dev").join(vg).join(lv),
             Destination::File { path, .. } | Destination::Device { path, .. } => path.clone(),
         }
     }
@@ -178,7 +183,7 @@ impl Destination {
 impl fmt::Display for Destination {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Destination::Volume { vg, lv } => write!(f, "volume {vg}/{lv}"),
+            Destination::Volume { vg, lv, .. } => write!(f, "volume {vg}/{lv}"),
             Destination::File { path, .. } => write!(f, "file {}", path.display()),
             Destination::Device { path, .. } => write!(f, "device {}", path.display()),
         }
@@ -352,6 +357,23 @@ impl Record {
         }
     }
 
+    /// The LVM tag of a volume that is a copy of this machine's disk `slot`: `p2v.NAME.0.HASH`. Names
+    /// and slots are given to other machines when a record is gone; the hash, of the boot MAC and
+    /// the disk's serial number, is not. `None` if nothing was done with such a disk.
+    pub fn volume_tag(&self, slot: u8) -> Option<String> {
+        let disk = self.disks.get(&slot)?;
+        let hash = blake3::Hasher::new()
+            .update(self.boot_mac.to_string().as_bytes())
+            .update(disk.serial.as_bytes())
+            .finalize();
+        Some(format!(
+            "{}{}.{slot}.{}",
+            lvm::TAG_PREFIX,
+            self.name,
+            &hash.to_hex()[..16]
+        ))
+    }
+
     /// Whether every disk of `exported` has been copied and compared, in which boot of the agent,
     /// and what could not be read.
     ///
@@ -410,6 +432,7 @@ mod tests {
             destination: Destination::Volume {
                 vg: "vg".into(),
                 lv: "lv".into(),
+                uuid: String::new(),
             },
             begun: Timestamp::from_unix(0),
             unguarded: false,

@@ -58,6 +58,8 @@ pub struct Request<'a> {
     pub name: &'a MachineName,
     /// The disk's AoE slot.
     pub slot: u8,
+    /// The tag of volumes that are its copies.
+    pub tag: &'a str,
     /// Its size in 512-byte sectors.
     pub sectors: u64,
     /// Where an earlier run copied it to.
@@ -216,13 +218,13 @@ fn volume(
 ) -> Result<Prepared, DestinationError> {
     lvm::check_name(lv)?;
     let need = request.sectors * SECTOR;
-    let tag = request.name.lvm_tag(request.slot.into());
+    let tag = request.tag;
     let (vg, lv) = (vg.to_owned(), lv.to_owned());
     let existing = lvm::volume(&host.tools, &vg, &lv)?;
     let fresh = existing.is_none();
-    match existing {
+    match &existing {
         Some(volume) => {
-            may_overwrite(&volume, &tag, request.overwrite)?;
+            may_overwrite(volume, tag, request.overwrite)?;
             if volume.size < need {
                 return Err(DestinationError::Short {
                     what: format!("volume {vg}/{lv}"),
@@ -252,17 +254,31 @@ fn volume(
                     need,
                 });
             }
-            lvm::create(&host.tools, &vg, &lv, need, &[&tag, lvm::TAG_COPYING])?;
+            lvm::create(&host.tools, &vg, &lv, need, &[tag, lvm::TAG_COPYING])?;
         }
     }
     let path = host.paths.dev.join(&vg).join(&lv);
     let sink = open_device(host, &path, need)?;
-    if !fresh {
-        // Only now, that nobody else has it.
-        lvm::retag(&host.tools, &vg, &lv, &[&tag, lvm::TAG_COPYING], &[])?;
-    }
+    let uuid = match existing {
+        Some(volume) => {
+            // Only now, that nobody else has it. Whose copy it was, it is no more.
+            let others: Vec<&str> = volume
+                .tags
+                .iter()
+                .map(String::as_str)
+                .filter(|t| t.starts_with(lvm::TAG_PREFIX) && ![tag, lvm::TAG_COPYING].contains(t))
+                .collect();
+            lvm::retag(&host.tools, &vg, &lv, &[tag, lvm::TAG_COPYING], &others)?;
+            volume.uuid
+        }
+        None => lvm::volume(&host.tools, &vg, &lv)?
+            .map(|made| made.uuid)
+            .ok_or_else(|| {
+                ToolError::NotDone(format!("{vg}/{lv} was made, and lvs does not list it"))
+            })?,
+    };
     Ok(Prepared {
-        destination: Destination::Volume { vg, lv },
+        destination: Destination::Volume { vg, lv, uuid },
         sink,
         fresh,
     })
@@ -560,13 +576,21 @@ mod tests {
         let volume = |tags: &[&str]| Volume {
             vg: "vg".into(),
             lv: "lv".into(),
+            uuid: "u".into(),
             size: 1,
             tags: tags.iter().map(|t| (*t).to_owned()).collect(),
             active: true,
         };
-        let ours = "p2v.web.0";
+        let ours = "p2v.web.0.aa";
         assert!(may_overwrite(&volume(&[ours, "p2v.copying"]), ours, false).is_ok());
-        for tags in [&[][..], &["p2v.web.1"], &["p2v.copying"], &["p2v.other.0"]] {
+        for tags in [
+            &[][..],
+            &["p2v.web.1.aa"],
+            &["p2v.copying"],
+            // A machine that was called web before.
+            &["p2v.web.0.bb"],
+            &["p2v.web.0"],
+        ] {
             assert!(matches!(
                 may_overwrite(&volume(tags), ours, false),
                 Err(DestinationError::Foreign { .. })
@@ -585,6 +609,7 @@ mod tests {
         let request = |before| Request {
             name: &name,
             slot: 0,
+            tag: "p2v.web.0.00",
             sectors: 10,
             before,
             overwrite: false,

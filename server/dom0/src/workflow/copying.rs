@@ -230,12 +230,16 @@ fn copy_reserved(
 ) -> Result<CopyDone, Error> {
     let Context { host, report, .. } = context;
     let name = &contact.record.name;
+    let Some(tag) = host.store.get(name)?.volume_tag(address.slot) else {
+        return refused(format!("the record of {name} lost its disk {address}"));
+    };
     let prepared = destination::prepare(
         host,
         wanted,
         destination::Request {
             name,
             slot: address.slot,
+            tag: &tag,
             sectors: disk.sectors,
             before: before.as_ref().map(|c| &c.destination),
             overwrite: request.overwrite,
@@ -306,7 +310,7 @@ fn copy_reserved(
         );
         Ok::<_, Error>(())
     })?;
-    if let Destination::Volume { vg, lv } = &to
+    if let Destination::Volume { vg, lv, .. } = &to
         && summary.is_complete()
     {
         lvm::retag(&host.tools, vg, lv, &[], &[lvm::TAG_COPYING])?;

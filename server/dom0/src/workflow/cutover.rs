@@ -88,6 +88,7 @@ pub fn cutover(
         };
         let Some(copy) = &disk.copy else { continue };
         let backing = backing_ready(host, &copy.destination, disk.sectors)?;
+        still_ours(context, &record, *slot, &copy.destination)?;
         refuse_domains_disk(host, &backing.path)?;
         // Refused while anything has it open, and by that the domain's alone.
         let is_file = matches!(copy.destination, Destination::File { .. });
@@ -135,7 +136,7 @@ pub fn cutover(
                 continue;
             };
             let destination = disk.copy.as_ref().map(|c| c.destination.clone());
-            if let Some(Destination::Volume { vg, lv }) = destination {
+            if let Some(Destination::Volume { vg, lv, .. }) = destination {
                 let (group, volume) = (vg.clone(), lv.clone());
                 undo.push(format!("the mark on {vg}/{lv}"), move || {
                     lvm::retag(&host.tools, &group, &volume, &[], &[lvm::TAG_MOVED])
@@ -226,6 +227,27 @@ fn may_cut_over(record: &Record, options: &CutoverOptions) -> Result<(), Error> 
         ));
     }
     Ok(())
+}
+
+/// A volume is marked as the copy of this disk, and no other copy took it since.
+fn still_ours(
+    context: Context<'_>,
+    record: &Record,
+    slot: u8,
+    destination: &Destination,
+) -> Result<(), Error> {
+    let Destination::Volume { vg, lv, .. } = destination else {
+        return Ok(());
+    };
+    let tag = record.volume_tag(slot).unwrap_or_default();
+    match lvm::volume(&context.host.tools, vg, lv)? {
+        Some(volume) if volume.has_tag(&tag) => Ok(()),
+        other => refused(format!(
+            "the volume {vg}/{lv} is not marked as the copy of this disk (tag {tag}; it has: {}): another copy may have \
+             been made over it. Run `p2v copy` again",
+            other.map_or_else(String::new, |v| v.tags.join(", "))
+        )),
+    }
 }
 
 /// The old machine did not restart since the copy, and cannot be written from here on.

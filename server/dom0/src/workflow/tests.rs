@@ -254,7 +254,8 @@ esac"#,
 printf '{"report":[{"lv":['
 S=
 while read vg lv size tags; do
-    printf '%s{"vg_name":"%s","lv_name":"%s","lv_size":"%s","lv_tags":"%s","lv_active":"active"}' "$S" $vg $lv $size "$tags"
+    uuid=$(stat -c %i $D/dev/$vg/$lv)
+    printf '%s{"vg_name":"%s","lv_name":"%s","lv_uuid":"%s","lv_size":"%s","lv_tags":"%s","lv_active":"active"}' "$S" $vg $lv $uuid $size "$tags"
     S=,
 done < $D/lv
 printf ']}]}\n'"#,

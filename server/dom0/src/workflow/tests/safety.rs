@@ -235,3 +235,41 @@ fn a_disk_that_did_not_come_up_before_anything_was_done_is_missed_too() {
     };
     start(lab.context(), &lab.name, options).unwrap();
 }
+
+#[test]
+fn a_volume_of_another_machine_of_that_name_is_not_this_ones() {
+    let lab = lab(1);
+    lab.copy("vg").unwrap();
+    let ours = lab.file("lv");
+    assert!(ours.contains("p2v.e1.0."), "{ours}");
+    // The record was moved away, and the next machine got its shelf and name.
+    let lv = lab.dir.path().join("lv");
+    let theirs = "p2v.e1.0.0123456789abcdef";
+    fs::write(&lv, format!("vg e1-disk0 8388608 {theirs},keep.me\n")).unwrap();
+    let before = lab.volume(0);
+    lab.machine().data[0][0] ^= 1;
+    let error = text(lab.copy("vg"));
+    assert!(error.contains("may hold data"), "{error}");
+    assert!(lab.volume(0) == before);
+
+    // What the operator gives up is nobody's copy any more.
+    lab.copy_with("vg", |r| r.overwrite = true).unwrap();
+    let now = lab.file("lv");
+    assert!(now.contains("keep.me") && !now.contains(theirs), "{now}");
+    // And another machine's copy over it is seen at cutover.
+    fs::write(&lv, now.replace("p2v.e1.0.", "p2v.e9.0.")).unwrap();
+    let error = text(lab.cutover());
+    assert!(error.contains("not marked"), "{error}");
+    fs::write(&lv, now).unwrap();
+
+    // Another volume of that name, with the same bytes and tag, is not the one that was checked.
+    let path = lab.dir.path().join("dev/vg/e1-disk0");
+    fs::copy(&path, lab.dir.path().join("twin")).unwrap();
+    fs::rename(&path, lab.dir.path().join("first")).unwrap();
+    fs::rename(lab.dir.path().join("twin"), &path).unwrap();
+    let error = text(lab.cutover());
+    assert!(error.contains("UUID"), "{error}");
+    lab.assert_clean();
+    lab.copy("vg").unwrap();
+    lab.cutover().unwrap();
+}
