@@ -1,10 +1,12 @@
 //! `p2v cutover`: the domain is switched to the copies and started.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use p2v_aoe::{Address, SECTOR};
 
 use super::devices::{backing_ready, up};
+use super::release::QUIET;
 use super::start::destroy_if_there;
 use super::{Contact, Context, Error, addresses, config, refused, stop};
 use crate::config_file;
@@ -53,22 +55,25 @@ pub fn cutover(
     }
     let known = stop::known_addresses(&record);
     context.refuse_while_in_use(name, &known)?;
-    let contact = match context.contact(name) {
-        Ok(contact) => Some(contact),
-        Err(error) if options.old_machine_gone => {
-            report.warn(&format!("{error}. Going on without it, as asked"));
-            None
-        }
-        Err(error) => {
-            return refused(format!(
+    let contact = if options.old_machine_gone {
+        refuse_if_heard(context, &record)?;
+        report.warn(
+            "the old machine is not asked, as you said: nothing compares the copies with its disks",
+        );
+        None
+    } else {
+        let contact = context.contact(name).or_else(|error| {
+            refused(format!(
                 "{error}. If it is off for good and did not run its own system since the copy, say --old-machine-gone"
-            ));
-        }
+            ))
+        })?;
+        Some(contact)
     };
     let record = host.store.get(name)?;
     context.refuse_missing(&record, &options.without)?;
+    same_boot(&record)?;
     if let Some(contact) = &contact {
-        still_as_copied(context, contact, &record, &options)?;
+        guarded(context, contact, &options)?;
     }
     context.let_go(name, &known)?;
 
@@ -250,22 +255,49 @@ fn still_ours(
     }
 }
 
-/// The old machine did not restart since the copy, and cannot be written from here on.
-fn still_as_copied(
-    context: Context<'_>,
-    contact: &Contact,
-    record: &Record,
-    options: &CutoverOptions,
-) -> Result<(), Error> {
-    let name = &record.name;
-    let all = addresses(&contact.disks);
+/// The old machine is not gone while anything answers for its shelf.
+fn refuse_if_heard(context: Context<'_>, record: &Record) -> Result<(), Error> {
+    let wait = Duration::from_secs(context.host.settings.discovery_seconds.max(1));
+    context.report.step(&format!(
+        "listening whether shelf e{} is silent",
+        record.shelf
+    ));
+    // An answer may be lost.
+    for _ in 0..QUIET {
+        let found = context.wire.discover(wait)?;
+        if let Some(heard) = found.iter().find(|f| f.address.shelf == record.shelf) {
+            return refused(format!(
+                "the old machine is not gone: {} answers for {}. Leave out --old-machine-gone, or switch it off first",
+                heard.mac, heard.address
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// As far as is known, the old machine did not restart since the copy.
+fn same_boot(record: &Record) -> Result<(), Error> {
+    let inventory = record.inventory.as_ref();
+    let all: Vec<Address> = inventory
+        .into_iter()
+        .flat_map(crate::record::exported)
+        .map(|(address, _)| address)
+        .collect();
     let copied_in = record.verified_copies(&all).map_err(Error::Refused)?;
-    if copied_in != contact.inventory.boot_id {
+    if inventory.is_none_or(|i| i.boot_id != copied_in) {
         return refused(format!(
-            "the old machine restarted since {name} was copied, and may have run its own system: run `p2v copy` again, it \
-             moves only what differs"
+            "the old machine restarted since {} was copied, and may have run its own system: run `p2v copy` again, it \
+             moves only what differs",
+            record.name
         ));
     }
+    Ok(())
+}
+
+/// The old disks cannot be written from here on.
+fn guarded(context: Context<'_>, contact: &Contact, options: &CutoverOptions) -> Result<(), Error> {
+    let name = &contact.record.name;
+    let all = addresses(&contact.disks);
     match Context::token(contact) {
         Some(token) => context.set_access(contact, &all, &token, Access::ReadOnly),
         None if options.accept_unguarded => {

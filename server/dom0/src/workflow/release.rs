@@ -11,7 +11,7 @@ use crate::tool::aoe_driver::AoeDriver;
 use crate::wire::{Access, Finish};
 
 /// How long a machine must not answer to count as off: several discoveries may be lost.
-const QUIET: u32 = 3;
+pub(super) const QUIET: u32 = 3;
 
 /// How to release.
 #[derive(Clone, Copy, Debug, Default)]

@@ -273,3 +273,35 @@ fn a_volume_of_another_machine_of_that_name_is_not_this_ones() {
     lab.copy("vg").unwrap();
     lab.cutover().unwrap();
 }
+
+#[test]
+fn an_old_machine_that_is_heard_or_restarted_is_not_gone() {
+    let lab = lab(1);
+    lab.copy("vg").unwrap();
+    let gone = || CutoverOptions {
+        old_machine_gone: true,
+        ..CutoverOptions::default()
+    };
+    // It answers, and then two do.
+    for _ in 0..2 {
+        let error = text(cutover(lab.context(), &lab.name, gone()));
+        assert!(error.contains("is not gone"), "{error}");
+        lab.machine().stations.push(MacAddr::new(2, 0, 0, 0, 0, 9));
+    }
+    lab.machine().stations.truncate(1);
+    // It was heard in another boot after the copy, and then went.
+    let first = lab.machine().inventory.boot_id.clone();
+    lab.machine().inventory.boot_id = "second".into();
+    discover(lab.context()).unwrap();
+    lab.machine().on = false;
+    let error = text(cutover(lab.context(), &lab.name, gone()));
+    assert!(error.contains("restarted"), "{error}");
+    lab.assert_clean();
+
+    lab.machine().inventory.boot_id = first;
+    lab.machine().on = true;
+    discover(lab.context()).unwrap();
+    lab.machine().on = false;
+    assert!(text(lab.cutover()).contains("--old-machine-gone"));
+    cutover(lab.context(), &lab.name, gone()).unwrap();
+}
