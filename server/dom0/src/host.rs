@@ -20,6 +20,12 @@ pub struct Paths {
     pub sys_module: PathBuf,
     /// `/sys/class/net`.
     pub sys_net: PathBuf,
+    /// `/sys/dev/block`, where block devices are by their numbers.
+    pub sys_dev_block: PathBuf,
+    /// `/sys/bus/xen-backend/devices`, where the devices are that dom0 has for domains.
+    pub xen_backends: PathBuf,
+    /// `/var/lib/xen/save`, where Debian's `xendomains` keeps the images of domains it suspended.
+    pub xen_save: PathBuf,
     /// `/proc/xen/capabilities`: holds `control_d` in dom0.
     pub xen_capabilities: PathBuf,
 }
@@ -32,6 +38,9 @@ impl Default for Paths {
             dev: "/dev".into(),
             sys_module: "/sys/module".into(),
             sys_net: "/sys/class/net".into(),
+            sys_dev_block: "/sys/dev/block".into(),
+            xen_backends: "/sys/bus/xen-backend/devices".into(),
+            xen_save: "/var/lib/xen/save".into(),
             xen_capabilities: "/proc/xen/capabilities".into(),
         }
     }
@@ -48,6 +57,9 @@ impl Paths {
             dev: at(real.dev),
             sys_module: at(real.sys_module),
             sys_net: at(real.sys_net),
+            sys_dev_block: at(real.sys_dev_block),
+            xen_backends: at(real.xen_backends),
+            xen_save: at(real.xen_save),
             xen_capabilities: at(real.xen_capabilities),
         }
     }

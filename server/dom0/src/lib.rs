@@ -11,6 +11,7 @@ pub mod atomic_file;
 pub mod boot_token;
 pub mod config_file;
 pub mod copy;
+pub mod disk_user;
 pub mod doctor;
 pub mod domain;
 pub mod host;

@@ -40,11 +40,6 @@ impl MachineName {
         format!("p2v-{}-{disk}", self.0)
     }
 
-    /// The LVM tag that says a volume is this machine's `disk`-th disk: `p2v.NAME.0`.
-    pub fn lvm_tag(&self, disk: usize) -> String {
-        format!("p2v.{}.{disk}", self.0)
-    }
-
     /// The volume name used when the operator names only a volume group: `NAME-disk0`.
     pub fn volume_name(&self, disk: usize) -> String {
         format!("{}-disk{disk}", self.0)

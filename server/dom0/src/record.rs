@@ -3,7 +3,7 @@
 //! A record says what was done and decided. What is true now is asked of the wire, of `xl` and of
 //! LVM; a record never stands in for that.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::boot_token::BootTokens;
 use crate::name::MachineName;
 use crate::timestamp::Timestamp;
+use crate::tool::lvm;
 
 /// Version of the record's format; raised when an older p2v could misread a newer record.
 pub const RECORD_VERSION: u32 = 1;
@@ -84,6 +85,9 @@ pub struct Record {
     /// When that was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inventory_read: Option<Timestamp>,
+    /// Every AoE slot that an inventory ever named: a disk that did not come up is noticed by it.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub slots: BTreeSet<u8>,
     /// The disks something was done with, by AoE slot.
     #[serde(default)]
     pub disks: BTreeMap<u8, DiskRecord>,
@@ -145,6 +149,10 @@ pub enum Destination {
         vg: String,
         /// Logical volume.
         lv: String,
+        /// Its LVM UUID: another volume of that name is not the copy. Empty in records of before it
+        /// was kept.
+        #[serde(default)]
+        uuid: String,
     },
     /// A regular file.
     File {
@@ -166,7 +174,7 @@ impl Destination {
     /// The path to open.
     pub fn path(&self) -> PathBuf {
         match self {
-            Destination::Volume { vg, lv } => Path::new("/dev").join(vg).join(lv),
+            Destination::Volume { vg, lv, .. } => Path::new("/dev").join(vg).join(lv),
             Destination::File { path, .. } | Destination::Device { path, .. } => path.clone(),
         }
     }
@@ -175,7 +183,7 @@ impl Destination {
 impl fmt::Display for Destination {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Destination::Volume { vg, lv } => write!(f, "volume {vg}/{lv}"),
+            Destination::Volume { vg, lv, .. } => write!(f, "volume {vg}/{lv}"),
             Destination::File { path, .. } => write!(f, "file {}", path.display()),
             Destination::Device { path, .. } => write!(f, "device {}", path.display()),
         }
@@ -190,6 +198,10 @@ pub struct CopyRecord {
     pub destination: Destination,
     /// When the first run began.
     pub begun: Timestamp,
+    /// The old machine was not booted by this host, so another host could write to the disk
+    /// meanwhile.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unguarded: bool,
     /// Set when every range was compared; taken away when the source may have changed since.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verified: Option<Verified>,
@@ -257,6 +269,7 @@ impl Record {
             menu_fetched: None,
             inventory: None,
             inventory_read: None,
+            slots: BTreeSet::new(),
             disks: BTreeMap::new(),
             config: None,
             history: Vec::new(),
@@ -281,8 +294,24 @@ impl Record {
             self.state = State::Exported;
             self.note(now, "its disks are exported");
         }
+        for inventory in self.inventory.iter().chain([&inventory]) {
+            self.slots
+                .extend(exported(inventory).iter().map(|(a, _)| a.slot));
+        }
         self.inventory = Some(inventory);
         self.inventory_read = Some(now);
+    }
+
+    /// The slots that were exported or used once and are not in the last inventory.
+    pub fn missing(&self) -> BTreeSet<u8> {
+        let there: BTreeSet<u8> = self
+            .inventory
+            .iter()
+            .flat_map(exported)
+            .map(|(a, _)| a.slot)
+            .collect();
+        let known = self.slots.iter().chain(self.disks.keys());
+        known.copied().filter(|s| !there.contains(s)).collect()
     }
 
     /// The disk is about to be used: remembers what it is, or refuses if another one was used
@@ -326,6 +355,23 @@ impl Record {
                 copy.verified = None;
             }
         }
+    }
+
+    /// The LVM tag of a volume that is a copy of this machine's disk `slot`: `p2v.NAME.0.HASH`. Names
+    /// and slots are given to other machines when a record is gone; the hash, of the boot MAC and
+    /// the disk's serial number, is not. `None` if nothing was done with such a disk.
+    pub fn volume_tag(&self, slot: u8) -> Option<String> {
+        let disk = self.disks.get(&slot)?;
+        let hash = blake3::Hasher::new()
+            .update(self.boot_mac.to_string().as_bytes())
+            .update(disk.serial.as_bytes())
+            .finalize();
+        Some(format!(
+            "{}{}.{slot}.{}",
+            lvm::TAG_PREFIX,
+            self.name,
+            &hash.to_hex()[..16]
+        ))
     }
 
     /// Whether every disk of `exported` has been copied and compared, in which boot of the agent,
@@ -386,8 +432,10 @@ mod tests {
             destination: Destination::Volume {
                 vg: "vg".into(),
                 lv: "lv".into(),
+                uuid: String::new(),
             },
             begun: Timestamp::from_unix(0),
+            unguarded: false,
             verified: Some(Verified {
                 at: Timestamp::from_unix(1),
                 boot_id: boot.into(),
@@ -437,6 +485,32 @@ mod tests {
         assert_eq!(record.verified_copies(&disks).unwrap(), "one");
         record.forget_verified();
         assert!(record.verified_copies(&disks).is_err());
+    }
+
+    #[test]
+    fn a_disk_that_did_not_come_up_is_missed() {
+        let mut record = record();
+        let inventory = |slots: &[u8]| Inventory {
+            disks: slots
+                .iter()
+                .map(|slot| Disk {
+                    address: Some(Address::new(7, *slot)),
+                    ..Disk::default()
+                })
+                .collect(),
+            ..Inventory::default()
+        };
+        let now = Timestamp::from_unix(0);
+        // As an older p2v left it: an inventory, and no list of slots.
+        record.inventory = Some(inventory(&[0, 1, 2]));
+        assert!(record.missing().is_empty());
+        // However often the smaller inventory was read.
+        for _ in 0..2 {
+            record.take_inventory(inventory(&[0, 2]), now);
+            assert_eq!(record.missing(), BTreeSet::from([1]));
+        }
+        record.take_inventory(inventory(&[0, 1, 2]), now);
+        assert!(record.missing().is_empty());
     }
 
     #[test]

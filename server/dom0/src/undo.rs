@@ -2,10 +2,16 @@
 
 use crate::report::Report;
 
-type Step<'a> = (String, Box<dyn FnOnce() -> Result<(), String> + 'a>);
+struct Step<'a> {
+    what: String,
+    back: Box<dyn FnOnce() -> Result<(), String> + 'a>,
+    /// The steps before it stand under it: if it cannot be taken back, they stay.
+    carried: bool,
+}
 
 /// A list of ways back. If it is not [`Undo::keep`]ed, [`Undo::run`] (or dropping it, as on a
-/// panic) takes everything back, last first; a way back that fails is reported and the rest still run.
+/// panic) takes everything back, last first; a way back that fails is reported and the rest still
+/// run, unless the failed one stands on them ([`Undo::push_carried`]).
 pub struct Undo<'a> {
     report: &'a dyn Report,
     steps: Vec<Step<'a>>,
@@ -26,8 +32,30 @@ impl<'a> Undo<'a> {
         what: impl Into<String>,
         back: impl FnOnce() -> Result<(), E> + 'a,
     ) {
-        self.steps
-            .push((what.into(), Box::new(|| back().map_err(|e| e.to_string()))));
+        self.step(what.into(), back, false);
+    }
+
+    /// The same for what everything noted before carries, such as a domain its disks: if it cannot
+    /// be taken back, that is all left as it is.
+    pub fn push_carried<E: std::fmt::Display>(
+        &mut self,
+        what: impl Into<String>,
+        back: impl FnOnce() -> Result<(), E> + 'a,
+    ) {
+        self.step(what.into(), back, true);
+    }
+
+    fn step<E: std::fmt::Display>(
+        &mut self,
+        what: String,
+        back: impl FnOnce() -> Result<(), E> + 'a,
+        carried: bool,
+    ) {
+        self.steps.push(Step {
+            what,
+            back: Box::new(|| back().map_err(|e| e.to_string())),
+            carried,
+        });
     }
 
     /// All went well: nothing is taken back.
@@ -42,13 +70,23 @@ impl<'a> Undo<'a> {
 
     fn take_back(&mut self) -> Vec<String> {
         let mut failed = Vec::new();
-        while let Some((what, back)) = self.steps.pop() {
+        while let Some(Step {
+            what,
+            back,
+            carried,
+        }) = self.steps.pop()
+        {
             self.report.step(&format!("undoing: {what}"));
-            if let Err(why) = back() {
-                let text = format!("could not undo `{what}`: {why}");
-                self.report.warn(&text);
-                failed.push(text);
+            let Err(why) = back() else { continue };
+            let mut text = format!("could not undo `{what}`: {why}");
+            if carried {
+                let left: Vec<String> = self.steps.drain(..).rev().map(|s| s.what).collect();
+                if !left.is_empty() {
+                    text += &format!(" (so these were left as they are: {})", left.join(", "));
+                }
             }
+            self.report.warn(&text);
+            failed.push(text);
         }
         failed
     }
@@ -80,6 +118,30 @@ mod tests {
         let failed = undo.run();
         assert_eq!(*order.borrow(), [2, 1, 0]);
         assert_eq!(failed, ["could not undo `step 1`: stuck"]);
+    }
+
+    #[test]
+    fn what_carries_a_step_that_stays_is_left() {
+        let order = RefCell::new(Vec::new());
+        let mut undo = Undo::new(&Silent);
+        for i in 0..4 {
+            let order = &order;
+            let back = move || {
+                order.borrow_mut().push(i);
+                if i == 2 { Err("stuck") } else { Ok(()) }
+            };
+            if i == 2 {
+                undo.push_carried(format!("step {i}"), back);
+            } else {
+                undo.push(format!("step {i}"), back);
+            }
+        }
+        let failed = undo.run();
+        assert_eq!(*order.borrow(), [3, 2]);
+        assert_eq!(
+            failed,
+            ["could not undo `step 2`: stuck (so these were left as they are: step 1, step 0)"]
+        );
     }
 
     #[test]

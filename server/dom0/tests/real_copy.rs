@@ -154,6 +154,8 @@ fn story() {
                     target: &target,
                     to,
                     overwrite: false,
+                    not_booted_by_this_host: false,
+                    without: &[],
                     stop: &stop,
                 },
             )

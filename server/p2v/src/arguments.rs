@@ -92,6 +92,9 @@ pub enum Command {
         /// Start although a copy is finished or in use: what the domain writes is not in the copy
         #[arg(long)]
         discard_copy: bool,
+        /// A disk (its number in e7.N) that the machine had once, and that is meant to be gone
+        #[arg(long, value_name = "N")]
+        without_disk: Vec<u8>,
     },
     /// End the domain; its old disks become read-only again
     Stop {
@@ -114,6 +117,13 @@ pub enum Command {
         /// Use a destination that exists and is not a copy of ours: what is on it is lost
         #[arg(long)]
         overwrite: bool,
+        /// Go on although this host did not boot the old machine and cannot make its disks read-only: you know that
+        /// no domain on another host writes to them
+        #[arg(long)]
+        not_booted_by_this_host: bool,
+        /// A disk (its number in e7.N) that the machine had once, and that is meant to be gone
+        #[arg(long, value_name = "N")]
+        without_disk: Vec<u8>,
     },
     /// Run the domain from the copies from now on
     Cutover {
@@ -125,10 +135,17 @@ pub enum Command {
         /// Go on although sectors of the old disk could not be read
         #[arg(long)]
         accept_unreadable: bool,
+        /// Go on although this host could not make the old disks read-only (copied with --not-booted-by-this-host):
+        /// you know that nothing wrote to them since
+        #[arg(long)]
+        accept_unguarded: bool,
         /// Go on although the old machine does not answer: you know that it is off, and that it did not run its own
         /// system since the copy
         #[arg(long)]
         old_machine_gone: bool,
+        /// A disk (its number in e7.N) that the machine had once, and that is meant to be gone
+        #[arg(long, value_name = "N")]
+        without_disk: Vec<u8>,
     },
     /// Switch the old machine off (only when it is moved)
     Release {

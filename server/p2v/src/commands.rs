@@ -7,12 +7,12 @@ use anyhow::{Context, Result};
 use indicatif::HumanBytes;
 use p2v_aoe::Address;
 use p2v_aoe::initiator::Initiator;
+use p2v_dom0::Host;
 use p2v_dom0::name::MachineName;
 use p2v_dom0::workflow::{
     self, CopyDone, CopyRequest, CopyTarget, CutoverOptions, ReleaseOptions, StartOptions,
     StopOptions,
 };
-use p2v_dom0::{Host, Report};
 use serde_json::json;
 
 use crate::arguments::{Arguments, Command, Devices, exit};
@@ -47,13 +47,18 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             })?;
             show::one(machine, json, &settings.iface)
         }),
-        Command::Start { name, discard_copy } => with_wire(&host, &told, |context| {
+        Command::Start {
+            name,
+            discard_copy,
+            without_disk,
+        } => with_wire(&host, &told, |context| {
             let name = name_of(name)?;
             let config = workflow::start(
                 context,
                 &name,
                 StartOptions {
                     force: *discard_copy,
+                    without: without_disk.clone(),
                 },
             )?;
             done(
@@ -81,6 +86,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             what,
             to,
             overwrite,
+            not_booted_by_this_host,
+            without_disk,
         } => with_wire(&host, &told, |context| {
             let target = match what.parse::<Address>() {
                 Ok(address) => CopyTarget::Disk(address),
@@ -90,6 +97,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
                 target: &target,
                 to,
                 overwrite: *overwrite,
+                not_booted_by_this_host: *not_booted_by_this_host,
+                without: without_disk,
                 stop: stop_on_signal()?,
             };
             let copies = workflow::copy(context, request)?;
@@ -99,13 +108,17 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             name,
             autostart,
             accept_unreadable,
+            accept_unguarded,
             old_machine_gone,
+            without_disk,
         } => with_wire(&host, &told, |context| {
             let name = name_of(name)?;
             let options = CutoverOptions {
                 autostart: *autostart,
                 accept_unreadable: *accept_unreadable,
+                accept_unguarded: *accept_unguarded,
                 old_machine_gone: *old_machine_gone,
+                without: without_disk.clone(),
             };
             let config = workflow::cutover(context, &name, options)?;
             done(
@@ -187,16 +200,7 @@ fn config(host: &Host, told: &Told, name: &MachineName, write: bool) -> Result<E
         print!("{}", workflow::config(host, name)?);
         return Ok(ExitCode::SUCCESS);
     }
-    let _lock = host
-        .store
-        .lock(name, &format!("p2v config {name} --write"))?;
     let written = workflow::write_config(host, name, told)?;
-    if let Some(kept) = &written.kept {
-        told.warn(&format!(
-            "the config that was there had been edited; it is kept as {}",
-            kept.display()
-        ));
-    }
     println!("{}", written.path.display());
     Ok(ExitCode::SUCCESS)
 }

@@ -132,3 +132,54 @@ fn a_host_without_machines_says_how_to_get_one() {
     let output = p2v(state.path(), &["--iface", "lo", "list", "--json"]);
     assert_eq!(out(&output).trim(), "[]");
 }
+
+#[test]
+fn a_config_is_printed_and_written() {
+    let state = tempfile::tempdir().unwrap();
+    let store = p2v_dom0::Store::open(state.path()).unwrap();
+    let mac = "52:54:00:12:34:56".parse().unwrap();
+    let menu = store.menu(mac, None, p2v_dom0::Timestamp::now()).unwrap();
+    let inventory: p2v_aoe::inventory::Inventory = serde_json::from_value(serde_json::json!({
+        "memory_bytes": 500 << 20,
+        "nics": [{"name": "eth0", "mac": mac, "driver": "e1000", "boot": true}],
+        "disks": [{"address": "e1.0", "sectors": 9001, "controller": "ata_piix"}],
+    }))
+    .unwrap();
+    store
+        .update(&menu.name, |record| {
+            record.take_inventory(inventory, p2v_dom0::Timestamp::now());
+            Ok::<_, p2v_dom0::store::StoreError>(())
+        })
+        .unwrap();
+    let settings = state.path().join("p2v.toml");
+    let xen = state.path().join("xen");
+    std::fs::write(&settings, format!("[xen]\nxen_dir = {xen:?}\n")).unwrap();
+    let with = |more: &[&str]| {
+        let mut arguments = vec!["--config", settings.to_str().unwrap(), "config", "e1"];
+        arguments.extend(more);
+        p2v(state.path(), &arguments)
+    };
+    let printed = with(&[]);
+    assert!(out(&printed).contains("name = \"e1\""), "{}", err(&printed));
+    assert!(!xen.exists());
+    let written = with(&["--write"]);
+    assert_eq!(written.status.code(), Some(0), "{}", err(&written));
+    let path = xen.join("e1.cfg");
+    assert_eq!(out(&written).trim(), path.to_str().unwrap());
+    assert!(
+        std::fs::read_to_string(&path)
+            .unwrap()
+            .contains("name = \"e1\"")
+    );
+
+    // One that was edited is kept, which is said once.
+    std::fs::write(&path, "name = \"mine\"\n").unwrap();
+    let written = with(&["--write"]);
+    assert_eq!(written.status.code(), Some(0), "{}", err(&written));
+    assert_eq!(
+        err(&written).matches("kept as").count(),
+        1,
+        "{}",
+        err(&written)
+    );
+}

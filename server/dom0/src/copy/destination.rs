@@ -9,6 +9,7 @@ use std::str::FromStr;
 use p2v_aoe::SECTOR;
 
 use super::{FileSink, Sink};
+use crate::disk_user::{self, User};
 use crate::host::Host;
 use crate::name::MachineName;
 use crate::record::Destination;
@@ -57,6 +58,8 @@ pub struct Request<'a> {
     pub name: &'a MachineName,
     /// The disk's AoE slot.
     pub slot: u8,
+    /// The tag of volumes that are its copies.
+    pub tag: &'a str,
     /// Its size in 512-byte sectors.
     pub sectors: u64,
     /// Where an earlier run copied it to.
@@ -136,6 +139,22 @@ pub enum DestinationError {
         .0.display()
     )]
     Busy(PathBuf),
+    /// A domain has it.
+    #[error(
+        "{} is a disk of the domain {domain} (number {id}, as {disk}): two writers would destroy what is on it. Shut \
+         that domain down first, or name another destination",
+        path.display()
+    )]
+    Domain {
+        /// The destination.
+        path: PathBuf,
+        /// The domain.
+        domain: String,
+        /// Its number.
+        id: u32,
+        /// The disk as the domain has it.
+        disk: String,
+    },
     /// Not empty.
     #[error(
         "{} holds something that is not an earlier copy of this disk. Name another destination, or say --overwrite \
@@ -199,13 +218,13 @@ fn volume(
 ) -> Result<Prepared, DestinationError> {
     lvm::check_name(lv)?;
     let need = request.sectors * SECTOR;
-    let tag = request.name.lvm_tag(request.slot.into());
+    let tag = request.tag;
     let (vg, lv) = (vg.to_owned(), lv.to_owned());
     let existing = lvm::volume(&host.tools, &vg, &lv)?;
     let fresh = existing.is_none();
-    match existing {
+    match &existing {
         Some(volume) => {
-            may_overwrite(&volume, &tag, request.overwrite)?;
+            may_overwrite(volume, tag, request.overwrite)?;
             if volume.size < need {
                 return Err(DestinationError::Short {
                     what: format!("volume {vg}/{lv}"),
@@ -235,17 +254,31 @@ fn volume(
                     need,
                 });
             }
-            lvm::create(&host.tools, &vg, &lv, need, &[&tag, lvm::TAG_COPYING])?;
+            lvm::create(&host.tools, &vg, &lv, need, &[tag, lvm::TAG_COPYING])?;
         }
     }
     let path = host.paths.dev.join(&vg).join(&lv);
-    let sink = open_device(&path, need)?;
-    if !fresh {
-        // Only now, that nobody else has it.
-        lvm::retag(&host.tools, &vg, &lv, &[&tag, lvm::TAG_COPYING], &[])?;
-    }
+    let sink = open_device(host, &path, need)?;
+    let uuid = match existing {
+        Some(volume) => {
+            // Only now, that nobody else has it. Whose copy it was, it is no more.
+            let others: Vec<&str> = volume
+                .tags
+                .iter()
+                .map(String::as_str)
+                .filter(|t| t.starts_with(lvm::TAG_PREFIX) && ![tag, lvm::TAG_COPYING].contains(t))
+                .collect();
+            lvm::retag(&host.tools, &vg, &lv, &[tag, lvm::TAG_COPYING], &others)?;
+            volume.uuid
+        }
+        None => lvm::volume(&host.tools, &vg, &lv)?
+            .map(|made| made.uuid)
+            .ok_or_else(|| {
+                ToolError::NotDone(format!("{vg}/{lv} was made, and lvs does not list it"))
+            })?,
+    };
     Ok(Prepared {
-        destination: Destination::Volume { vg, lv },
+        destination: Destination::Volume { vg, lv, uuid },
         sink,
         fresh,
     })
@@ -278,12 +311,12 @@ fn at_path(host: &Host, path: &Path, request: Request<'_>) -> Result<Prepared, D
     };
     match kind {
         None => new_file(path, request),
-        Some(m) if m.is_file() => old_file(path, request),
+        Some(m) if m.is_file() => old_file(host, path, request),
         Some(m) if m.file_type().is_block_device() => {
             if let Some((vg, lv)) = volume_at(host, m.rdev())? {
                 return volume(host, &vg, &lv, request);
             }
-            device(path, m.rdev(), request)
+            device(host, path, m.rdev(), request)
         }
         Some(_) => Err(DestinationError::Kind(path)),
     }
@@ -315,7 +348,12 @@ fn new_file(path: PathBuf, request: Request<'_>) -> Result<Prepared, Destination
     open_file(path)
 }
 
-fn old_file(path: PathBuf, request: Request<'_>) -> Result<Prepared, DestinationError> {
+fn old_file(
+    host: &Host,
+    path: PathBuf,
+    request: Request<'_>,
+) -> Result<Prepared, DestinationError> {
+    refuse_domains_disk(host, &path)?;
     let prepared = open_file(path.clone())?;
     let have = prepared.sink.bytes();
     let ours = request.before == Some(&prepared.destination);
@@ -355,12 +393,17 @@ fn open_file(path: PathBuf) -> Result<Prepared, DestinationError> {
     })
 }
 
-fn device(path: PathBuf, rdev: u64, request: Request<'_>) -> Result<Prepared, DestinationError> {
+fn device(
+    host: &Host,
+    path: PathBuf,
+    rdev: u64,
+    request: Request<'_>,
+) -> Result<Prepared, DestinationError> {
     let size = logical_sector(rdev);
     if let Some(size) = size.filter(|s| *s != SECTOR) {
         return Err(DestinationError::SectorSize { path, size });
     }
-    let sink = open_device(&path, request.sectors * SECTOR)?;
+    let sink = open_device(host, &path, request.sectors * SECTOR)?;
     let destination = Destination::Device {
         path: stable_path(&path, rdev),
         identity: device_identity(rdev),
@@ -380,7 +423,24 @@ fn device(path: PathBuf, rdev: u64, request: Request<'_>) -> Result<Prepared, De
     })
 }
 
-fn open_device(path: &Path, need: u64) -> Result<FileSink, DestinationError> {
+/// Refuses a destination that a domain has as a disk. Copies and cutovers ask before they open one.
+///
+/// # Errors
+/// [`DestinationError::Domain`], or `xl` failed and it is not known.
+pub fn refuse_domains_disk(host: &Host, path: &Path) -> Result<(), DestinationError> {
+    match disk_user::user_of(host, path)? {
+        None => Ok(()),
+        Some(User { id, domain, disk }) => Err(DestinationError::Domain {
+            path: path.to_owned(),
+            domain,
+            id,
+            disk,
+        }),
+    }
+}
+
+fn open_device(host: &Host, path: &Path, need: u64) -> Result<FileSink, DestinationError> {
+    refuse_domains_disk(host, path)?;
     let sink = FileSink::open(path, true).map_err(|e| match e.kind() {
         io::ErrorKind::ResourceBusy => DestinationError::Busy(path.to_owned()),
         _ => io_error("open", path, e),
@@ -516,13 +576,21 @@ mod tests {
         let volume = |tags: &[&str]| Volume {
             vg: "vg".into(),
             lv: "lv".into(),
+            uuid: "u".into(),
             size: 1,
             tags: tags.iter().map(|t| (*t).to_owned()).collect(),
             active: true,
         };
-        let ours = "p2v.web.0";
+        let ours = "p2v.web.0.aa";
         assert!(may_overwrite(&volume(&[ours, "p2v.copying"]), ours, false).is_ok());
-        for tags in [&[][..], &["p2v.web.1"], &["p2v.copying"], &["p2v.other.0"]] {
+        for tags in [
+            &[][..],
+            &["p2v.web.1.aa"],
+            &["p2v.copying"],
+            // A machine that was called web before.
+            &["p2v.web.0.bb"],
+            &["p2v.web.0"],
+        ] {
             assert!(matches!(
                 may_overwrite(&volume(tags), ours, false),
                 Err(DestinationError::Foreign { .. })
@@ -541,6 +609,7 @@ mod tests {
         let request = |before| Request {
             name: &name,
             slot: 0,
+            tag: "p2v.web.0.00",
             sectors: 10,
             before,
             overwrite: false,

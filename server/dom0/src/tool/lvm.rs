@@ -5,6 +5,8 @@ use serde::de::DeserializeOwned;
 
 use super::{ToolError, Tools, unexpected};
 
+/// Start of every tag of ours.
+pub const TAG_PREFIX: &str = "p2v.";
 /// Tag of a volume whose copy was begun and is not known to be complete.
 pub const TAG_COPYING: &str = "p2v.copying";
 /// Tag of a volume that a domain was switched to: nothing is ever copied over it.
@@ -28,6 +30,8 @@ pub struct Volume {
     pub vg: String,
     /// Its name.
     pub lv: String,
+    /// Its UUID.
+    pub uuid: String,
     /// Its size in bytes: whole extents.
     pub size: u64,
     /// Its tags.
@@ -95,6 +99,7 @@ struct Volumes {
 struct VolumeRow {
     vg_name: String,
     lv_name: String,
+    lv_uuid: String,
     lv_size: String,
     lv_tags: String,
     lv_active: String,
@@ -134,7 +139,7 @@ pub fn volumes(tools: &Tools) -> Result<Vec<Volume>, ToolError> {
             "b",
             "--nosuffix",
             "-o",
-            "vg_name,lv_name,lv_size,lv_tags,lv_active",
+            "vg_name,lv_name,lv_uuid,lv_size,lv_tags,lv_active",
         ],
     )?;
     parse_volumes(&text)
@@ -253,6 +258,7 @@ fn parse_volumes(text: &str) -> Result<Vec<Volume>, ToolError> {
                 active: row.lv_active.starts_with("active"),
                 vg: row.vg_name,
                 lv: row.lv_name,
+                uuid: row.lv_uuid,
             })
         })
         .collect()
@@ -278,8 +284,8 @@ mod tests {
         );
         let volumes = parse_volumes(
             r#"{"report": [{"lv": [
-                {"vg_name":"vg0", "lv_name":"e1-disk0", "lv_size":"67108864", "lv_tags":"p2v.copying,p2v.e1.0", "lv_active":"active"},
-                {"vg_name":"vg0", "lv_name":"x", "lv_size":"4194304", "lv_tags":"", "lv_active":""}]}]}"#,
+                {"vg_name":"vg0", "lv_name":"e1-disk0", "lv_uuid":"JZ7wMu-x", "lv_size":"67108864", "lv_tags":"p2v.copying,p2v.e1.0", "lv_active":"active"},
+                {"vg_name":"vg0", "lv_name":"x", "lv_uuid":"y", "lv_size":"4194304", "lv_tags":"", "lv_active":""}]}]}"#,
         )
         .unwrap();
         assert!(

@@ -4,6 +4,7 @@ use std::sync::atomic::AtomicBool;
 
 use p2v_aoe::Address;
 use p2v_aoe::inventory::Disk;
+use p2v_aoe::token::Token;
 
 use super::{Contact, Context, Error, addresses, refused};
 use crate::copy::destination::{self, Wanted};
@@ -32,6 +33,11 @@ pub struct CopyRequest<'a> {
     pub to: &'a str,
     /// What is there may go.
     pub overwrite: bool,
+    /// Go on although the old machine takes no orders from this host: the operator knows that no
+    /// other host writes to its disks.
+    pub not_booted_by_this_host: bool,
+    /// Slots of disks that are gone for good.
+    pub without: &'a [u8],
     /// Set to stop in good order (by a signal handler).
     pub stop: &'a AtomicBool,
 }
@@ -70,6 +76,7 @@ pub fn copy(context: Context<'_>, request: CopyRequest<'_>) -> Result<Vec<CopyDo
         &super::stop::known_addresses(&host.store.get(&name)?),
     )?;
     let contact = context.contact(&name)?;
+    context.refuse_missing(&contact.record, request.without)?;
     let all = addresses(&contact.disks);
     context.refuse_while_in_use(&name, &all)?;
     let chosen: Vec<(Address, Disk)> = match request.target {
@@ -95,12 +102,17 @@ pub fn copy(context: Context<'_>, request: CopyRequest<'_>) -> Result<Vec<CopyDo
             chosen[0].0
         ));
     }
+    let guard = guard(context, &contact, request)?;
     context.let_go(&name, &all)?;
-    freeze(context, &contact, &all)?;
+    if let Some(token) = &guard {
+        report.step("making the exports read-only");
+        context.set_access(&contact, &all, token, Access::ReadOnly)?;
+    }
+    let unguarded = guard.is_none();
     let mut done = Vec::new();
     for (address, disk) in &chosen {
         done.push(copy_disk(
-            context, &contact, *address, disk, &wanted, request,
+            context, &contact, *address, disk, &wanted, request, unguarded,
         )?);
     }
     let complete = finish_state(context, &name, &all)?;
@@ -139,21 +151,28 @@ fn machine(context: Context<'_>, target: &CopyTarget) -> Result<MachineName, Err
         .name)
 }
 
-/// Nothing may write to the old disks while they are copied.
-fn freeze(context: Context<'_>, contact: &Contact, all: &[Address]) -> Result<(), Error> {
+/// The token with which the old disks are made read-only, so that nothing writes to them while they
+/// are copied; `None` if there is none and the operator takes that on himself.
+fn guard(
+    context: Context<'_>,
+    contact: &Contact,
+    request: CopyRequest<'_>,
+) -> Result<Option<Token>, Error> {
     let name = &contact.record.name;
     match Context::token(contact) {
-        Some(token) => {
-            context.report.step("making the exports read-only");
-            context.set_access(name, all, &token, Access::ReadOnly)
-        }
-        None => {
+        Some(token) => Ok(Some(token)),
+        None if request.not_booted_by_this_host => {
             context.report.warn(&format!(
-                "the agent on {name} did not get its boot token from this host: its exports are taken as they are \
-                 (they start read-only)"
+                "{name} was not booted by this host, which cannot make its exports read-only: if a domain of another \
+                 host writes to them meanwhile, the copy is of no use. `p2v cutover` will ask again"
             ));
-            Ok(())
+            Ok(None)
         }
+        None => refused(format!(
+            "the agent on {name} did not get its boot token from this host, so this host cannot make its exports \
+             read-only, and a domain of another host may be writing to them. Restart the old machine so that it boots \
+             from `p2v serve` here; or, if you know that nothing writes to its disks, say --not-booted-by-this-host"
+        )),
     }
 }
 
@@ -164,6 +183,7 @@ fn copy_disk(
     disk: &Disk,
     wanted: &Wanted,
     request: CopyRequest<'_>,
+    unguarded: bool,
 ) -> Result<CopyDone, Error> {
     let name = &contact.record.name;
     let mut session = context.attach(contact, address, disk)?;
@@ -180,6 +200,7 @@ fn copy_disk(
         disk,
         wanted,
         request,
+        unguarded,
         before,
         &mut *session,
     );
@@ -203,17 +224,22 @@ fn copy_reserved(
     disk: &Disk,
     wanted: &Wanted,
     request: CopyRequest<'_>,
+    unguarded: bool,
     before: Option<CopyRecord>,
     session: &mut dyn Export,
 ) -> Result<CopyDone, Error> {
     let Context { host, report, .. } = context;
     let name = &contact.record.name;
+    let Some(tag) = host.store.get(name)?.volume_tag(address.slot) else {
+        return refused(format!("the record of {name} lost its disk {address}"));
+    };
     let prepared = destination::prepare(
         host,
         wanted,
         destination::Request {
             name,
             slot: address.slot,
+            tag: &tag,
             sectors: disk.sectors,
             before: before.as_ref().map(|c| &c.destination),
             overwrite: request.overwrite,
@@ -239,6 +265,7 @@ fn copy_reserved(
         record.use_disk(address, disk)?.copy = Some(CopyRecord {
             destination: to.clone(),
             begun,
+            unguarded,
             verified: None,
         });
         record.state = State::Copying;
@@ -283,7 +310,7 @@ fn copy_reserved(
         );
         Ok::<_, Error>(())
     })?;
-    if let Destination::Volume { vg, lv } = &to
+    if let Destination::Volume { vg, lv, .. } = &to
         && summary.is_complete()
     {
         lvm::retag(&host.tools, vg, lv, &[], &[lvm::TAG_COPYING])?;

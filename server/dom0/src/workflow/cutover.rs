@@ -1,13 +1,16 @@
 //! `p2v cutover`: the domain is switched to the copies and started.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use p2v_aoe::{Address, SECTOR};
 
 use super::devices::{backing_ready, up};
+use super::release::QUIET;
 use super::start::destroy_if_there;
 use super::{Contact, Context, Error, addresses, config, refused, stop};
 use crate::config_file;
+use crate::copy::destination::refuse_domains_disk;
 use crate::copy::{FileSink, RANGE_SECTORS, Sink};
 use crate::name::MachineName;
 use crate::record::{Destination, Mapping, MappingKind, Record, State};
@@ -16,15 +19,20 @@ use crate::tool::{dmsetup, lvm, xl};
 use crate::wire::Access;
 
 /// How `cutover` may go on.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct CutoverOptions {
     /// Have the domain start with the host.
     pub autostart: bool,
     /// Go on although sectors of the old disk could not be read.
     pub accept_unreadable: bool,
+    /// Go on although this host could not or cannot make the old disks read-only: the operator
+    /// knows that no other host writes to them.
+    pub accept_unguarded: bool,
     /// Go on although the old machine does not answer: the operator knows that it is off, and that
     /// it did not run its own system since the copy.
     pub old_machine_gone: bool,
+    /// Slots of disks that are gone for good.
+    pub without: Vec<u8>,
 }
 
 /// Switches the domain to the copies, starts it, and returns its config file.
@@ -39,7 +47,7 @@ pub fn cutover(
     let Context { host, report, .. } = context;
     let _lock = host.store.lock(name, &format!("p2v cutover {name}"))?;
     let record = host.store.get(name)?;
-    may_cut_over(&record, options)?;
+    may_cut_over(&record, &options)?;
     if !host.is_xen() {
         return refused(
             "this host does not run Xen, so there is nothing to start a domain with; see `p2v doctor`",
@@ -47,21 +55,25 @@ pub fn cutover(
     }
     let known = stop::known_addresses(&record);
     context.refuse_while_in_use(name, &known)?;
-    let contact = match context.contact(name) {
-        Ok(contact) => Some(contact),
-        Err(error) if options.old_machine_gone => {
-            report.warn(&format!("{error}. Going on without it, as asked"));
-            None
-        }
-        Err(error) => {
-            return refused(format!(
+    let contact = if options.old_machine_gone {
+        refuse_if_heard(context, &record)?;
+        report.warn(
+            "the old machine is not asked, as you said: nothing compares the copies with its disks",
+        );
+        None
+    } else {
+        let contact = context.contact(name).or_else(|error| {
+            refused(format!(
                 "{error}. If it is off for good and did not run its own system since the copy, say --old-machine-gone"
-            ));
-        }
+            ))
+        })?;
+        Some(contact)
     };
     let record = host.store.get(name)?;
+    context.refuse_missing(&record, &options.without)?;
+    same_boot(&record)?;
     if let Some(contact) = &contact {
-        still_as_copied(context, contact, &record)?;
+        guarded(context, contact, &options)?;
     }
     context.let_go(name, &known)?;
 
@@ -69,6 +81,7 @@ pub fn cutover(
     let slots: Vec<u8> = record
         .disks
         .iter()
+        .filter(|(slot, _)| !options.without.contains(slot))
         .filter(|(_, d)| d.copy.as_ref().is_some_and(|c| c.verified.is_some()))
         .map(|(slot, _)| *slot)
         .collect();
@@ -80,6 +93,8 @@ pub fn cutover(
         };
         let Some(copy) = &disk.copy else { continue };
         let backing = backing_ready(host, &copy.destination, disk.sectors)?;
+        still_ours(context, &record, *slot, &copy.destination)?;
+        refuse_domains_disk(host, &backing.path)?;
         // Refused while anything has it open, and by that the domain's alone.
         let is_file = matches!(copy.destination, Destination::File { .. });
         let sink = FileSink::open(&backing.path, !is_file).map_err(|source| {
@@ -126,7 +141,7 @@ pub fn cutover(
                 continue;
             };
             let destination = disk.copy.as_ref().map(|c| c.destination.clone());
-            if let Some(Destination::Volume { vg, lv }) = destination {
+            if let Some(Destination::Volume { vg, lv, .. }) = destination {
                 let (group, volume) = (vg.clone(), lv.clone());
                 undo.push(format!("the mark on {vg}/{lv}"), move || {
                     lvm::retag(&host.tools, &group, &volume, &[], &[lvm::TAG_MOVED])
@@ -159,17 +174,18 @@ pub fn cutover(
         }
         report.step(&format!("xl create {}", config.path.display()));
         let domain_name = name.clone();
-        undo.push(format!("domain {name}"), move || {
+        // While it may run, its disks keep their marks and the machine stays moved.
+        undo.push_carried(format!("domain {name}"), move || {
             destroy_if_there(context, &domain_name)
         });
         xl::create(&host.tools, &config.path)?;
-        context.note(name, "the domain was started on the copies")?;
+        context.note_or_warn(name, "the domain was started on the copies");
         Ok(config.path)
     })
 }
 
 /// The rule, from the record alone.
-fn may_cut_over(record: &Record, options: CutoverOptions) -> Result<(), Error> {
+fn may_cut_over(record: &Record, options: &CutoverOptions) -> Result<(), Error> {
     let name = &record.name;
     if matches!(record.state, State::Moved | State::Released) {
         return refused(format!(
@@ -190,6 +206,18 @@ fn may_cut_over(record: &Record, options: CutoverOptions) -> Result<(), Error> {
              differs"
         ));
     }
+    let unguarded = record
+        .disks
+        .values()
+        .filter_map(|d| d.copy.as_ref())
+        .any(|copy| copy.unguarded);
+    if unguarded && !options.accept_unguarded {
+        return refused(format!(
+            "{name} was copied without making its disks read-only, because it was not booted by this host: a domain of \
+             another host may have written to them since. Boot it from `p2v serve` here and run the copy again (it moves \
+             only what differs); or, if you know that nothing wrote, say --accept-unguarded"
+        ));
+    }
     let holes: u64 = record
         .disks
         .values()
@@ -206,20 +234,83 @@ fn may_cut_over(record: &Record, options: CutoverOptions) -> Result<(), Error> {
     Ok(())
 }
 
-/// The old machine did not restart since the copy, and cannot be written from here on.
-fn still_as_copied(context: Context<'_>, contact: &Contact, record: &Record) -> Result<(), Error> {
-    let name = &record.name;
-    let all = addresses(&contact.disks);
+/// A volume is marked as the copy of this disk, and no other copy took it since.
+fn still_ours(
+    context: Context<'_>,
+    record: &Record,
+    slot: u8,
+    destination: &Destination,
+) -> Result<(), Error> {
+    let Destination::Volume { vg, lv, .. } = destination else {
+        return Ok(());
+    };
+    let tag = record.volume_tag(slot).unwrap_or_default();
+    match lvm::volume(&context.host.tools, vg, lv)? {
+        Some(volume) if volume.has_tag(&tag) => Ok(()),
+        other => refused(format!(
+            "the volume {vg}/{lv} is not marked as the copy of this disk (tag {tag}; it has: {}): another copy may have \
+             been made over it. Run `p2v copy` again",
+            other.map_or_else(String::new, |v| v.tags.join(", "))
+        )),
+    }
+}
+
+/// The old machine is not gone while anything answers for its shelf.
+fn refuse_if_heard(context: Context<'_>, record: &Record) -> Result<(), Error> {
+    let wait = Duration::from_secs(context.host.settings.discovery_seconds.max(1));
+    context.report.step(&format!(
+        "listening whether shelf e{} is silent",
+        record.shelf
+    ));
+    // An answer may be lost.
+    for _ in 0..QUIET {
+        let found = context.wire.discover(wait)?;
+        if let Some(heard) = found.iter().find(|f| f.address.shelf == record.shelf) {
+            return refused(format!(
+                "the old machine is not gone: {} answers for {}. Leave out --old-machine-gone, or switch it off first",
+                heard.mac, heard.address
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// As far as is known, the old machine did not restart since the copy.
+fn same_boot(record: &Record) -> Result<(), Error> {
+    let inventory = record.inventory.as_ref();
+    let all: Vec<Address> = inventory
+        .into_iter()
+        .flat_map(crate::record::exported)
+        .map(|(address, _)| address)
+        .collect();
     let copied_in = record.verified_copies(&all).map_err(Error::Refused)?;
-    if copied_in != contact.inventory.boot_id {
+    if inventory.is_none_or(|i| i.boot_id != copied_in) {
         return refused(format!(
-            "the old machine restarted since {name} was copied, and may have run its own system: run `p2v copy` again, it \
-             moves only what differs"
+            "the old machine restarted since {} was copied, and may have run its own system: run `p2v copy` again, it \
+             moves only what differs",
+            record.name
         ));
     }
+    Ok(())
+}
+
+/// The old disks cannot be written from here on.
+fn guarded(context: Context<'_>, contact: &Contact, options: &CutoverOptions) -> Result<(), Error> {
+    let name = &contact.record.name;
+    let all = addresses(&contact.disks);
     match Context::token(contact) {
-        Some(token) => context.set_access(name, &all, &token, Access::ReadOnly),
-        None => Ok(()),
+        Some(token) => context.set_access(contact, &all, &token, Access::ReadOnly),
+        None if options.accept_unguarded => {
+            context.report.warn(&format!(
+                "{name} takes no orders from this host: nothing here keeps another host from writing to its old disks"
+            ));
+            Ok(())
+        }
+        None => refused(format!(
+            "the agent on {name} did not get its boot token from this host, which cannot make its exports read-only: a \
+             domain of another host may be writing to them. Restart the old machine so that it boots from `p2v serve` \
+             here, and run `p2v copy` again; or, if you know that nothing writes to its disks, say --accept-unguarded"
+        )),
     }
 }
 

@@ -135,11 +135,18 @@ pub(super) fn backing_ready(
     sectors: u64,
 ) -> Result<Backing, Error> {
     let path = match destination {
-        Destination::Volume { vg, lv } => {
+        Destination::Volume { vg, lv, uuid } => {
             match lvm::volume(&host.tools, vg, lv)? {
                 None => {
                     return refused(format!(
                         "the volume {vg}/{lv} is not on this host; `lvs` shows those there are"
+                    ));
+                }
+                Some(volume) if !uuid.is_empty() && volume.uuid != *uuid => {
+                    return refused(format!(
+                        "the volume {vg}/{lv} is not the one that was copied to (its UUID is {} and was {uuid}): another \
+                         one of that name was made since",
+                        volume.uuid
                     ));
                 }
                 Some(volume) if !volume.active => lvm::activate(&host.tools, vg, lv)?,

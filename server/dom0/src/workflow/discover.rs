@@ -169,7 +169,7 @@ fn unknown(
     };
     differences.push(format!(
         "it answers and has no record here: it was booted by another server, or its record was lost. \
-         `p2v copy e{shelf}.0 --to ...` can read it"
+         `p2v copy e{shelf}.0 --not-booted-by-this-host --to ...` can read it"
     ));
     MachineView {
         name: None,
@@ -217,6 +217,12 @@ fn compare(record: &Record, answers: bool, runs: bool) -> Vec<String> {
             differences.push("it was released, and answers again: somebody switched it on".into());
         }
         _ => {}
+    }
+    for slot in record.missing() {
+        differences.push(format!(
+            "it had a disk e{}.{slot} and does not export it now: did it come up?",
+            record.shelf
+        ));
     }
     if let Some(inventory) = record.inventory.as_ref().filter(|_| answers) {
         let given = record

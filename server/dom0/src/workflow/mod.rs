@@ -12,8 +12,7 @@
 use std::collections::BTreeSet;
 use std::fs::OpenOptions;
 use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::os::unix::fs::OpenOptionsExt;
 use std::time::Duration;
 
 use p2v_aoe::inventory::{Disk, Inventory};
@@ -23,6 +22,7 @@ use p2v_aoe::{Address, MacAddr};
 use crate::config_file::ConfigFileError;
 use crate::copy::CopyError;
 use crate::copy::destination::DestinationError;
+use crate::disk_user;
 use crate::domain::Refusal;
 use crate::host::Host;
 use crate::name::MachineName;
@@ -124,6 +124,7 @@ pub struct Context<'a> {
 }
 
 /// An old machine that answers.
+#[derive(Clone)]
 struct Contact {
     record: Record,
     inventory: Inventory,
@@ -199,13 +200,8 @@ impl<'a> Context<'a> {
         })
     }
 
-    /// A session with one disk, by the station that `contact` found, of the size the inventory says.
-    fn attach(
-        &self,
-        contact: &Contact,
-        address: Address,
-        disk: &Disk,
-    ) -> Result<Box<dyn Export>, Error> {
+    /// A session with one address, by the station that `contact` found.
+    fn session(&self, contact: &Contact, address: Address) -> Result<Box<dyn Export>, Error> {
         let session = self.wire.attach(address)?;
         if session.mac() != contact.mac {
             return refused(format!(
@@ -214,6 +210,17 @@ impl<'a> Context<'a> {
                 contact.mac
             ));
         }
+        Ok(session)
+    }
+
+    /// A session with one disk, by the station that `contact` found, of the size the inventory says.
+    fn attach(
+        &self,
+        contact: &Contact,
+        address: Address,
+        disk: &Disk,
+    ) -> Result<Box<dyn Export>, Error> {
+        let session = self.session(contact, address)?;
         if session.sectors() != disk.sectors {
             return refused(format!(
                 "{address} has {} sectors, and the inventory says {}: restart the old machine and look at its disks",
@@ -246,21 +253,86 @@ impl<'a> Context<'a> {
         }
     }
 
-    /// Sets the access of every exported disk by authorised requests.
+    /// Sets the access of the disks by authorised requests. Write access is given disk by disk until
+    /// one refuses; it is taken from every disk that lets it be taken.
     fn set_access(
         &self,
-        name: &MachineName,
+        contact: &Contact,
         addresses: &[Address],
         token: &Token,
         access: Access,
     ) -> Result<(), Error> {
+        let mut failed = Vec::new();
         for address in addresses {
-            let mut session = self.wire.attach(*address)?;
-            // Taken just before it is used, and never again.
-            let counter = self.host.store.next_counter(name)?;
-            session.access(token, counter, access)?;
+            let ordered = self.order(contact, *address, |session, counter| {
+                session.access(token, counter, access)
+            });
+            match ordered {
+                Err(error) if access == Access::ReadOnly => {
+                    failed.push(format!("{address}: {error}"));
+                }
+                other => other?,
+            }
         }
-        Ok(())
+        if failed.is_empty() {
+            return Ok(());
+        }
+        refused(format!(
+            "not every export was made read-only: {}",
+            failed.join("; ")
+        ))
+    }
+
+    /// Gives one authorised order to the machine of `contact`, in the boot that was contacted: a
+    /// machine that restarted since may have run its own system, and its disks may be others.
+    fn order(
+        &self,
+        contact: &Contact,
+        address: Address,
+        give: impl FnOnce(&mut dyn Export, u64) -> Result<(), WireError>,
+    ) -> Result<(), Error> {
+        let mut session = self.session(contact, address)?;
+        if session.inventory()?.boot_id != contact.inventory.boot_id {
+            return refused(format!(
+                "the old machine restarted just now, so {address} was not given the order: run the command again"
+            ));
+        }
+        // Taken just before it is used, and never again.
+        let counter = self.host.store.next_counter(&contact.record.name)?;
+        Ok(give(&mut *session, counter)?)
+    }
+
+    /// Refuses if a disk that the machine once had is not there, unless the operator left it out by
+    /// its slot.
+    fn refuse_missing(&self, record: &Record, without: &[u8]) -> Result<(), Error> {
+        let missing = record.missing();
+        let name = &record.name;
+        if let Some(there) = without.iter().find(|slot| !missing.contains(*slot)) {
+            return refused(format!(
+                "--without-disk {there}: no such disk of {name} is missing, and one that is there is not left out"
+            ));
+        }
+        let missed: Vec<u8> = missing
+            .into_iter()
+            .filter(|slot| !without.contains(slot))
+            .collect();
+        if missed.is_empty() {
+            return Ok(());
+        }
+        let list: Vec<String> = missed
+            .iter()
+            .map(|slot| Address::new(record.shelf, *slot).to_string())
+            .collect();
+        let flags: Vec<String> = missed
+            .iter()
+            .map(|slot| format!("--without-disk {slot}"))
+            .collect();
+        refused(format!(
+            "{name} had the disk {} before, and does not export it now. A disk that did not come up also moves those \
+             after it: look at the old machine and boot it again. If it is meant to be gone: {}",
+            list.join(" and "),
+            flags.join(" ")
+        ))
     }
 
     /// Refuses while a domain, a mount or anything else on this host uses the machine's disks.
@@ -276,7 +348,8 @@ impl<'a> Context<'a> {
             );
             paths.push(driver.device(*address));
         }
-        for domain in self.domains()? {
+        let domains = self.domains()?;
+        for domain in &domains {
             if domain.name == name.as_str() {
                 return refused(format!(
                     "the domain {name} (number {}) exists and its disk has one writer only: shut it down first \
@@ -284,17 +357,12 @@ impl<'a> Context<'a> {
                     domain.id
                 ));
             }
-            if let Some(path) = domain
-                .disks
-                .iter()
-                .find(|d| paths.iter().any(|p| same_device(d, p)))
-            {
+        }
+        for path in &paths {
+            if let Some(user) = disk_user::user_among(self.host, &domains, path)? {
                 return refused(format!(
                     "the domain {} (number {}) uses {}: shut it down first (`xl shutdown {}`)",
-                    domain.name,
-                    domain.id,
-                    path.display(),
-                    domain.name
+                    user.domain, user.id, user.disk, user.domain
                 ));
             }
         }
@@ -315,10 +383,7 @@ impl<'a> Context<'a> {
 
     /// The domains there are; none on a host that does not run Xen.
     fn domains(&self) -> Result<Vec<xl::Domain>, Error> {
-        if !self.host.is_xen() {
-            return Ok(Vec::new());
-        }
-        Ok(xl::domains(&self.host.tools)?)
+        Ok(disk_user::domains(self.host)?)
     }
 
     /// The device-mapper devices there are; none where `dmsetup` was never installed.
@@ -394,23 +459,20 @@ impl<'a> Context<'a> {
         }
     }
 
+    /// A line of history for something that was done: it stays done if the line cannot be written.
+    fn note_or_warn(&self, name: &MachineName, what: &str) {
+        if let Err(error) = self.note(name, what) {
+            self.report
+                .warn(&format!("{what}, but its record does not say so: {error}"));
+        }
+    }
+
     fn note(&self, name: &MachineName, what: &str) -> Result<(), Error> {
         self.host.store.update(name, |record| {
             record.note(Timestamp::now(), what);
             Ok(())
         })
     }
-}
-
-/// Whether two paths are one device.
-fn same_device(a: &Path, b: &Path) -> bool {
-    let device = |p: &Path| {
-        std::fs::metadata(p)
-            .ok()
-            .map(|m| m.rdev())
-            .filter(|r| *r != 0)
-    };
-    a == b || device(a).is_some_and(|d| device(b) == Some(d))
 }
 
 fn addresses(disks: &[(Address, Disk)]) -> Vec<Address> {

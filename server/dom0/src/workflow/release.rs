@@ -11,7 +11,7 @@ use crate::tool::aoe_driver::AoeDriver;
 use crate::wire::{Access, Finish};
 
 /// How long a machine must not answer to count as off: several discoveries may be lost.
-const QUIET: u32 = 3;
+pub(super) const QUIET: u32 = 3;
 
 /// How to release.
 #[derive(Clone, Copy, Debug, Default)]
@@ -65,12 +65,11 @@ pub fn release(
             ));
         };
         // The agent does not switch off while a disk may be written.
-        context.set_access(name, &disks, &token, Access::ReadOnly)?;
+        context.set_access(&contact, &disks, &token, Access::ReadOnly)?;
         report.step("switching the old machine off");
-        let mut session = wire.attach(first)?;
-        let counter = host.store.next_counter(name)?;
-        session.finish(&token, counter, Finish::PowerOff)?;
-        drop(session);
+        context.order(&contact, first, |session, counter| {
+            session.finish(&token, counter, Finish::PowerOff)
+        })?;
         report.step("waiting until it no longer answers");
         let started = Instant::now();
         let mut quiet = 0;

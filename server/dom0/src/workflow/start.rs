@@ -14,10 +14,12 @@ use crate::tool::{dmsetup, xl};
 use crate::wire::Access;
 
 /// How `start` may go on.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct StartOptions {
     /// The operator knows that the machine was copied or moved, and wants the old disk all the same.
     pub force: bool,
+    /// Slots of disks that are gone for good.
+    pub without: Vec<u8>,
 }
 
 /// Starts a domain on the old disks and returns its config file.
@@ -31,13 +33,14 @@ pub fn start(
 ) -> Result<PathBuf, Error> {
     let Context { host, report, .. } = context;
     let _lock = host.store.lock(name, &format!("p2v start {name}"))?;
-    may_start(&host.store.get(name)?, options)?;
+    may_start(&host.store.get(name)?, &options)?;
     if !host.is_xen() {
         return refused(
             "this host does not run Xen, so there is nothing to start a domain with; see `p2v doctor`",
         );
     }
     let contact = context.contact(name)?;
+    context.refuse_missing(&contact.record, &options.without)?;
     let disks = addresses(&contact.disks);
     context.refuse_while_in_use(name, &disks)?;
     let token = context.need_token(&contact)?;
@@ -61,7 +64,7 @@ pub fn start(
     context.or_take_back(|undo| {
         let back = before.clone();
         undo.push("the machine's record", move || mark_stopped(context, &back));
-        // Before the disk can be written: from here on no copy counts as current.
+        // Well before the disk can be written: from here on no copy counts as current.
         host.store.update(name, |record| {
             record.disks.clone_from(&planned.disks);
             record.forget_verified();
@@ -69,13 +72,6 @@ pub fn start(
             record.note(Timestamp::now(), "starting a domain on the old disks");
             Ok::<_, Error>(())
         })?;
-
-        let (orders, all) = (token.clone(), disks.clone());
-        undo.push("making the exports read-only", move || {
-            context.set_access(&before.name, &all, &orders, Access::ReadOnly)
-        });
-        report.step("asking the old machine for write access");
-        context.set_access(name, &disks, &token, Access::ReadWrite)?;
 
         report.step(&format!("loading the aoe driver for {}", host.iface));
         if driver.load(&host.iface)? {
@@ -92,19 +88,27 @@ pub fn start(
         }
         let record = host.store.get(name)?;
         let config = config::ready(host, &record, &domain, report)?;
+        // Last, when nothing but the domain is missing.
+        let (old, orders, all) = (contact.clone(), token.clone(), disks.clone());
+        undo.push("making the exports read-only", move || {
+            context.set_access(&old, &all, &orders, Access::ReadOnly)
+        });
+        report.step("asking the old machine for write access");
+        context.set_access(&contact, &disks, &token, Access::ReadWrite)?;
         report.step(&format!("xl create {}", config.path.display()));
         let domain_name = name.clone();
-        undo.push(format!("domain {name}"), move || {
+        // While it may run, its disks are not taken from it.
+        undo.push_carried(format!("domain {name}"), move || {
             destroy_if_there(context, &domain_name)
         });
         xl::create(&host.tools, &config.path)?;
-        context.note(name, "a domain was started on the old disks")?;
+        context.note_or_warn(name, "a domain was started on the old disks");
         Ok(config.path)
     })
 }
 
 /// Whether the machine's state allows it.
-fn may_start(record: &Record, options: StartOptions) -> Result<(), Error> {
+fn may_start(record: &Record, options: &StartOptions) -> Result<(), Error> {
     let name = &record.name;
     match record.state {
         _ if options.force => Ok(()),
@@ -177,9 +181,25 @@ fn map_old_disk<'a>(
 }
 
 /// Takes back an `xl create`, which may have failed before or after it made the domain.
+///
+/// # Errors
+/// The domain is not known to be gone.
 pub(super) fn destroy_if_there(context: Context<'_>, name: &MachineName) -> Result<(), Error> {
-    if xl::domain(&context.host.tools, name.as_str())?.is_some() {
-        xl::destroy(&context.host.tools, name.as_str())?;
-    }
-    Ok(())
+    let tools = &context.host.tools;
+    let ended = || -> Result<bool, Error> {
+        let Some(domain) = xl::domain(tools, name.as_str())? else {
+            return Ok(true);
+        };
+        xl::destroy(tools, name.as_str())?;
+        // By its number: one that is being torn down has lost its name.
+        Ok(!xl::domains(tools)?.iter().any(|d| d.id == domain.id))
+    };
+    let why = match ended() {
+        Ok(true) => return Ok(()),
+        Ok(false) => "it is still there".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    refused(format!(
+        "the domain {name} may still run: {why}. End it with `p2v stop {name} --destroy`"
+    ))
 }

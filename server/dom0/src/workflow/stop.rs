@@ -49,7 +49,7 @@ pub fn stop(context: Context<'_>, name: &MachineName, options: StopOptions) -> R
     let token = context.need_token(&contact)?;
     report.step("making the exports read-only");
     context.set_access(
-        name,
+        &contact,
         &super::addresses(&contact.disks),
         &token,
         Access::ReadOnly,

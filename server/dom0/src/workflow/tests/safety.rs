@@ -1,0 +1,307 @@
+//! What must not happen to data when something else goes wrong.
+
+use super::*;
+
+#[test]
+fn one_disk_that_takes_no_orders_does_not_keep_the_others_writable() {
+    let lab = lab(2);
+    lab.start().unwrap();
+    lab.machine().deaf = Some(0);
+    lab.machine().orders.clear();
+    let error = text(lab.stop());
+    assert!(error.contains("e1.0: does not answer"), "{error}");
+    assert_eq!(lab.machine().orders, ["ReadOnly"], "disk 1 is read-only");
+
+    // And write access is not given to what comes after a disk that refuses it.
+    lab.machine().orders.clear();
+    let error = text(lab.start());
+    assert!(error.contains("does not answer"), "{error}");
+    assert!(!lab.machine().orders.contains(&"ReadWrite".to_owned()));
+}
+
+#[test]
+fn no_orders_to_a_machine_that_restarted_since_it_was_contacted() {
+    let lab = lab(1);
+    lab.machine().restarts_after = Some(1);
+    let error = text(lab.start());
+    assert!(error.contains("restarted just now"), "{error}");
+    assert!(lab.machine().orders.is_empty());
+    assert!(!lab.machine().writable);
+}
+
+/// A domain `other` with this disk.
+fn other_domain(lab: &Lab, disk: &std::path::Path) {
+    let domain = serde_json::json!([{
+        "domid": 9,
+        "config": {"c_info": {"name": "other"}, "disks": [{"pdev_path": disk}]},
+    }]);
+    fs::write(lab.dir.path().join("long"), domain.to_string()).unwrap();
+}
+
+#[test]
+fn a_running_domains_disk_is_neither_copied_to_nor_started_from() {
+    let lab = lab(1);
+    let file = lab.dir.path().join("image");
+    for (to, path) in [
+        ("vg", lab.dir.path().join("dev/vg/e1-disk0")),
+        (file.to_str().unwrap(), file.clone()),
+    ] {
+        lab.copy(to).unwrap();
+        lab.machine().data[0][0] ^= 1;
+        let before = fs::read(&path).unwrap();
+        // By the same path, and by another name of it.
+        let link = lab.dir.path().join("link");
+        let _ = fs::remove_file(&link);
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        for disk in [&path, &link] {
+            other_domain(&lab, disk);
+            let error = text(lab.cutover());
+            assert!(error.contains("domain other (number 9"), "{error}");
+            let error = text(lab.copy(to));
+            assert!(error.contains("domain other (number 9"), "{error}");
+            assert!(fs::read(&path).unwrap() == before);
+        }
+        lab.assert_clean();
+        fs::write(lab.dir.path().join("long"), "[]").unwrap();
+        lab.copy(to).unwrap();
+    }
+    lab.cutover().unwrap();
+}
+
+#[test]
+fn a_domain_that_may_still_run_keeps_its_old_disks() {
+    let lab = lab(2);
+    let dies = lab.obstacle("create-dies");
+    for stuck in ["fail-xl-destroy", "fail-xl-list"] {
+        // A listing that works before the domain is made, and not after.
+        let script = lab.dir.path().join("xl");
+        let whole = fs::read_to_string(&script).unwrap();
+        if stuck == "fail-xl-list" {
+            let late = whole.replace("create) ", "create) touch $D/fail-xl-list; ");
+            fs::write(&script, late).unwrap();
+        } else {
+            lab.obstacle(stuck);
+        }
+        let error = text(lab.start());
+        for wanted in [
+            "NOT everything",
+            "domain e1",
+            "p2v stop e1 --destroy",
+            "left as they are: making the exports read-only, /dev/mapper/p2v-e1-1",
+        ] {
+            assert!(error.contains(wanted), "{wanted:?} is not in {error}");
+        }
+        assert!(lab.machine().writable);
+        assert_eq!(lab.file("dm").lines().count(), 2);
+        assert_eq!(lab.state(), State::Running);
+
+        // The advice helps.
+        fs::remove_file(lab.dir.path().join(stuck)).unwrap();
+        fs::write(&script, whole).unwrap();
+        stop(lab.context(), &lab.name, StopOptions { destroy: true }).unwrap();
+        lab.assert_clean();
+        assert_eq!(lab.state(), State::Exported);
+    }
+    fs::remove_file(dies).unwrap();
+    lab.start().unwrap();
+}
+
+#[test]
+fn a_domain_that_may_still_run_keeps_its_copies() {
+    let lab = lab(2);
+    lab.copy("vg").unwrap();
+    lab.obstacle("create-dies");
+    lab.obstacle("fail-xl-destroy");
+    let options = CutoverOptions {
+        autostart: true,
+        ..CutoverOptions::default()
+    };
+    let error = text(cutover(lab.context(), &lab.name, options));
+    assert!(
+        error.contains("NOT everything") && error.contains("p2v stop e1 --destroy"),
+        "{error}"
+    );
+    assert_eq!(lab.state(), State::Moved);
+    assert_eq!(lab.file("lv").matches("p2v.moved").count(), 2);
+    assert_eq!(lab.file("dm").lines().count(), 2);
+    // So nothing is copied over what the domain writes, and nothing is started beside it.
+    assert!(text(lab.copy("vg")).contains("moved"));
+    assert!(text(lab.start()).contains("moved"));
+}
+
+#[test]
+fn what_was_done_stays_done_if_its_history_cannot_be_written() {
+    for moved in [false, true] {
+        let lab = lab(1);
+        if moved {
+            lab.copy("vg").unwrap();
+        }
+        lab.obstacle("no-record");
+        let warnings = Warnings::default();
+        let context = Context {
+            report: &warnings,
+            ..lab.context()
+        };
+        if moved {
+            cutover(context, &lab.name, CutoverOptions::default()).unwrap();
+            assert!(lab.file("lv").contains("p2v.moved"));
+        } else {
+            start(context, &lab.name, StartOptions::default()).unwrap();
+            assert!(lab.machine().writable);
+        }
+        assert_eq!(lab.file("domains"), "e1\n");
+        let warnings = warnings.0.into_inner().unwrap();
+        assert!(
+            warnings.iter().any(|w| w.contains("record")),
+            "{warnings:?}"
+        );
+    }
+}
+
+#[test]
+fn a_disk_that_another_host_may_write_needs_the_operators_word_twice() {
+    let lab = lab(1);
+    let ours = lab.machine().inventory.token_id.clone();
+    lab.machine().inventory.token_id = "0123456789abcdef".into();
+    let error = text(lab.copy("vg"));
+    assert!(error.contains("--not-booted-by-this-host"), "{error}");
+    assert_eq!(lab.file("lv"), "", "nothing was made for it");
+    lab.copy_with("vg", |r| r.not_booted_by_this_host = true)
+        .unwrap();
+    let error = text(lab.cutover());
+    assert!(error.contains("--accept-unguarded"), "{error}");
+
+    // This host boots it: the copy is still of a disk that was not guarded, until it is compared again.
+    lab.machine().inventory.token_id = ours;
+    assert!(text(lab.cutover()).contains("--accept-unguarded"));
+    lab.copy("vg").unwrap();
+    lab.machine().inventory.token_id = "0123456789abcdef".into();
+    // Nothing can be ordered now, though the copy was made with the disk guarded.
+    let error = text(lab.cutover());
+    assert!(error.contains("did not get its boot token"), "{error}");
+    lab.assert_clean();
+    let options = CutoverOptions {
+        accept_unguarded: true,
+        ..CutoverOptions::default()
+    };
+    cutover(lab.context(), &lab.name, options).unwrap();
+}
+
+#[test]
+fn a_disk_that_did_not_come_up_is_not_left_out_in_silence() {
+    let lab = lab(2);
+    lab.copy("vg").unwrap();
+    let gone = lab.machine().inventory.disks.pop().unwrap();
+    // Looking at it does not make it forgotten.
+    let views = discover(lab.context()).unwrap();
+    assert!(
+        views[0].differences.iter().any(|d| d.contains("e1.1")),
+        "{:?}",
+        views[0].differences
+    );
+    for error in [
+        text(lab.cutover()),
+        text(lab.copy("vg")),
+        text(start(lab.context(), &lab.name, FORCE)),
+    ] {
+        assert!(error.contains("--without-disk 1"), "{error}");
+    }
+    lab.assert_clean();
+
+    let error = text(lab.copy_with("vg", |r| r.without = &[0, 1]));
+    assert!(error.contains("--without-disk 0"), "{error}");
+    lab.copy_with("vg", |r| r.without = &[1]).unwrap();
+    let options = CutoverOptions {
+        without: vec![1],
+        ..CutoverOptions::default()
+    };
+    cutover(lab.context(), &lab.name, options).unwrap();
+    assert_eq!(lab.file("dm").lines().count(), 1);
+    assert_eq!(lab.file("lv").matches("p2v.moved").count(), 1);
+    lab.machine().inventory.disks.push(gone);
+}
+
+#[test]
+fn a_disk_that_did_not_come_up_before_anything_was_done_is_missed_too() {
+    let lab = lab(2);
+    discover(lab.context()).unwrap();
+    lab.machine().inventory.disks.pop();
+    for error in [text(lab.start()), text(lab.copy("vg"))] {
+        assert!(error.contains("e1.1"), "{error}");
+    }
+    let options = StartOptions {
+        without: vec![1],
+        ..StartOptions::default()
+    };
+    start(lab.context(), &lab.name, options).unwrap();
+}
+
+#[test]
+fn a_volume_of_another_machine_of_that_name_is_not_this_ones() {
+    let lab = lab(1);
+    lab.copy("vg").unwrap();
+    let ours = lab.file("lv");
+    assert!(ours.contains("p2v.e1.0."), "{ours}");
+    // The record was moved away, and the next machine got its shelf and name.
+    let lv = lab.dir.path().join("lv");
+    let theirs = "p2v.e1.0.0123456789abcdef";
+    fs::write(&lv, format!("vg e1-disk0 8388608 {theirs},keep.me\n")).unwrap();
+    let before = lab.volume(0);
+    lab.machine().data[0][0] ^= 1;
+    let error = text(lab.copy("vg"));
+    assert!(error.contains("may hold data"), "{error}");
+    assert!(lab.volume(0) == before);
+
+    // What the operator gives up is nobody's copy any more.
+    lab.copy_with("vg", |r| r.overwrite = true).unwrap();
+    let now = lab.file("lv");
+    assert!(now.contains("keep.me") && !now.contains(theirs), "{now}");
+    // And another machine's copy over it is seen at cutover.
+    fs::write(&lv, now.replace("p2v.e1.0.", "p2v.e9.0.")).unwrap();
+    let error = text(lab.cutover());
+    assert!(error.contains("not marked"), "{error}");
+    fs::write(&lv, now).unwrap();
+
+    // Another volume of that name, with the same bytes and tag, is not the one that was checked.
+    let path = lab.dir.path().join("dev/vg/e1-disk0");
+    fs::copy(&path, lab.dir.path().join("twin")).unwrap();
+    fs::rename(&path, lab.dir.path().join("first")).unwrap();
+    fs::rename(lab.dir.path().join("twin"), &path).unwrap();
+    let error = text(lab.cutover());
+    assert!(error.contains("UUID"), "{error}");
+    lab.assert_clean();
+    lab.copy("vg").unwrap();
+    lab.cutover().unwrap();
+}
+
+#[test]
+fn an_old_machine_that_is_heard_or_restarted_is_not_gone() {
+    let lab = lab(1);
+    lab.copy("vg").unwrap();
+    let gone = || CutoverOptions {
+        old_machine_gone: true,
+        ..CutoverOptions::default()
+    };
+    // It answers, and then two do.
+    for _ in 0..2 {
+        let error = text(cutover(lab.context(), &lab.name, gone()));
+        assert!(error.contains("is not gone"), "{error}");
+        lab.machine().stations.push(MacAddr::new(2, 0, 0, 0, 0, 9));
+    }
+    lab.machine().stations.truncate(1);
+    // It was heard in another boot after the copy, and then went.
+    let first = lab.machine().inventory.boot_id.clone();
+    lab.machine().inventory.boot_id = "second".into();
+    discover(lab.context()).unwrap();
+    lab.machine().on = false;
+    let error = text(cutover(lab.context(), &lab.name, gone()));
+    assert!(error.contains("restarted"), "{error}");
+    lab.assert_clean();
+
+    lab.machine().inventory.boot_id = first;
+    lab.machine().on = true;
+    discover(lab.context()).unwrap();
+    lab.machine().on = false;
+    assert!(text(lab.cutover()).contains("--old-machine-gone"));
+    cutover(lab.context(), &lab.name, gone()).unwrap();
+}
