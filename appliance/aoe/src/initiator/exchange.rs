@@ -10,7 +10,7 @@ use pnet::util::MacAddr;
 
 use super::{Error, TAG_OURS};
 use crate::address::Address;
-use crate::frame::{self, Header};
+use crate::frame::{self, FRAME_MIN, HEADER_LEN, Header};
 use crate::wire::Wire;
 
 /// Shortest time-out. Below it the scheduler's own delays look like losses.
@@ -22,6 +22,13 @@ const RTO_START: Duration = Duration::from_millis(500);
 /// Requests in flight at first.
 const WINDOW_START: f64 = 8.0;
 
+/// Requests in flight at the most, whatever a target says: more than the fastest wire needs.
+const WINDOW_MAX: usize = 256;
+/// Bits of a tag that name the place of a request among those in flight.
+const SLOT_BITS: u32 = 8;
+/// Bytes of headers and the largest body without data that a request has.
+const HEAD_MAX: usize = 256;
+
 /// One kind of request to one target, for [`Exchange::run`].
 pub(super) struct Ask<'a> {
     /// For messages: "read", "identify".
@@ -30,8 +37,10 @@ pub(super) struct Ask<'a> {
     pub(super) command: u8,
     /// How many requests there are.
     pub(super) count: usize,
-    /// Body of the request with this index, as parts to be joined.
+    /// Appends the body of the request with this index, without its data.
     pub(super) body: &'a dyn Fn(usize, &mut Vec<u8>),
+    /// The data of the request with this index, which follows the body.
+    pub(super) data: &'a dyn Fn(usize) -> &'a [u8],
     /// Time-out is no shorter than this, for requests that keep the target busy.
     pub(super) slow: Duration,
 }
@@ -39,14 +48,30 @@ pub(super) struct Ask<'a> {
 /// Takes the body of the answer to the request with an index.
 pub(super) type Take<'a> = dyn FnMut(usize, &[u8]) -> Result<(), Error> + 'a;
 
+/// For requests without data.
+pub(super) fn no_data<'a>(_: usize) -> &'a [u8] {
+    &[]
+}
+
 /// A request that has no answer yet.
+#[derive(Clone, Copy)]
 struct Pending {
     index: usize,
     tag: u32,
-    frame: Vec<u8>,
     sent: Instant,
     timeout: Duration,
     again: bool,
+}
+
+/// What became of the frames of a session.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Requests sent, repetitions not counted.
+    pub requests: u64,
+    /// Requests sent again because no answer came in time.
+    pub repeated: u64,
+    /// Answers of our target that nothing waits for: to a request that was answered before.
+    pub late: u64,
 }
 
 /// The exchange with one target.
@@ -55,12 +80,20 @@ pub(super) struct Exchange {
     pub(super) mac: MacAddr,
     /// Silence that ends a request with an error.
     pub(super) patience: Duration,
+    pub(super) counters: Counters,
     window_max: f64,
     window: f64,
     threshold: f64,
     smoothed: Option<Duration>,
     variance: Duration,
-    next_tag: u32,
+    /// Requests in flight, each at the place that its tag names.
+    slots: Vec<Option<Pending>>,
+    free: Vec<usize>,
+    next_number: u32,
+    /// Headers of the frames being sent, one after the other.
+    heads: Vec<u8>,
+    /// Place and end in `heads` of each.
+    outgoing: Vec<(usize, usize)>,
 }
 
 impl Exchange {
@@ -70,7 +103,8 @@ impl Exchange {
         buffer_count: u16,
         patience: Duration,
     ) -> Exchange {
-        let window_max = f64::from(buffer_count.clamp(1, 256));
+        let places = usize::from(buffer_count).clamp(1, WINDOW_MAX);
+        let window_max = places as f64;
         // Where tags begin does not matter, but two programs should not begin alike.
         let seed =
             std::hash::BuildHasher::hash_one(&std::collections::hash_map::RandomState::new(), 0);
@@ -78,18 +112,37 @@ impl Exchange {
             address,
             mac,
             patience,
+            counters: Counters::default(),
             window_max,
             window: WINDOW_START.min(window_max),
             threshold: window_max,
             smoothed: None,
             variance: Duration::ZERO,
-            next_tag: seed as u32,
+            slots: vec![None; places],
+            free: (0..places).rev().collect(),
+            next_number: seed as u32,
+            heads: Vec::with_capacity(places * HEAD_MAX),
+            outgoing: Vec::with_capacity(places),
         }
     }
 
     /// Sends all requests of `ask` and hands the body of each answer to `take` with the request's
     /// index, in whatever order they come.
     pub(super) fn run(
+        &mut self,
+        wire: &dyn Wire,
+        iface: &str,
+        ask: &Ask<'_>,
+        take: &mut Take<'_>,
+    ) -> Result<(), Error> {
+        let result = self.run_all(wire, iface, ask, take);
+        // What is still in flight after an error is nobody's any more.
+        self.slots.fill(None);
+        self.free = (0..self.slots.len()).rev().collect();
+        result
+    }
+
+    fn run_all(
         &mut self,
         wire: &dyn Wire,
         iface: &str,
@@ -103,24 +156,26 @@ impl Exchange {
                 source,
             }
         };
-        let mut pending: Vec<Pending> = Vec::new();
         let mut next = 0;
         let mut heard = Instant::now();
-        while next < ask.count || !pending.is_empty() {
-            let mut outgoing = Vec::new();
+        loop {
             let now = Instant::now();
-            while next < ask.count && (pending.len() as f64) < self.window.floor().max(1.0) {
-                let request = self.request(wire, ask, next, now);
-                outgoing.push(request.frame.clone());
-                pending.push(request);
+            while next < ask.count && self.in_flight() < self.window as usize {
+                if !self.begin(ask, next, now) {
+                    break;
+                }
                 next += 1;
             }
-            if !outgoing.is_empty() {
-                wire.send(&outgoing).map_err(io("send to"))?;
+            self.repeat(now);
+            self.send(wire, ask).map_err(io("send to"))?;
+            if self.in_flight() == 0 {
+                return Ok(());
             }
 
-            let due = pending
+            let due = self
+                .slots
                 .iter()
+                .flatten()
                 .map(|p| p.sent + p.timeout)
                 .min()
                 .unwrap_or(now);
@@ -128,16 +183,28 @@ impl Exchange {
                 .saturating_duration_since(Instant::now())
                 .max(Duration::from_millis(1));
             let mut failed = None;
+            let mut arrived = None;
             wire.receive(wait, &mut |bytes| {
                 let Ok((header, body)) = frame::parse(bytes) else {
                     return;
                 };
-                let Some(at) = self.matching(&pending, &header, ask.command) else {
+                // It must come from the station we talk to: another one with the same address is
+                // another disk.
+                if !header.response
+                    || header.source != self.mac
+                    || header.address != self.address
+                    || header.command != ask.command
+                    || header.tag & TAG_OURS == 0
+                {
+                    return;
+                }
+                let now = *arrived.get_or_insert_with(Instant::now);
+                let Some(request) = self.answered(header.tag) else {
+                    self.counters.late += 1;
                     return;
                 };
-                let request = pending.swap_remove(at);
-                heard = Instant::now();
-                self.acknowledged(&request, heard);
+                heard = now;
+                self.acknowledged(&request, now);
                 let result = match header.error {
                     None => take(request.index, body),
                     Some(6) => Err(Error::Reserved {
@@ -157,9 +224,8 @@ impl Exchange {
             if let Some(error) = failed {
                 return Err(error);
             }
-            self.repeat(wire, &mut pending).map_err(io("send to"))?;
             let waited = heard.elapsed();
-            if !pending.is_empty() && waited > self.patience {
+            if self.in_flight() > 0 && waited > self.patience {
                 return Err(Error::Silent {
                     address: self.address,
                     mac: self.mac,
@@ -168,33 +234,78 @@ impl Exchange {
                 });
             }
         }
-        Ok(())
     }
 
-    fn request(&mut self, wire: &dyn Wire, ask: &Ask<'_>, index: usize, now: Instant) -> Pending {
-        let tag = self.next_tag | TAG_OURS;
-        self.next_tag = self.next_tag.wrapping_add(1);
-        let header = Header::request(wire.mac(), self.mac, self.address, ask.command, tag);
-        let mut body = Vec::new();
-        (ask.body)(index, &mut body);
-        Pending {
+    fn in_flight(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    /// Gives a request a place; false when there is none.
+    fn begin(&mut self, ask: &Ask<'_>, index: usize, now: Instant) -> bool {
+        let Some(slot) = self.free.pop() else {
+            return false;
+        };
+        self.next_number = self.next_number.wrapping_add(1);
+        let tag = TAG_OURS | (self.next_number << SLOT_BITS & !TAG_OURS) | slot as u32;
+        self.slots[slot] = Some(Pending {
             index,
             tag,
-            frame: header.frame(&[&body]),
             sent: now,
             timeout: self.timeout().max(ask.slow),
             again: false,
-        }
+        });
+        self.outgoing.push((slot, 0));
+        self.counters.requests += 1;
+        true
     }
 
-    /// Which pending request a frame answers. It must come from the station we talk to: another one
-    /// with the same address is another disk.
-    fn matching(&self, pending: &[Pending], header: &Header, command: u8) -> Option<usize> {
-        let ours = header.response
-            && header.source == self.mac
-            && header.address == self.address
-            && header.command == command;
-        pending.iter().position(|p| ours && p.tag == header.tag)
+    /// Sends what is outgoing: headers and bodies from `heads`, data from where it is.
+    fn send(&mut self, wire: &dyn Wire, ask: &Ask<'_>) -> std::io::Result<()> {
+        if self.outgoing.is_empty() {
+            return Ok(());
+        }
+        self.heads.clear();
+        for (slot, end) in &mut self.outgoing {
+            let Some(request) = &self.slots[*slot] else {
+                continue;
+            };
+            let from = self.heads.len();
+            self.heads.resize(from + HEADER_LEN, 0);
+            Header::request(wire.mac(), self.mac, self.address, ask.command, request.tag)
+                .write(&mut self.heads[from..]);
+            (ask.body)(request.index, &mut self.heads);
+            // Ethernet's least, where no data follows.
+            if (ask.data)(request.index).is_empty() {
+                let length = (self.heads.len() - from).max(FRAME_MIN);
+                self.heads.resize(from + length, 0);
+            }
+            *end = self.heads.len();
+        }
+        let mut from = 0;
+        let frames: Vec<[&[u8]; 2]> = self
+            .outgoing
+            .iter()
+            .filter_map(|(slot, end)| {
+                let request = self.slots[*slot].as_ref()?;
+                let head = &self.heads[from..*end];
+                from = *end;
+                Some([head, (ask.data)(request.index)])
+            })
+            .collect();
+        let sent = wire.send_parts(&frames);
+        self.outgoing.clear();
+        sent
+    }
+
+    /// The request with this tag, which has its answer now.
+    fn answered(&mut self, tag: u32) -> Option<Pending> {
+        let slot = (tag & ((1 << SLOT_BITS) - 1)) as usize;
+        let place = self.slots.get_mut(slot)?;
+        if place.as_ref()?.tag != tag {
+            return None;
+        }
+        self.free.push(slot);
+        place.take()
     }
 
     fn timeout(&self) -> Duration {
@@ -227,22 +338,24 @@ impl Exchange {
         self.window = (self.window + step).min(self.window_max);
     }
 
-    /// Sends again what has waited too long. One loss halves the window, however many requests
+    /// Has sent again what has waited too long. One loss halves the window, however many requests
     /// were lost with it.
-    fn repeat(&mut self, wire: &dyn Wire, pending: &mut [Pending]) -> std::io::Result<()> {
-        let now = Instant::now();
-        let mut again = Vec::new();
-        for request in pending.iter_mut().filter(|p| now >= p.sent + p.timeout) {
+    fn repeat(&mut self, now: Instant) {
+        let mut lost = 0;
+        for (slot, request) in self.slots.iter_mut().enumerate() {
+            let Some(request) = request.as_mut().filter(|p| now >= p.sent + p.timeout) else {
+                continue;
+            };
             request.sent = now;
             request.timeout = (request.timeout * 2).min(RTO_MAX.max(request.timeout));
             request.again = true;
-            again.push(request.frame.clone());
+            self.outgoing.push((slot, 0));
+            lost += 1;
         }
-        if again.is_empty() {
-            return Ok(());
+        if lost > 0 {
+            self.counters.repeated += lost;
+            self.threshold = (self.window / 2.0).max(2.0);
+            self.window = self.threshold;
         }
-        self.threshold = (self.window / 2.0).max(2.0);
-        self.window = self.threshold;
-        wire.send(&again)
     }
 }

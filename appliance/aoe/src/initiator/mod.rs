@@ -20,6 +20,7 @@ mod exchange;
 mod session;
 
 pub use error::Error;
+pub use exchange::Counters;
 pub use session::{Digest, Session};
 
 /// Bit 31 of every tag of ours.

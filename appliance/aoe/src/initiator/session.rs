@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use pnet::util::MacAddr;
 
-use super::exchange::{Ask, Exchange};
+use super::exchange::{Ask, Counters, Exchange, no_data};
 use super::{Error, Found};
 use crate::acl::{Reserve, reserve};
 use crate::address::{Address, SECTOR};
@@ -92,6 +92,11 @@ impl Session {
         self.identify.sectors
     }
 
+    /// What became of the frames so far.
+    pub fn counters(&self) -> Counters {
+        self.exchange.counters
+    }
+
     /// Silence after which a request fails (60 s unless changed).
     pub fn set_patience(&mut self, patience: Duration) {
         self.exchange.patience = patience;
@@ -166,6 +171,7 @@ impl Session {
             command: command::ATA,
             count: pieces.len(),
             body: &body,
+            data: &no_data,
             slow: Duration::ZERO,
         };
         self.exchange
@@ -181,9 +187,12 @@ impl Session {
         let address = self.address();
         let body = |i: usize, body: &mut Vec<u8>| {
             let (from, count) = pieces[i];
-            let at = ((from - lba) * SECTOR) as usize;
             body.extend(Registers::transfer(true, from, count).to_bytes());
-            body.extend(&data[at..at + usize::from(count) * SECTOR as usize]);
+        };
+        let part = |i: usize| {
+            let (from, count) = pieces[i];
+            let at = ((from - lba) * SECTOR) as usize;
+            &data[at..at + usize::from(count) * SECTOR as usize]
         };
         let mut take =
             |i: usize, body: &[u8]| check_ata(address, "write", pieces[i].0, body).map(|_| ());
@@ -192,6 +201,7 @@ impl Session {
             command: command::ATA,
             count: pieces.len(),
             body: &body,
+            data: &part,
             slow: Duration::ZERO,
         };
         self.exchange.run(&*self.wire, &self.iface, &ask, &mut take)
@@ -232,6 +242,7 @@ impl Session {
             command,
             count: 1,
             body: &body,
+            data: &no_data,
             slow,
         };
         let mut answer = Vec::new();
