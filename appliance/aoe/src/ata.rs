@@ -1,6 +1,7 @@
 //! Command 0: the ATA registers in a frame, and the IDENTIFY DEVICE data of a disk.
 
-use crate::frame::{FrameError, fixed};
+use crate::address::SECTOR;
+use crate::frame::{ETHERNET_LEN, FrameError, HEADER_LEN, fixed};
 
 /// Bytes of the ATA registers, at offset 24; data follows at 36.
 pub const ATA_LEN: usize = 12;
@@ -138,6 +139,18 @@ impl Registers {
             ..self
         }
     }
+}
+
+/// Sectors in a frame at the most: as many as fit an MTU of 9000. Larger frames are a matter of single
+/// switches.
+pub const SECTORS_MAX: u8 = 17;
+
+/// Sectors that fit a frame of an interface with this MTU.
+pub fn sectors_that_fit(mtu: usize) -> u8 {
+    let room = (mtu + ETHERNET_LEN).saturating_sub(HEADER_LEN + ATA_LEN);
+    u8::try_from(room / SECTOR as usize)
+        .unwrap_or(u8::MAX)
+        .clamp(1, SECTORS_MAX)
 }
 
 /// What IDENTIFY DEVICE says of a disk.

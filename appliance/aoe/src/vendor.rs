@@ -17,6 +17,12 @@
 //! | Access | control, argument 1 read-only, 2 read-write | argument u8, 7 zero, counter u64 |
 //! | Finish | control, argument 1 power off, 2 restart | argument u8, 7 zero, counter u64 |
 //! | Stats | - | count u16, that many u64, in the order of [`Stats::NAMES`] |
+//! | Probe | stage u8 (1 ask, 2 confirm), zero u8, length u16, word u64 | the same |
+//!
+//! *Probe* finds out whether frames of a size make the way between two stations. The body of "ask"
+//! is padded with zeros to `length` bytes, and so is its reply, in which the target puts a word of its
+//! own; "confirm" carries that word, which only somebody knows whom the long reply has reached. From
+//! then on the target tells that station that it takes as many sectors in a frame as fit `length`.
 //!
 //! *Control* is: argument u8, 7 zero, counter u64, keyed BLAKE3 32. The key is the boot token; what
 //! is hashed is [`control_tag`]'s own text, so a request holds for one start of the agent (which
@@ -55,6 +61,8 @@ pub mod op {
     pub const FINISH: u8 = 5;
     /// Counters of the export.
     pub const STATS: u8 = 6;
+    /// Do long frames arrive?
+    pub const PROBE: u8 = 7;
 }
 
 /// Why a vendor request was not carried out.
@@ -221,6 +229,46 @@ pub enum Request {
     Finish(Control),
     /// Counters.
     Stats,
+    /// A question about the way between the two.
+    Probe(Probe),
+}
+
+/// The fields of Probe, in requests and replies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Probe {
+    /// False: a question; true: what came of it.
+    pub confirm: bool,
+    /// Bytes of the body of the question and of its reply: at least [`PROBE_LEN`].
+    pub length: u16,
+    /// In the reply to a question: what to confirm with.
+    pub word: u64,
+}
+
+/// Bytes of a Probe's body without padding.
+pub const PROBE_LEN: usize = VENDOR_LEN + 12;
+
+impl Probe {
+    fn parse(fields: &[u8]) -> Result<Option<Probe>, FrameError> {
+        let (&[stage, _, l0, l1], rest) = fixed::<4>(fields)?;
+        let probe = Probe {
+            confirm: stage == 2,
+            length: u16::from_be_bytes([l0, l1]),
+            word: u64::from_be_bytes(*fixed(rest)?.0),
+        };
+        let long_enough = probe.confirm || fields.len() + VENDOR_LEN >= usize::from(probe.length);
+        let sound = matches!(stage, 1 | 2) && usize::from(probe.length) >= PROBE_LEN;
+        Ok((sound && long_enough).then_some(probe))
+    }
+
+    /// Appends the fields to an operation code's four bytes, and the padding of a question.
+    fn write(&self, bytes: &mut Vec<u8>) {
+        bytes.extend([1 + u8::from(self.confirm), 0]);
+        bytes.extend(self.length.to_be_bytes());
+        bytes.extend(self.word.to_be_bytes());
+        if !self.confirm {
+            bytes.resize(usize::from(self.length).max(bytes.len()), 0);
+        }
+    }
 }
 
 impl Request {
@@ -266,6 +314,10 @@ impl Request {
                 }
             }
             op::STATS => Request::Stats,
+            op::PROBE => match Probe::parse(rest)? {
+                Some(probe) => Request::Probe(probe),
+                None => return Ok(Err(Status::BadArgument)),
+            },
             _ => return Ok(Err(Status::UnknownOperation)),
         }))
     }
@@ -279,6 +331,7 @@ impl Request {
             Request::Access(_) => op::ACCESS,
             Request::Finish(_) => op::FINISH,
             Request::Stats => op::STATS,
+            Request::Probe(_) => op::PROBE,
         }
     }
 
@@ -306,6 +359,7 @@ impl Request {
                 bytes.extend(control.tag);
             }
             Request::Stats => {}
+            Request::Probe(probe) => probe.write(&mut bytes),
         }
         bytes
     }
@@ -356,6 +410,8 @@ pub enum Reply {
     },
     /// Counters.
     Stats(Stats),
+    /// The answer to a Probe.
+    Probe(Probe),
     /// Not carried out.
     Refused {
         /// The operation asked for.
@@ -437,6 +493,10 @@ impl Reply {
                 }
                 Reply::Stats(stats)
             }
+            op::PROBE => match Probe::parse(rest)? {
+                Some(probe) => Reply::Probe(probe),
+                None => return Err(short(PROBE_LEN)),
+            },
             _ => Reply::Refused {
                 operation,
                 status: Status::UnknownOperation,
@@ -503,6 +563,11 @@ impl Reply {
                 for value in stats.0 {
                     bytes.extend(value.to_be_bytes());
                 }
+                bytes
+            }
+            Reply::Probe(probe) => {
+                let mut bytes = start(op::PROBE);
+                probe.write(&mut bytes);
                 bytes
             }
             Reply::Refused {
@@ -574,6 +639,16 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn probe() -> impl Strategy<Value = Probe> {
+        (any::<bool>(), PROBE_LEN as u16..9000, any::<u64>()).prop_map(|(confirm, length, word)| {
+            Probe {
+                confirm,
+                length,
+                word,
+            }
+        })
+    }
+
     fn request() -> impl Strategy<Value = Request> {
         let control =
             (any::<u8>(), any::<u64>(), any::<[u8; 32]>()).prop_map(|(argument, counter, tag)| {
@@ -594,6 +669,7 @@ mod tests {
             control.clone().prop_map(Request::Access),
             control.prop_map(Request::Finish),
             Just(Request::Stats),
+            probe().prop_map(Request::Probe),
         ]
     }
 
@@ -634,6 +710,7 @@ mod tests {
                     counter
                 }),
             any::<[u64; Stats::NAMES.len()]>().prop_map(|values| Reply::Stats(Stats(values))),
+            probe().prop_map(Reply::Probe),
             (any::<(u8, u64)>(), 1u8..9).prop_map(|((operation, lba), status)| Reply::Refused {
                 operation,
                 status: Status::from_byte(status),

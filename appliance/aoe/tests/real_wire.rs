@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use nix::sched::{CloneFlags, unshare};
 use p2v_aoe::ata::Identify;
-use p2v_aoe::initiator::{Error, Initiator};
+use p2v_aoe::initiator::{Error, Initiator, Session};
 use p2v_aoe::target::{Durability, Event, Events, Export, FileDisk, Target, TargetConfig};
 use p2v_aoe::token::Token;
 use p2v_aoe::vendor::Access;
@@ -123,6 +123,111 @@ fn target_and_initiator_over_packet_sockets() {
     });
 }
 
+/// Runs a story in which our two interfaces take jumbo frames and the switch between them does not.
+fn with_a_short_switch(story: impl FnOnce() + Send + 'static) {
+    let thread = std::thread::spawn(move || {
+        unshare(CloneFlags::CLONE_NEWNET).expect("the test needs root to make a network namespace");
+        ip("link add switch type bridge");
+        for (name, octet) in [("host", 1), ("old", 7)] {
+            ip(&format!(
+                "link add {name}0 address 02:00:00:00:00:0{octet} mtu 9000 type veth peer name {name}1 mtu 1500"
+            ));
+            ip(&format!("link set {name}1 master switch up"));
+            ip(&format!("link set {name}0 up"));
+        }
+        ip("link set switch up");
+        story();
+    });
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+/// Serves a file on `old0`, writable for everybody, while `story` runs.
+fn with_target(path: &Path, story: impl FnOnce(&Initiator)) {
+    let target = Target::new(
+        TargetConfig {
+            exports: vec![Export {
+                address: E7_0,
+                disk: Arc::new(FileDisk::open(path).unwrap()),
+                identify: Identify::default(),
+                access: Access::ReadWrite,
+                durability: Durability::Stable,
+            }],
+            hosts: Vec::new(),
+            token: None,
+            inventory: Vec::new(),
+            boot_id: String::new(),
+        },
+        Arc::new(Quiet),
+    )
+    .unwrap();
+    let wire: Arc<dyn Wire> = Arc::new(PacketSocket::open_with_ring("old0").unwrap());
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let serving = scope.spawn(|| target.serve(&[wire], &stop));
+        story(&Initiator::open("host0").unwrap());
+        stop.store(true, Ordering::Release);
+        serving.join().unwrap().unwrap();
+    });
+}
+
+/// Reads all, writes a part, and compares with the file.
+fn read_and_write(session: &mut Session, path: &Path, data: &mut [u8]) {
+    let mut read = vec![0; data.len()];
+    session.read(0, &mut read).unwrap();
+    assert!(read == data);
+    session.write(1001, &[0x77; 300 * 512]).unwrap();
+    data[1001 * 512..1301 * 512].fill(0x77);
+    assert!(fs::read(path).unwrap() == data);
+    session.read(0, &mut read).unwrap();
+    assert!(read == data);
+}
+
+#[test]
+fn long_frames_are_used_when_they_have_made_the_way() {
+    with_wire(9000, || {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, mut data) = disk_image(directory.path());
+        with_target(&path, |host| {
+            let said = |host: &Initiator| {
+                host.discover(Duration::from_millis(200)).unwrap()[0].sectors_per_frame
+            };
+            assert_eq!(said(host), 2, "nothing was tried yet");
+            let mut session = host.attach(E7_0).unwrap();
+            assert_eq!(session.sectors_per_frame(), 17);
+            read_and_write(&mut session, &path, &mut data);
+            assert_eq!(said(host), 17, "now the kernel's driver may use them too");
+        });
+    });
+}
+
+#[test]
+fn a_switch_that_drops_long_frames_is_found_out_before_it_costs_anything() {
+    with_a_short_switch(|| {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, mut data) = disk_image(directory.path());
+        with_target(&path, |host| {
+            let mut session = host.attach(E7_0).unwrap();
+            assert_eq!(session.sectors_per_frame(), 2);
+            read_and_write(&mut session, &path, &mut data);
+            let found = host.discover(Duration::from_millis(200)).unwrap();
+            assert_eq!(found[0].sectors_per_frame, 2);
+        });
+        // And a target that promises what the way does not hold.
+        let _vblade = Vblade::start(&path);
+        let host = Initiator::open("host0").unwrap();
+        let found = (0..50).find_map(|_| {
+            let found = host.discover(Duration::from_millis(200)).unwrap();
+            (!found.is_empty()).then_some(found)
+        });
+        assert_eq!(found.expect("vblade answers")[0].sectors_per_frame, 17);
+        let mut session = host.attach(E7_0).unwrap();
+        assert_eq!(session.sectors_per_frame(), 2);
+        read_and_write(&mut session, &path, &mut data);
+    });
+}
+
 struct Vblade(Child);
 
 impl Vblade {
@@ -160,6 +265,7 @@ fn the_initiator_reads_and_writes_vblade_with_jumbo_frames() {
         let found = found.expect("vblade answers");
         assert_eq!(found[0].sectors_per_frame, 17);
         let mut session = host.attach(E7_0).unwrap();
+        assert_eq!(session.sectors_per_frame(), 17);
         let mut read = vec![0; data.len()];
         session.read(0, &mut read).unwrap();
         assert!(read == data);

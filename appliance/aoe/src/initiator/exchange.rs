@@ -142,6 +142,23 @@ impl Exchange {
         result
     }
 
+    /// Does the same with a patience of its own, and learns nothing from it: what is lost is lost
+    /// because of its length.
+    pub(super) fn trial(
+        &mut self,
+        wire: &dyn Wire,
+        iface: &str,
+        patience: Duration,
+        ask: &Ask<'_>,
+        take: &mut Take<'_>,
+    ) -> Result<(), Error> {
+        let before = (self.patience, self.window, self.threshold);
+        self.patience = patience;
+        let result = self.run(wire, iface, ask, take);
+        (self.patience, self.window, self.threshold) = before;
+        result
+    }
+
     fn run_all(
         &mut self,
         wire: &dyn Wire,

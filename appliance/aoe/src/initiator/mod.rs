@@ -17,6 +17,7 @@ use crate::wire::{PacketSocket, Wire};
 
 mod error;
 mod exchange;
+mod probe;
 mod session;
 
 pub use error::Error;

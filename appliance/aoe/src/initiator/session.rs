@@ -6,11 +6,11 @@ use std::time::Duration;
 use pnet::util::MacAddr;
 
 use super::exchange::{Ask, Counters, Exchange, no_data};
-use super::{Error, Found};
+use super::{Error, Found, probe};
 use crate::acl::{Reserve, reserve};
 use crate::address::{Address, SECTOR};
-use crate::ata::{ATA_LEN, Identify, Registers, STATUS_FAILED, opcode};
-use crate::frame::{ETHERNET_LEN, HEADER_LEN, command};
+use crate::ata::{Identify, Registers, STATUS_FAILED, opcode, sectors_that_fit};
+use crate::frame::command;
 use crate::inventory::Inventory;
 use crate::token::Token;
 use crate::vendor::{Access, Control, Finish, Reply, Request, Stats, control_tag, op};
@@ -45,18 +45,11 @@ pub struct Session {
 
 impl Session {
     pub(super) fn start(wire: Arc<dyn Wire>, found: Found, iface: &str) -> Result<Session, Error> {
-        let fits =
-            (wire.mtu() + ETHERNET_LEN).saturating_sub(HEADER_LEN + ATA_LEN) / SECTOR as usize;
-        let offered = if found.sectors_per_frame == 0 {
-            2
-        } else {
-            found.sectors_per_frame
-        };
         let mut session = Session {
             exchange: Exchange::new(found.address, found.mac, found.buffer_count, PATIENCE_FIRST),
             iface: iface.to_owned(),
             identify: Identify::default(),
-            sectors_per_frame: offered.min(u8::try_from(fits).unwrap_or(u8::MAX)).max(1),
+            sectors_per_frame: 1,
             wire,
         };
         session.identify = session.ask_identify().map_err(|error| match error {
@@ -68,6 +61,21 @@ impl Session {
             },
             other => other,
         })?;
+        // 0: not said (`aoecmd_cfg_rsp` takes it for 2).
+        let offered = match found.sectors_per_frame {
+            0 => 2,
+            offered => offered,
+        };
+        // A disk of fewer sectors cannot be asked for more.
+        let fits = sectors_that_fit(session.wire.mtu());
+        let most = u8::try_from(session.identify.sectors).map_or(fits, |sectors| fits.min(sectors));
+        session.sectors_per_frame = probe::sectors(
+            &mut session.exchange,
+            &*session.wire,
+            iface,
+            most.max(1),
+            offered,
+        )?;
         session.exchange.patience = PATIENCE;
         Ok(session)
     }
@@ -90,6 +98,11 @@ impl Session {
     /// Size in 512-byte sectors.
     pub fn sectors(&self) -> u64 {
         self.identify.sectors
+    }
+
+    /// Sectors in one frame, which have made it to the target and back.
+    pub fn sectors_per_frame(&self) -> u8 {
+        self.sectors_per_frame
     }
 
     /// What became of the frames so far.

@@ -9,7 +9,7 @@
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use pnet::util::MacAddr;
@@ -36,6 +36,7 @@ mod export;
 mod late;
 mod operation;
 mod outbox;
+mod paths;
 mod pool;
 mod ring;
 mod scan;
@@ -49,6 +50,7 @@ pub use export::{Durability, Export};
 use control::{ControlState, Decision};
 use engine::Engine;
 use export::{ConfigRefused, Count, Served};
+use paths::Paths;
 use scan::{Scan, ScanJob};
 use schedule::{Piece, ReplyTo, Request as Waiting, Work};
 
@@ -139,6 +141,7 @@ pub struct ExportStatus {
 pub struct Target {
     exports: Vec<Arc<Served>>,
     engine: Mutex<Engine>,
+    paths: Mutex<Paths>,
     /// Requests without an answer, for tests that wait for the last one.
     pending: AtomicUsize,
     control: Arc<ControlState>,
@@ -175,6 +178,7 @@ impl Target {
         Ok(Target {
             exports,
             engine: Mutex::new(engine),
+            paths: Mutex::default(),
             pending: AtomicUsize::new(0),
             control,
             inventory: config.inventory,
@@ -295,7 +299,10 @@ impl Target {
         let export = request.export;
         let known = export.knows(request.header.source);
         if request.header.command == command::CONFIG {
-            return (request.query_config(body, known), None);
+            let sectors =
+                self.paths()
+                    .sectors(request.index, request.header.source, request.wire.mtu());
+            return (request.query_config(body, known, sectors), None);
         }
         if !known {
             export.count(Count::Strangers, 1);
@@ -311,6 +318,12 @@ impl Target {
                 None,
             ),
         }
+    }
+
+    fn paths(&self) -> MutexGuard<'_, Paths> {
+        self.paths
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     fn vendor(&self, request: &mut Incoming<'_>, body: &[u8]) -> (Option<Vec<u8>>, Option<Event>) {
@@ -342,6 +355,13 @@ impl Target {
                 Some(request.vendor_reply(&Reply::Stats(export.stats()))),
                 None,
             ),
+            Request::Probe(probe) => {
+                let (host, mtu) = (request.header.source, request.wire.mtu());
+                match self.paths().probed(request.index, host, mtu, probe) {
+                    Some(probe) => (Some(request.vendor_reply(&Reply::Probe(probe))), None),
+                    None => (refuse(Status::BadArgument), None),
+                }
+            }
             Request::Digest { lba, sectors } => {
                 if sectors > DIGEST_SECTORS_MAX || !in_range(lba, u64::from(sectors)) {
                     return (refuse(Status::BadArgument), None);
@@ -539,7 +559,7 @@ impl Incoming<'_> {
         None
     }
 
-    fn query_config(&self, body: &[u8], known: bool) -> Option<Vec<u8>> {
+    fn query_config(&self, body: &[u8], known: bool, sectors: u8) -> Option<Vec<u8>> {
         let Ok(query) = QueryConfig::parse(body) else {
             return Some(self.malformed(ErrorCode::BadArgument));
         };
@@ -551,7 +571,7 @@ impl Incoming<'_> {
         }
         match self
             .export
-            .query_config(query, known, BUFFER_COUNT, SECTORS_PER_FRAME, FIRMWARE)
+            .query_config(query, known, BUFFER_COUNT, sectors, FIRMWARE)
         {
             Ok(answer) => answer.map(|config| self.reply.frame(&[&config.to_bytes()])),
             Err(ConfigRefused::BadArgument) => Some(self.malformed(ErrorCode::BadArgument)),
