@@ -53,6 +53,7 @@ pub fn cutover(
             "this host does not run Xen, so there is nothing to start a domain with; see `p2v doctor`",
         );
     }
+    context.refuse_saved(name)?;
     let known = stop::known_addresses(&record);
     context.refuse_while_in_use(name, &known)?;
     let contact = if options.old_machine_gone {

@@ -335,6 +335,20 @@ impl<'a> Context<'a> {
         ))
     }
 
+    /// Refuses while `xendomains` has an image of the domain: restored later, it would go on with what
+    /// it remembers of a disk that was changed meanwhile.
+    fn refuse_saved(&self, name: &MachineName) -> Result<(), Error> {
+        let Some(image) = self.host.saved_image(name) else {
+            return Ok(());
+        };
+        refused(format!(
+            "there is a saved image of the domain {name}, {}: restored later, it would destroy its disk. Restore it and \
+             shut that domain down (`xl restore {}`), or remove it if it may be lost",
+            image.display(),
+            image.display()
+        ))
+    }
+
     /// Refuses while a domain, a mount or anything else on this host uses the machine's disks.
     fn refuse_while_in_use(&self, name: &MachineName, addresses: &[Address]) -> Result<(), Error> {
         let driver = AoeDriver::new(&self.host.tools, &self.host.paths);

@@ -39,6 +39,7 @@ pub fn start(
             "this host does not run Xen, so there is nothing to start a domain with; see `p2v doctor`",
         );
     }
+    context.refuse_saved(name)?;
     let contact = context.contact(name)?;
     context.refuse_missing(&contact.record, &options.without)?;
     let disks = addresses(&contact.disks);
