@@ -278,7 +278,7 @@ fn records(host: &Host) -> Finding {
                 Severity::Bad,
                 "machine records",
                 e,
-                "no new machine gets a shelf before that is mended",
+                "its machine, and every one that is new, is held when it boots, until that is mended",
             ),
             None => finding(
                 Severity::Good,
