@@ -6,6 +6,9 @@
 //!   `stop`, `copy` or `cutover`, all of which first look for a domain that uses it.
 //! - A copy counts as current only until the old disk may have been written: `start` takes the mark
 //!   away before it asks for write access, and a restart of the old machine is noticed by its boot id.
+//! - Nothing is copied over, or started from, what another domain has as a disk.
+//! - What a domain stands on (its devices, write access, marks) is taken away only when the domain is
+//!   known to be gone.
 //! - A volume that a domain was switched to is marked before the domain starts, and no copy is ever
 //!   made over it.
 
