@@ -28,7 +28,8 @@ fn a_start_that_fails_is_taken_back() {
     let host = &mut scene.host;
 
     // xl makes the domain, and cannot put its interface on the bridge that an operator wrote.
-    host.ok("p2v config e1 --write").unwrap();
+    // (`p2v list` reads the inventory that the config is made from.)
+    host.ok("p2v list && p2v config e1 --write").unwrap();
     host.ok("sed -i.good 's/bridge=xenbr0/bridge=nobridge/' /etc/xen/e1.cfg && ! cmp -s /etc/xen/e1.cfg /etc/xen/e1.cfg.good")
         .unwrap();
     let refused = host.run("p2v start e1").unwrap().failure().unwrap();
