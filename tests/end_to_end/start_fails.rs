@@ -2,8 +2,9 @@
 //! the operator's next command.
 
 use p2v_lab::old_server::AHCI_PC;
-use p2v_lab::xen_host::XenHost;
+use p2v_lab::xen_host::{self, XenHost};
 
+use crate::frames;
 use crate::scene::Scene;
 
 /// That nothing of a started domain is left on the Xen host, and nobody can write to the old disk.
@@ -14,11 +15,12 @@ fn nothing_is_left(host: &mut XenHost) {
     assert!(!devices.contains("p2v-e1"), "{devices}");
     let devices = host.ok("ls /dev/etherd 2>/dev/null || true").unwrap();
     assert!(!devices.contains("e1.0"), "{devices}");
-    let show = host.ok("p2v show e1").unwrap();
-    assert!(
-        show.contains("read-only") && !show.contains("read-write"),
-        "{show}"
-    );
+    // Tried: a sector that nobody needs.
+    let frame = frames::write(xen_host::MAC, 9);
+    let answer = host
+        .ok(&format!("/lab/lab-guest send xenbr0 {frame}"))
+        .unwrap();
+    assert!(frames::is_refused(&answer), "{answer}");
 }
 
 #[test]
