@@ -4,6 +4,7 @@
 //! `target/lab/runs/`.
 
 mod copying;
+mod frames;
 mod scene;
 mod smoke;
 mod start_fails;

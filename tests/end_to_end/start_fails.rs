@@ -2,8 +2,9 @@
 //! the operator's next command.
 
 use p2v_lab::old_server::AHCI_PC;
-use p2v_lab::xen_host::XenHost;
+use p2v_lab::xen_host::{self, XenHost};
 
+use crate::frames;
 use crate::scene::Scene;
 
 /// That nothing of a started domain is left on the Xen host, and nobody can write to the old disk.
@@ -14,11 +15,12 @@ fn nothing_is_left(host: &mut XenHost) {
     assert!(!devices.contains("p2v-e1"), "{devices}");
     let devices = host.ok("ls /dev/etherd 2>/dev/null || true").unwrap();
     assert!(!devices.contains("e1.0"), "{devices}");
-    let show = host.ok("p2v show e1").unwrap();
-    assert!(
-        show.contains("read-only") && !show.contains("read-write"),
-        "{show}"
-    );
+    // Tried: a sector that nobody needs.
+    let frame = frames::write(xen_host::MAC, 9);
+    let answer = host
+        .ok(&format!("/lab/lab-guest send xenbr0 {frame}"))
+        .unwrap();
+    assert!(frames::is_refused(&answer), "{answer}");
 }
 
 #[test]
@@ -28,7 +30,8 @@ fn a_start_that_fails_is_taken_back() {
     let host = &mut scene.host;
 
     // xl makes the domain, and cannot put its interface on the bridge that an operator wrote.
-    host.ok("p2v config e1 --write").unwrap();
+    // (`p2v list` reads the inventory that the config is made from.)
+    host.ok("p2v list && p2v config e1 --write").unwrap();
     host.ok("sed -i.good 's/bridge=xenbr0/bridge=nobridge/' /etc/xen/e1.cfg && ! cmp -s /etc/xen/e1.cfg /etc/xen/e1.cfg.good")
         .unwrap();
     let refused = host.run("p2v start e1").unwrap().failure().unwrap();

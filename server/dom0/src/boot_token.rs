@@ -62,6 +62,12 @@ impl BootTokens {
         Ok(token)
     }
 
+    /// The newest there is.
+    pub fn last(&self) -> Option<&Token> {
+        let newest = self.issued.last().or(self.proven.as_ref())?;
+        Some(&newest.token)
+    }
+
     /// The token an agent named by its inventory's `token_id`, which is kept from now on until
     /// another proves itself. `None`: no token we gave out, nothing is changed.
     pub fn prove(&mut self, token_id: &str) -> Option<Token> {

@@ -63,6 +63,7 @@ pub fn examine(host: &Host) -> Vec<Finding> {
     }
     findings.push(bridge(host));
     findings.push(records(host));
+    findings.extend(saved(host));
     findings
 }
 
@@ -277,7 +278,7 @@ fn records(host: &Host) -> Finding {
                 Severity::Bad,
                 "machine records",
                 e,
-                "no new machine gets a shelf before that is mended",
+                "its machine, and every one that is new, is held when it boots, until that is mended",
             ),
             None => finding(
                 Severity::Good,
@@ -287,6 +288,26 @@ fn records(host: &Host) -> Finding {
             ),
         },
     }
+}
+
+/// Images of machines' domains that `xendomains` would restore over disks that may have changed.
+fn saved(host: &Host) -> Vec<Finding> {
+    let records = host.store.list().map(|l| l.records).unwrap_or_default();
+    records
+        .iter()
+        .filter_map(|record| {
+            let image = host.saved_image(&record.name)?.display().to_string();
+            Some(finding(
+                Severity::Bad,
+                &format!("saved domain {}", record.name),
+                format!("{image} is restored by xendomains, whatever became of its disk meanwhile"),
+                &format!(
+                    "restore it now and shut it down (xl restore {image}), or remove it; XENDOMAINS_SAVE= in \
+                     /etc/default/xendomains has domains shut down instead of saved"
+                ),
+            ))
+        })
+        .collect()
 }
 
 #[cfg(test)]

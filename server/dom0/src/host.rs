@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::name::MachineName;
 use crate::settings::Settings;
 use crate::store::{Store, StoreError};
 use crate::tool::Tools;
@@ -99,6 +100,14 @@ impl Host {
     pub fn is_xen(&self) -> bool {
         std::fs::read_to_string(&self.paths.xen_capabilities)
             .is_ok_and(|text| text.contains("control_d"))
+    }
+
+    /// The image of the domain `name` that `xendomains` saved when the host stopped and will restore,
+    /// if there is one.
+    pub fn saved_image(&self, name: &MachineName) -> Option<PathBuf> {
+        let path = self.paths.xen_save.join(name.as_str());
+        // Also a link that leads nowhere: it says that there is more to look at.
+        path.symlink_metadata().is_ok().then_some(path)
     }
 
     /// How long to wait for devices and for domains that shut down.

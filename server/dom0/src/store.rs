@@ -65,6 +65,11 @@ pub enum StoreError {
         "machines {0} and {1} both have shelf {2}: two disks must not have one address; correct one record"
     )]
     SharedShelf(MachineName, MachineName, u16),
+    /// Two records claim one machine.
+    #[error(
+        "the records of {0} and {1} both have the MAC {2}: move the one away that is not wanted"
+    )]
+    SharedMac(MachineName, MachineName, MacAddr),
     /// No shelf is left.
     #[error(
         "all {SHELF_MAX} AoE shelves are taken; move records of machines that are gone out of the way"
@@ -85,6 +90,30 @@ pub struct Listing {
     pub records: Vec<Record>,
     /// One error per record that is not.
     pub unreadable: Vec<StoreError>,
+}
+
+impl Listing {
+    /// The one record that `is` it.
+    fn one(&mut self, is: impl Fn(&Record) -> bool) -> Result<Option<Record>, StoreError> {
+        let Some(record) = self.records.iter().find(|r| is(r)) else {
+            // It might be one that cannot be read.
+            return self.unreadable.pop().map_or(Ok(None), Err);
+        };
+        let rival = |r: &&Record| r.name != record.name && (is(r) || r.shelf == record.shelf);
+        match self.records.iter().find(rival) {
+            Some(other) if other.shelf == record.shelf => Err(StoreError::SharedShelf(
+                record.name.clone(),
+                other.name.clone(),
+                record.shelf,
+            )),
+            Some(other) => Err(StoreError::SharedMac(
+                record.name.clone(),
+                other.name.clone(),
+                record.boot_mac,
+            )),
+            None => Ok(Some(record.clone())),
+        }
+    }
 }
 
 /// What a boot menu for a machine must hold.
@@ -182,9 +211,9 @@ impl Store {
     /// The record with this shelf, if there is one.
     ///
     /// # Errors
-    /// As [`Store::list`], and if any record is unreadable (it might be the one).
+    /// As [`Store::list`]; two records have it; or none has, and one that is unreadable might.
     pub fn by_shelf(&self, shelf: u16) -> Result<Option<Record>, StoreError> {
-        Ok(self.all()?.into_iter().find(|r| r.shelf == shelf))
+        self.list()?.one(|r| r.shelf == shelf)
     }
 
     /// The record of the machine that boots from `mac`, if there is one.
@@ -192,7 +221,7 @@ impl Store {
     /// # Errors
     /// As [`Store::by_shelf`].
     pub fn by_mac(&self, mac: MacAddr) -> Result<Option<Record>, StoreError> {
-        Ok(self.all()?.into_iter().find(|r| r.boot_mac == mac))
+        self.list()?.one(|r| r.boot_mac == mac)
     }
 
     /// Reads the record afresh, lets `change` alter it, and writes it back, all under the store's
@@ -219,7 +248,8 @@ impl Store {
     /// `wanted` is the name the settings give it; it counts only when the machine is new.
     ///
     /// # Errors
-    /// Any unreadable record stops new machines from getting a shelf: it could be the same one.
+    /// Any unreadable record stops new machines from getting a shelf: it could be the same one, or the
+    /// machine's own. One that is known is not affected by the records of others.
     pub fn menu(
         &self,
         mac: MacAddr,
@@ -236,6 +266,22 @@ impl Store {
             shelf: record.shelf,
             token,
         })
+    }
+
+    /// What the machine that boots from `mac` was last given, without writing anything: for a host
+    /// that cannot write. `None` if it is not known, or was given no token yet.
+    ///
+    /// # Errors
+    /// As [`Store::by_mac`].
+    pub fn last_menu(&self, mac: MacAddr) -> Result<Option<MenuFacts>, StoreError> {
+        Ok(self.by_mac(mac)?.and_then(|record| {
+            let token = record.tokens.last()?.clone();
+            Some(MenuFacts {
+                name: record.name,
+                shelf: record.shelf,
+                token,
+            })
+        }))
     }
 
     /// A machine that answers on AoE and has no record (its record was lost, or another server
@@ -269,21 +315,23 @@ impl Store {
         fixed_shelf: Option<u16>,
         now: Timestamp,
     ) -> Result<Record, StoreError> {
-        let records = self.all()?;
-        if let Some(known) = records.iter().find(|r| r.boot_mac == mac) {
+        let mut listing = self.list()?;
+        if let Some(known) = listing.one(|r| r.boot_mac == mac)? {
             if let Some(shelf) = fixed_shelf
-                && let Some(other) = records
+                && let Some(other) = listing
+                    .records
                     .iter()
                     .find(|r| r.shelf == shelf && r.name != known.name)
             {
                 return Err(StoreError::SharedShelf(
-                    known.name.clone(),
+                    known.name,
                     other.name.clone(),
                     shelf,
                 ));
             }
-            return Ok(known.clone());
+            return Ok(known);
         }
+        let records = listing.records;
         let taken = |shelf: u16| records.iter().find(|r| r.shelf == shelf);
         let shelf = match fixed_shelf {
             Some(shelf) => shelf,
@@ -307,23 +355,6 @@ impl Store {
         let mut record = Record::new(name, mac, shelf);
         record.note(now, format!("first seen, MAC {mac}, shelf {shelf}"));
         Ok(record)
-    }
-
-    fn all(&self) -> Result<Vec<Record>, StoreError> {
-        let listing = self.list()?;
-        if let Some(error) = listing.unreadable.into_iter().next() {
-            return Err(error);
-        }
-        for pair in listing.records.windows(2) {
-            if pair[0].shelf == pair[1].shelf {
-                return Err(StoreError::SharedShelf(
-                    pair[0].name.clone(),
-                    pair[1].name.clone(),
-                    pair[0].shelf,
-                ));
-            }
-        }
-        Ok(listing.records)
     }
 
     fn put(&self, record: &Record) -> Result<(), StoreError> {
@@ -458,6 +489,49 @@ mod tests {
         }
         fs::write(&path, &whole).unwrap();
         assert_eq!(store.get(&facts.name).unwrap().boot_mac, mac(1));
+    }
+
+    #[test]
+    fn the_records_of_others_do_not_matter_to_a_known_machine() {
+        let (dir, store) = store();
+        for n in 1..=4 {
+            store.menu(mac(n), None, at(0)).unwrap();
+        }
+        let path = |n| dir.path().join(format!("machines/e{n}.json"));
+        fs::write(path(2), "{").unwrap();
+        // Machines 3 and 4 claim one shelf.
+        let text = fs::read_to_string(path(4)).unwrap();
+        fs::write(path(4), text.replace("\"shelf\": 4", "\"shelf\": 3")).unwrap();
+        assert_eq!(store.menu(mac(1), None, at(500)).unwrap().shelf, 1);
+        assert!(store.by_mac(mac(1)).unwrap().is_some());
+        assert!(store.by_shelf(1).unwrap().is_some());
+        for n in [2, 3, 4, 9] {
+            assert!(store.menu(mac(n), None, at(500)).is_err(), "{n}");
+            assert!(store.by_mac(mac(n)).is_err(), "{n}");
+        }
+        // Two records of one machine.
+        fs::write(
+            path(2),
+            text.replace("e4", "e2")
+                .replace("\"shelf\": 4", "\"shelf\": 2"),
+        )
+        .unwrap();
+        let error = store.by_mac(mac(4)).unwrap_err().to_string();
+        assert!(error.contains("e2") && error.contains("e4"), "{error}");
+    }
+
+    #[test]
+    fn what_was_last_given_is_read_without_writing() {
+        let (dir, store) = store();
+        assert!(store.last_menu(mac(1)).unwrap().is_none());
+        let first = store.menu(mac(1), None, at(0)).unwrap();
+        let second = store.menu(mac(1), None, at(500)).unwrap();
+        assert_ne!(first.token, second.token);
+        let path = dir.path().join("machines/e1.json");
+        let before = fs::read(&path).unwrap();
+        let last = store.last_menu(mac(1)).unwrap().unwrap();
+        assert_eq!((last.shelf, last.token), (1, second.token));
+        assert_eq!(fs::read(&path).unwrap(), before);
     }
 
     #[test]

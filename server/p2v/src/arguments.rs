@@ -139,8 +139,8 @@ pub enum Command {
         /// you know that nothing wrote to them since
         #[arg(long)]
         accept_unguarded: bool,
-        /// Go on although the old machine does not answer: you know that it is off, and that it did not run its own
-        /// system since the copy
+        /// Go on without the old machine: you know that it is off, and that it did not run its own system since the
+        /// copy. Refused while it is heard
         #[arg(long)]
         old_machine_gone: bool,
         /// A disk (its number in e7.N) that the machine had once, and that is meant to be gone

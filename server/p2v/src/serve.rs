@@ -7,6 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use p2v_aoe::MacAddr;
 use p2v_aoe::cmdline::BootArgs;
+use p2v_dom0::store::StoreError;
 use p2v_dom0::{State, Store, Timestamp};
 use p2v_netboot::{BootDecision, BootEvent, Machines, Notice};
 use tokio::signal::unix::{SignalKind, signal};
@@ -21,36 +22,54 @@ struct Records {
     known: BTreeMap<MacAddr, Machine>,
 }
 
-impl Machines for Records {
-    fn boot(&self, mac: MacAddr) -> BootDecision {
-        match self.store.by_mac(mac) {
-            Ok(Some(record)) if record.state == State::Released => {
-                return BootDecision::Hold {
-                    message: format!(
-                        "This machine's server ({}) runs on the Xen host now. Switch this machine off: its old disk \
-                         must not start a second one.",
-                        record.name
-                    ),
-                };
-            }
-            Ok(_) => {}
-            Err(error) => {
-                return BootDecision::Ignore {
-                    why: error.to_string(),
-                };
-            }
+impl Records {
+    fn decide(&self, mac: MacAddr) -> Result<BootDecision, StoreError> {
+        if let Some(record) = self.store.by_mac(mac)?
+            && record.state == State::Released
+        {
+            return Ok(BootDecision::Hold {
+                message: format!(
+                    "This machine's server ({}) runs on the Xen host now. Switch this machine off: its old disk \
+                     must not start a second one.",
+                    record.name
+                ),
+            });
         }
         let wanted = self
             .known
             .get(&mac)
             .and_then(|machine| machine.name.as_ref());
-        match self.store.menu(mac, wanted, Timestamp::now()) {
-            Ok(facts) => BootDecision::Agent {
-                append: BootArgs::render(facts.shelf, &self.hosts, &facts.token),
-            },
-            Err(error) => BootDecision::Ignore {
-                why: error.to_string(),
-            },
+        let facts = self
+            .store
+            .menu(mac, wanted, Timestamp::now())
+            .or_else(|error| match self.store.last_menu(mac) {
+                Ok(Some(facts)) => {
+                    // The file system is full, or cannot be written. An older token is as good.
+                    eprintln!("{mac}: given the token it had before: {error}");
+                    Ok(facts)
+                }
+                _ => Err(error),
+            })?;
+        Ok(BootDecision::Agent {
+            append: BootArgs::render(facts.shelf, &self.hosts, &facts.token),
+        })
+    }
+}
+
+impl Machines for Records {
+    fn boot(&self, mac: MacAddr) -> BootDecision {
+        match self.decide(mac) {
+            Ok(decision) => decision,
+            // Its disk must not be started because of our trouble: its server may run as a domain.
+            Err(error) => {
+                eprintln!("{mac}: held, because its record cannot be used: {error}");
+                BootDecision::Hold {
+                    message: format!(
+                        "The Xen host cannot use its record of this machine, and its server may be running there, so \
+                         its disk is not started.\n{error}"
+                    ),
+                }
+            }
         }
     }
 
@@ -66,9 +85,14 @@ impl Machines for Records {
 /// Serves until SIGINT or SIGTERM.
 pub fn run(settings: Settings) -> Result<()> {
     let store = Store::open(&settings.state)?;
-    let listing = store.list()?;
-    for error in &listing.unreadable {
-        eprintln!("p2v serve: {error}");
+    match store.list() {
+        Ok(listing) => {
+            for error in &listing.unreadable {
+                eprintln!("p2v serve: {error}");
+            }
+        }
+        // Served all the same: machines are held, rather than left to their own disks.
+        Err(error) => eprintln!("p2v serve: {error}"),
     }
     let mut hosts = vec![mac_of(&settings.iface)?];
     hosts.extend(
@@ -125,4 +149,85 @@ fn mac_of(iface: &str) -> Result<MacAddr> {
     text.trim()
         .parse()
         .with_context(|| format!("{path} holds no MAC address"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::PathBuf;
+
+    fn records() -> (tempfile::TempDir, Records) {
+        let dir = tempfile::tempdir().unwrap();
+        let records = Records {
+            store: Store::open(dir.path()).unwrap(),
+            hosts: vec![mac(0xaa)],
+            known: BTreeMap::new(),
+        };
+        (dir, records)
+    }
+
+    fn mac(n: u8) -> MacAddr {
+        MacAddr::new(0x52, 0x54, 0, 0, 0, n)
+    }
+
+    fn record(dir: &tempfile::TempDir, name: &str) -> PathBuf {
+        dir.path().join(format!("machines/{name}.json"))
+    }
+
+    fn append(decision: BootDecision) -> String {
+        match decision {
+            BootDecision::Agent { append } => append,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn held(decision: BootDecision) -> String {
+        match decision {
+            BootDecision::Hold { message } => message,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_bad_record_holds_its_machine_and_no_other() {
+        let (dir, records) = records();
+        for n in 1..=4 {
+            append(records.boot(mac(n)));
+        }
+        fs::write(record(&dir, "e2"), "{").unwrap();
+        let text = fs::read_to_string(record(&dir, "e4")).unwrap();
+        let shared = text.replace("\"shelf\": 4", "\"shelf\": 3");
+        fs::write(record(&dir, "e4"), shared).unwrap();
+        assert!(append(records.boot(mac(1))).contains("p2v.shelf=1 "));
+        assert!(held(records.boot(mac(2))).contains("e2.json"));
+        for n in [3, 4] {
+            assert!(held(records.boot(mac(n))).contains("shelf 3"));
+        }
+    }
+
+    #[test]
+    fn a_host_that_cannot_write_gives_the_token_again() {
+        let (dir, records) = records();
+        let before = append(records.boot(mac(1)));
+        // As with a full file system, every write fails: root may write anywhere else.
+        let lock = dir.path().join("machines/.lock");
+        fs::remove_file(&lock).unwrap();
+        fs::create_dir(&lock).unwrap();
+        assert_eq!(append(records.boot(mac(1))), before);
+        assert!(held(records.boot(mac(2))).contains(".lock"));
+    }
+
+    #[test]
+    fn a_machine_that_is_released_stays_where_it_is() {
+        let (_dir, records) = records();
+        append(records.boot(mac(1)));
+        records
+            .store
+            .update(&"e1".parse().unwrap(), |record| {
+                record.state = State::Released;
+                Ok::<_, StoreError>(())
+            })
+            .unwrap();
+        assert!(held(records.boot(mac(1))).contains("Switch this machine off"));
+    }
 }

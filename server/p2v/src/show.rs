@@ -164,7 +164,15 @@ pub fn one(machine: &MachineView, json: bool, iface: &str) -> Result<ExitCode> {
                 || "begun, not complete".to_owned(),
                 |verified| format!("complete and checked {}", verified.at),
             );
-            println!("  copy of disk {slot}: {}, {done}", copy.destination);
+            let unguarded = if copy.unguarded {
+                ", of a disk that another host could write"
+            } else {
+                ""
+            };
+            println!(
+                "  copy of disk {slot}: {}, {done}{unguarded}",
+                copy.destination
+            );
         }
     }
     for difference in &machine.differences {

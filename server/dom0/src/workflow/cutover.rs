@@ -28,8 +28,8 @@ pub struct CutoverOptions {
     /// Go on although this host could not or cannot make the old disks read-only: the operator
     /// knows that no other host writes to them.
     pub accept_unguarded: bool,
-    /// Go on although the old machine does not answer: the operator knows that it is off, and that
-    /// it did not run its own system since the copy.
+    /// Go on without the old machine: the operator knows that it is off, and that it did not run its
+    /// own system since the copy. Refused while it is heard.
     pub old_machine_gone: bool,
     /// Slots of disks that are gone for good.
     pub without: Vec<u8>,
@@ -53,6 +53,7 @@ pub fn cutover(
             "this host does not run Xen, so there is nothing to start a domain with; see `p2v doctor`",
         );
     }
+    context.refuse_saved(name)?;
     let known = stop::known_addresses(&record);
     context.refuse_while_in_use(name, &known)?;
     let contact = if options.old_machine_gone {

@@ -6,6 +6,9 @@
 //!   `stop`, `copy` or `cutover`, all of which first look for a domain that uses it.
 //! - A copy counts as current only until the old disk may have been written: `start` takes the mark
 //!   away before it asks for write access, and a restart of the old machine is noticed by its boot id.
+//! - Nothing is copied over, or started from, what another domain has as a disk.
+//! - What a domain stands on (its devices, write access, marks) is taken away only when the domain is
+//!   known to be gone.
 //! - A volume that a domain was switched to is marked before the domain starts, and no copy is ever
 //!   made over it.
 
@@ -332,6 +335,20 @@ impl<'a> Context<'a> {
              after it: look at the old machine and boot it again. If it is meant to be gone: {}",
             list.join(" and "),
             flags.join(" ")
+        ))
+    }
+
+    /// Refuses while `xendomains` has an image of the domain: restored later, it would go on with what
+    /// it remembers of a disk that was changed meanwhile.
+    fn refuse_saved(&self, name: &MachineName) -> Result<(), Error> {
+        let Some(image) = self.host.saved_image(name) else {
+            return Ok(());
+        };
+        refused(format!(
+            "there is a saved image of the domain {name}, {}: restored later, it would destroy its disk. Restore it and \
+             shut that domain down (`xl restore {}`), or remove it if it may be lost",
+            image.display(),
+            image.display()
         ))
     }
 

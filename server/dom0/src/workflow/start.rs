@@ -39,6 +39,7 @@ pub fn start(
             "this host does not run Xen, so there is nothing to start a domain with; see `p2v doctor`",
         );
     }
+    context.refuse_saved(name)?;
     let contact = context.contact(name)?;
     context.refuse_missing(&contact.record, &options.without)?;
     let disks = addresses(&contact.disks);
@@ -114,12 +115,12 @@ fn may_start(record: &Record, options: &StartOptions) -> Result<(), Error> {
         _ if options.force => Ok(()),
         State::Copied => refused(format!(
             "{name} was copied, and a domain on the old disk would make the copy out of date. Go on with \
-             `p2v cutover {name}`; or start on the old disk with --force, and copy again afterwards (it moves only \
+             `p2v cutover {name}`; or start on the old disk with --discard-copy, and copy again afterwards (it moves only \
              what differs)"
         )),
         State::Moved | State::Released => refused(format!(
             "{name} was moved to this host's own volumes: its old disk is out of date, and a domain on it would go its \
-             own way. Start the moved one with `xl create`; use --force only if the moved one is to be given up"
+             own way. Start the moved one with `xl create`; use --discard-copy only if the moved one is to be given up"
         )),
         State::Seen | State::Exported | State::Running | State::Copying => Ok(()),
     }

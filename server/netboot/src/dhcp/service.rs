@@ -85,9 +85,10 @@ impl Dhcp {
                 }
                 Ok(_) => {}
                 Err(e) => {
-                    let why = format!("{mac}: no decision, not answered: {e}");
+                    // Answered all the same, so that it fetches its menu, which holds it: without an
+                    // answer it would go on with its own disk.
+                    let why = format!("{mac}: no decision: {e}");
                     self.machines.noticed(&Notice::Failed { why });
-                    return None;
                 }
             }
         }
@@ -118,7 +119,7 @@ impl Dhcp {
             Action::Relayed => (None, Some(BootEvent::Relayed)),
         };
         // Offers are promises of two minutes and need not outlive us; the rest is on disk before
-        // anybody acts on it.
+        // anybody acts on it, if it can be.
         let lasting = matches!(
             event,
             Some(BootEvent::Given { .. } | BootEvent::Declined { .. } | BootEvent::Released)
@@ -132,9 +133,13 @@ impl Dhcp {
                 Err(e) => Some(e.to_string()),
             };
             if let Some(why) = failed {
-                let why = format!("{mac}: not given an address: {why}");
+                // A machine without an address would go on with its own disk: worse than an address
+                // that may be given again.
+                let why = format!(
+                    "{mac}: its lease is not on disk, and its address may be given again after a restart of p2v \
+                     serve: {why}"
+                );
                 self.machines.noticed(&Notice::Failed { why });
-                return None;
             }
         }
         self.leases = leases;

@@ -391,3 +391,28 @@ fn what_cannot_be_bound_or_read_is_named() {
     );
     let _service = lab.serve(lab.settings(Mode::Dhcp));
 }
+
+#[test]
+fn trouble_of_ours_does_not_leave_a_machine_to_its_own_disk() {
+    let lab = Lab::with_address();
+    let service = lab.serve(lab.settings(Mode::Dhcp));
+    // The lease file cannot be written.
+    std::fs::create_dir_all(lab.path("state").join("leases.json/full")).unwrap();
+    let (output, seen) = udhcpc(&lab, BIOS_CLASS, &[]);
+    assert!(seen.contains("event=bound"), "{output:?}");
+    lab.recorder.wait_for("its lease is not on disk");
+
+    // No decision is to be had: it is answered, and held by its menu.
+    let recorder = lab.recorder.clone();
+    let poisoned = std::thread::spawn(move || {
+        let _decision = recorder.decision.lock().unwrap();
+        panic!("as the test wants it");
+    });
+    poisoned.join().unwrap_err();
+    let socket = client_port(&lab, LIMIT);
+    let question = message(1, MAC, 0x80, Ipv4Addr::UNSPECIFIED, &[&pxe(BIOS_CLASS, 0)]);
+    let (reply, _) = ask(&socket, &question);
+    assert_eq!(option(&reply, 67).unwrap(), b"pxelinux.0\0");
+    lab.recorder.wait_for("no decision");
+    drop(service);
+}

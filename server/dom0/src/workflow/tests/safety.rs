@@ -305,3 +305,21 @@ fn an_old_machine_that_is_heard_or_restarted_is_not_gone() {
     assert!(text(lab.cutover()).contains("--old-machine-gone"));
     cutover(lab.context(), &lab.name, gone()).unwrap();
 }
+
+#[test]
+fn a_saved_image_of_the_domain_is_in_the_way() {
+    let lab = lab(1);
+    let image = lab.host.paths.xen_save.join("e1");
+    fs::create_dir_all(&lab.host.paths.xen_save).unwrap();
+    fs::write(&image, "").unwrap();
+    assert!(text(lab.start()).contains("saved image"));
+    lab.copy("vg").unwrap();
+    assert!(text(lab.cutover()).contains("saved image"));
+    lab.assert_clean();
+    let findings = crate::doctor::examine(&lab.host);
+    let named = |f: &crate::doctor::Finding| f.what == "saved domain e1";
+    assert!(findings.iter().any(named), "{findings:?}");
+    fs::remove_file(image).unwrap();
+    lab.cutover().unwrap();
+    assert!(!crate::doctor::examine(&lab.host).iter().any(named));
+}
