@@ -51,6 +51,9 @@ fn an_old_server_runs_as_a_domain_and_moves_to_a_volume() {
         .wait_for("READ-WRITE", Duration::from_secs(20))
         .unwrap();
 
+    let show = scene.host.ok("p2v show e1").unwrap();
+    assert!(show.contains("e1.0 is read-write"), "{show}");
+
     // No copy while it runs.
     let refused = scene
         .host

@@ -589,7 +589,7 @@ pub struct Stats(pub [u64; Stats::NAMES.len()]);
 
 impl Stats {
     /// What the counters mean, in the order they have on the wire. New ones are added at the end.
-    pub const NAMES: [&'static str; 27] = [
+    pub const NAMES: [&'static str; 29] = [
         "requests",
         "sectors_read",
         "sectors_written",
@@ -602,6 +602,10 @@ impl Stats {
         "late_writes",
         "joined",
         "in_flight_max",
+        // Not counted up: 1 while writes are allowed.
+        "read_write",
+        // Frames that found no room in memory, of all the machine's exports together.
+        "frames_dropped",
         // Requests by the time from their arrival to their answer, in microseconds: up to 15, up to
         // 31, and so on in powers of two, and all that took longer.
         "answered_16us",

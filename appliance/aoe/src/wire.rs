@@ -34,6 +34,12 @@ pub trait Wire: Send + Sync {
     /// Readable when [`Wire::receive`] has something to hand out.
     fn readiness(&self) -> BorrowedFd<'_>;
 
+    /// Frames for us that were lost because nobody fetched them in time, as of the last
+    /// [`Wire::refresh`].
+    fn dropped(&self) -> u64 {
+        0
+    }
+
     /// Looks anew at what may change while frames go back and forth: the MTU.
     fn refresh(&self) {}
 

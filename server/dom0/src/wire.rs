@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use p2v_aoe::inventory::Inventory;
 use p2v_aoe::token::Token;
+use p2v_aoe::vendor::Stats;
 use p2v_aoe::{Address, MacAddr};
 
 use crate::copy::Source;
@@ -82,6 +83,12 @@ pub trait Export: Source {
     /// # Errors
     /// The agent refused it or does not answer.
     fn finish(&mut self, token: &Token, counter: u64, finish: Finish) -> Result<(), WireError>;
+
+    /// The target's counters.
+    ///
+    /// # Errors
+    /// It does not answer, or is no p2v agent.
+    fn stats(&mut self) -> Result<Stats, WireError>;
 
     /// Reserves the target for this host.
     ///

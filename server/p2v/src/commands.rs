@@ -45,7 +45,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             let machine = machine.with_context(|| {
                 format!("there is no machine {wanted}; `p2v list` shows those there are")
             })?;
-            show::one(machine, json, &settings.iface)
+            let statistics = workflow::statistics(context, machine);
+            show::one(machine, &statistics, json, &settings.iface)
         }),
         Command::Start {
             name,

@@ -1,13 +1,17 @@
 //! `p2v list` and `p2v show`: machines for people, or as JSON.
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use anyhow::Result;
 use indicatif::HumanBytes;
-use p2v_aoe::SECTOR;
 use p2v_aoe::inventory::{Disk, Firmware, Inventory};
+use p2v_aoe::vendor::Stats;
+use p2v_aoe::{Address, SECTOR};
 use p2v_dom0::State;
 use p2v_dom0::workflow::MachineView;
+
+mod statistics;
 
 /// Text that came over the wire, without anything a terminal would obey.
 fn plain(text: &str) -> String {
@@ -139,9 +143,20 @@ fn table(rows: &[[String; 6]]) -> String {
 }
 
 /// All about one machine.
-pub fn one(machine: &MachineView, json: bool, iface: &str) -> Result<ExitCode> {
+pub fn one(
+    machine: &MachineView,
+    statistics: &BTreeMap<Address, Stats>,
+    json: bool,
+    iface: &str,
+) -> Result<ExitCode> {
     if json {
-        println!("{}", serde_json::to_string_pretty(machine)?);
+        let mut value = serde_json::to_value(machine)?;
+        let named: BTreeMap<&Address, BTreeMap<&str, u64>> = statistics
+            .iter()
+            .map(|(address, stats)| (address, stats.iter().collect()))
+            .collect();
+        value["statistics"] = serde_json::to_value(named)?;
+        println!("{}", serde_json::to_string_pretty(&value)?);
         return Ok(ExitCode::SUCCESS);
     }
     let state = machine
@@ -154,6 +169,11 @@ pub fn one(machine: &MachineView, json: bool, iface: &str) -> Result<ExitCode> {
     }
     if let Some(inventory) = &machine.inventory {
         facts(machine, inventory);
+    }
+    for (address, stats) in statistics {
+        for line in statistics::lines(*address, stats) {
+            println!("  {line}");
+        }
     }
     for (slot, disk) in &machine.disks {
         if let Some(mapping) = &disk.mapping {

@@ -58,6 +58,8 @@ pub(super) enum Count {
     Late,
     Joined,
     InFlightMax,
+    ReadWrite,
+    Dropped,
     /// The first of [`LATENCIES`].
     Latency,
 }
@@ -139,7 +141,14 @@ impl Served {
         self.counters[Count::InFlightMax as usize].fetch_max(now as u64, Ordering::Relaxed);
     }
 
+    /// Notes how many frames were dropped on the machine's interfaces so far.
+    pub(super) fn dropped(&self, frames: u64) {
+        self.counters[Count::Dropped as usize].store(frames, Ordering::Relaxed);
+    }
+
     pub(super) fn stats(&self) -> Stats {
+        let writable = u64::from(self.access() == Access::ReadWrite);
+        self.counters[Count::ReadWrite as usize].store(writable, Ordering::Relaxed);
         Stats(std::array::from_fn(|i| {
             self.counters[i].load(Ordering::Relaxed)
         }))

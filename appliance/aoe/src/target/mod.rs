@@ -223,6 +223,10 @@ impl Target {
                 for wire in wires {
                     wire.refresh();
                 }
+                let dropped = wires.iter().map(|wire| wire.dropped()).sum();
+                for export in &self.exports {
+                    export.dropped(dropped);
+                }
             }
         }
         Ok(())

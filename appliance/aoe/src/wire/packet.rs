@@ -5,7 +5,7 @@ use std::ffi::CString;
 use std::io;
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -41,6 +41,7 @@ pub struct PacketSocket {
     index: libc::c_uint,
     /// The interface is no more, or its frames no longer fit: a new socket is needed.
     lost: AtomicBool,
+    dropped: AtomicU64,
     arrivals: Mutex<Arrivals>,
 }
 
@@ -159,6 +160,7 @@ impl PacketSocket {
             mtu: AtomicUsize::new(mtu),
             index,
             lost: AtomicBool::new(false),
+            dropped: AtomicU64::new(0),
             arrivals: Mutex::new(arrivals),
         })
     }
@@ -255,7 +257,13 @@ impl Wire for PacketSocket {
         self.socket.as_fd()
     }
 
+    fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+
     fn refresh(&self) {
+        let dropped = dropped_since(&self.socket);
+        self.dropped.fetch_add(dropped, Ordering::Relaxed);
         if interface_index(&self.name) != Some(self.index) {
             self.lost.store(true, Ordering::Relaxed);
             return;
@@ -397,6 +405,31 @@ fn only_ours(socket: &OwnedFd) -> io::Result<()> {
         Err(io::Error::last_os_error())
     } else {
         Ok(())
+    }
+}
+
+/// Frames that the kernel dropped since the last call for want of room (`PACKET_STATISTICS`).
+fn dropped_since(socket: &OwnedFd) -> u64 {
+    let mut counted = libc::tpacket_stats {
+        tp_packets: 0,
+        tp_drops: 0,
+    };
+    let mut length = mem::size_of::<libc::tpacket_stats>() as libc::socklen_t;
+    // SAFETY: `counted` is valid for writing for `length` bytes, and the versions of the ring that we
+    // use fill in no more than a `tpacket_stats`.
+    let got = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_PACKET,
+            libc::PACKET_STATISTICS,
+            (&raw mut counted).cast(),
+            &raw mut length,
+        )
+    };
+    if got < 0 {
+        0
+    } else {
+        u64::from(counted.tp_drops)
     }
 }
 

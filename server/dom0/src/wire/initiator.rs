@@ -5,7 +5,7 @@ use std::time::Duration;
 use p2v_aoe::initiator::{Error, Initiator, Session};
 use p2v_aoe::inventory::Inventory;
 use p2v_aoe::token::Token;
-use p2v_aoe::vendor::{self, Status};
+use p2v_aoe::vendor::{self, Stats, Status};
 use p2v_aoe::{Address, MacAddr};
 
 use super::{Access, Export, Finish, Found, Wire, WireError};
@@ -87,6 +87,10 @@ impl Export for Session {
             Finish::Restart => vendor::Finish::Restart,
         };
         Ok(Session::finish(self, token, counter, finish)?)
+    }
+
+    fn stats(&mut self) -> Result<Stats, WireError> {
+        Ok(Session::stats(self)?)
     }
 
     fn reserve(&mut self) -> Result<(), WireError> {

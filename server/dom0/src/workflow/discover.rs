@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use p2v_aoe::inventory::Inventory;
+use p2v_aoe::vendor::Stats;
 use p2v_aoe::{Address, MacAddr};
 use serde::Serialize;
 
@@ -78,6 +79,15 @@ pub fn discover(context: Context<'_>) -> Result<Vec<MachineView>, Error> {
     }
     views.sort_by_key(|v| v.shelf);
     Ok(views)
+}
+
+/// The counters of each of the machine's disks that answer and have some (a foreign target has none).
+pub fn statistics(context: Context<'_>, machine: &MachineView) -> BTreeMap<Address, Stats> {
+    let ask = |address: &Address| {
+        let stats = context.wire.attach(*address).ok()?.stats().ok()?;
+        Some((*address, stats))
+    };
+    machine.answers.keys().filter_map(ask).collect()
 }
 
 fn stations(answers: &BTreeMap<Address, Vec<MacAddr>>) -> BTreeSet<MacAddr> {

@@ -52,7 +52,7 @@ pub use config::{ConfigWritten, config, write_config};
 pub use copying::{CopyDone, CopyRequest, CopyTarget, copy};
 pub use cutover::{CutoverOptions, cutover};
 pub use devices::{DeviceResult, devices_down, devices_up};
-pub use discover::{MachineView, discover};
+pub use discover::{MachineView, discover, statistics};
 pub use release::{ReleaseOptions, release};
 pub use start::{StartOptions, start};
 pub use stop::{StopOptions, stop};

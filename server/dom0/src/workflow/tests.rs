@@ -168,6 +168,10 @@ impl Export for FakeExport {
         Ok(())
     }
 
+    fn stats(&mut self) -> Result<p2v_aoe::vendor::Stats, WireError> {
+        Ok(p2v_aoe::vendor::Stats::default())
+    }
+
     fn reserve(&mut self) -> Result<(), WireError> {
         self.machine.lock().unwrap().reserved = true;
         Ok(())
