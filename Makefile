@@ -19,12 +19,13 @@ PACKAGES := gcc g++ libc6-dev binutils pkg-config \
 	pxelinux syslinux-common iproute2 procps util-linux \
 	vblade tftp-hpa atftp curl isc-dhcp-client udhcpc udhcpd
 
-.PHONY: help setup build image lab demo test check unit end-to-end fuzz install install-files clean
+.PHONY: help setup build image lab demo test check unit end-to-end bench fuzz install install-files clean
 
 help:
 	@echo "make demo      an old server is moved onto Xen before your eyes, all in QEMU (about 10 minutes the first time)"
 	@echo "make test      every test"
 	@echo "make install   p2v, its units and the netboot image onto this Xen host (DESTDIR= and PREFIX= as usual)"
+	@echo "make bench     figures beside vblade, as ratios in one run (about 10 minutes)"
 	@echo "make fuzz      each fuzz target for a minute"
 	@echo "also: setup build image lab check unit end-to-end clean"
 
@@ -81,6 +82,11 @@ test:
 	@$(MAKE) --no-print-directory check
 	@$(MAKE) --no-print-directory unit
 	@$(MAKE) --no-print-directory end-to-end
+
+# Figures, not tests. ONLY="cached mtu=9000" measures some rows.
+bench: setup
+	$(CARGO) build --release --locked -q -p p2v-bench
+	$(TARGET)/release/bench --out $(TARGET)/bench --only "$(ONLY)"
 
 # Coverage instrumentation that the stable compiler has, so no other toolchain is needed.
 FUZZ_SECONDS ?= 60
