@@ -114,7 +114,7 @@ impl Files {
         let runtime = tokio::runtime::Handle::current();
         let (dropped, end) = tokio::sync::oneshot::channel::<()>();
         let (done, result) = tokio::sync::oneshot::channel();
-        std::thread::Builder::new()
+        let thread = std::thread::Builder::new()
             .name("tftp".into())
             .spawn(move || {
                 // Decisions about menus are made on the runtime's threads for blocking work.
@@ -128,9 +128,13 @@ impl Files {
                     ended,
                 )));
             })?;
-        let served = result.await;
-        drop(dropped);
-        served.unwrap_or_else(|_| Err(io::Error::other("the thread for TFTP panicked")))
+        let _ends_with_us = Transfers {
+            dropped: Some(dropped),
+            thread: Some(thread),
+        };
+        result
+            .await
+            .unwrap_or_else(|_| Err(io::Error::other("the thread for TFTP panicked")))
     }
 
     async fn transfers(self, socket: UdpSocket) -> io::Result<()> {
@@ -188,6 +192,22 @@ impl Files {
             None => self.tell(peer, BootEvent::Menu { kind }),
         }
         Bytes::from(menu)
+    }
+}
+
+/// The thread that serves, ended and waited for when dropped: the port is free afterwards.
+struct Transfers {
+    dropped: Option<tokio::sync::oneshot::Sender<()>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Drop for Transfers {
+    fn drop(&mut self) {
+        drop(self.dropped.take());
+        if let Some(thread) = self.thread.take() {
+            // A panic of its was told by the missing result.
+            let _ = thread.join();
+        }
     }
 }
 
