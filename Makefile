@@ -110,6 +110,8 @@ install-files:
 	install -D -m 755 $(TARGET)/release/p2v $(DESTDIR)$(PREFIX)/sbin/p2v
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/p2v $(IMAGE)/vmlinuz $(IMAGE)/initrd
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/lib/systemd/system server/p2v/systemd/p2v-serve.service server/p2v/systemd/p2v-devices.service
+	install -D -m 755 $(TARGET)/$(HOST)/image/p2v-agent $(DESTDIR)$(PREFIX)/sbin/p2v-agent
+	install -D -m 644 appliance/agent/man/p2v-agent.8 $(DESTDIR)$(PREFIX)/share/man/man8/p2v-agent.8
 	install -D -m 644 server/p2v/man/p2v.8 $(DESTDIR)$(PREFIX)/share/man/man8/p2v.8
 	install -D -m 644 server/p2v/p2v.toml $(DESTDIR)$(PREFIX)/share/doc/p2v/p2v.toml.example
 

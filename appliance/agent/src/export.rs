@@ -19,8 +19,8 @@ use p2v_aoe::vendor::Access;
 use p2v_aoe::wire::{OpenError, PacketSocket, Wire};
 
 /// How often, and how long each time, the wire is asked whether an address is free.
-const ASK_TRIES: u32 = 3;
-const ASK_WAIT: Duration = Duration::from_millis(300);
+pub(crate) const ASK_TRIES: u32 = 3;
+pub(crate) const ASK_WAIT: Duration = Duration::from_millis(300);
 
 /// Why nothing is exported.
 #[derive(Debug, thiserror::Error)]
@@ -230,25 +230,27 @@ impl Drop for Exporter {
     }
 }
 
-/// What the disk says to IDENTIFY DEVICE; its fields hold short ASCII strings.
+/// A text for a field of IDENTIFY DEVICE, which hold short ASCII strings.
+pub(crate) fn ascii(text: &str, length: usize) -> String {
+    text.chars()
+        .map(|c| {
+            if c == ' ' || c.is_ascii_graphic() {
+                c
+            } else {
+                '?'
+            }
+        })
+        .take(length)
+        .collect()
+}
+
+/// What the disk says to IDENTIFY DEVICE.
 fn identify(disk: &Disk) -> Identify {
-    let fit = |text: &str, length: usize| -> String {
-        text.chars()
-            .map(|c| {
-                if c == ' ' || c.is_ascii_graphic() {
-                    c
-                } else {
-                    '?'
-                }
-            })
-            .take(length)
-            .collect()
-    };
     Identify {
         sectors: disk.sectors,
-        model: fit(&disk.model, 40),
-        serial: fit(&disk.serial, 20),
-        firmware: fit(env!("CARGO_PKG_VERSION"), 8),
+        model: ascii(&disk.model, 40),
+        serial: ascii(&disk.serial, 20),
+        firmware: ascii(env!("CARGO_PKG_VERSION"), 8),
         physical_sector: disk.physical_sector,
     }
 }

@@ -10,6 +10,7 @@ pub mod disks;
 pub mod dmi;
 pub mod drivers;
 pub mod export;
+pub mod export_command;
 pub mod inventory;
 pub mod link;
 pub mod modalias;

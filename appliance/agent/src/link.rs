@@ -85,6 +85,17 @@ impl Links {
         (answer.size == 6 && mac != MacAddr::zero() && mac != MacAddr::broadcast()).then_some(mac)
     }
 
+    /// Whether the interface is up and has a link; `None`: there is no such interface.
+    pub fn has_link(&self, interface: &str) -> Option<bool> {
+        let mut request = Links::request(interface).ok()?;
+        self.ioctl(libc::SIOCGIFFLAGS as libc::c_ulong, &mut request)
+            .ok()?;
+        // SAFETY: SIOCGIFFLAGS has just filled in this member.
+        let flags = libc::c_int::from(unsafe { request.ifr_ifru.ifru_flags });
+        let both = libc::IFF_UP | libc::IFF_RUNNING;
+        Some(flags & both == both)
+    }
+
     /// Sets the interface up or down.
     pub fn set_up(&self, interface: &str, up: bool) -> Result<(), LinkError> {
         let error = |source| LinkError {
@@ -132,6 +143,7 @@ mod tests {
     fn an_interface_that_is_not_there_is_named() {
         let links = Links::open().unwrap();
         assert_eq!(links.permanent_address("p2v-none0"), None);
+        assert_eq!(links.has_link("p2v-none0"), None);
         let error = links.set_up("p2v-none0", true).unwrap_err();
         assert_eq!(error.source, Errno::ENODEV);
         assert!(error.to_string().contains("p2v-none0"), "{error}");

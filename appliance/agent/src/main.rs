@@ -1,9 +1,9 @@
-//! `p2v-agent`: one program for three parts. As PID 1 it is the supervisor; started by that with
+//! `p2v-agent`: one program for four parts. On any system, `export` puts a disk on the wire. As PID 1 it is the supervisor; started by that with
 //! the word `worker` it does the work; as `modprobe` it loads what the kernel asks for.
 
 use std::process::ExitCode;
 
-use p2v_agent::{modprobe, supervisor, worker};
+use p2v_agent::{export_command, modprobe, supervisor, worker};
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args();
@@ -19,6 +19,7 @@ fn main() -> ExitCode {
         supervisor::run();
     }
     match arguments.next().as_deref() {
+        Some("export") => ExitCode::from(export_command::main(arguments)),
         Some("worker") => match worker::run() {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
@@ -28,8 +29,8 @@ fn main() -> ExitCode {
         },
         _ => {
             eprintln!(
-                "p2v-agent is PID 1 of the p2v netboot image. It does nothing on a machine that \
-                 runs another system; see `p2v help`."
+                "p2v-agent is PID 1 of the p2v netboot image. On a machine that runs another system it \
+                 does one thing: `p2v-agent export --help`."
             );
             ExitCode::from(2)
         }

@@ -104,6 +104,9 @@ impl Engine {
                 }
                 each(self, 0, bytes);
             })?;
+            if first {
+                self.now = Instant::now();
+            }
             return Ok(());
         }
         let sockets: Vec<BorrowedFd<'_>> = wires.iter().map(|w| w.readiness()).collect();
