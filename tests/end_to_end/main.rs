@@ -5,8 +5,10 @@
 
 mod copying;
 mod frames;
+mod linux_driver;
 mod scene;
 mod smoke;
 mod start_fails;
 mod strangers;
 mod whole_path;
+mod wire;

@@ -16,6 +16,8 @@ pub struct Artifacts {
     pub binaries: PathBuf,
     /// The netboot image: `vmlinuz` and `initrd`.
     pub image: PathBuf,
+    /// The static `p2v-agent` that is in it.
+    pub agent: PathBuf,
     /// This crate's directory.
     pub sources: PathBuf,
 }
@@ -32,6 +34,7 @@ impl Artifacts {
             xen_host: target.join("lab/cache/xen-host"),
             binaries: target.join("release"),
             image: target.join("netboot"),
+            agent: target.join("x86_64-unknown-linux-gnu/image/p2v-agent"),
             sources,
         };
         let wanted = [
@@ -39,6 +42,7 @@ impl Artifacts {
             (found.binaries.join("p2v"), "make build"),
             (found.binaries.join("lab-guest"), "make build"),
             (found.image.join("initrd"), "make image"),
+            (found.agent.clone(), "make image"),
         ];
         for (file, make) in wanted {
             ensure!(
@@ -82,7 +86,7 @@ impl Artifacts {
         Ok(bytes)
     }
 
-    /// Makes a small ext4 image of what the Xen host gets for one run: the product installed as
+    /// Makes a small ext4 image of what a host gets for one run: the product installed as
     /// `make install` does, and `settings` as `/etc/p2v/p2v.toml`.
     pub fn payload(&self, work: &Path, settings: &str) -> Result<PathBuf> {
         let (tree, image) = (work.join("payload"), work.join("payload.img"));
@@ -99,7 +103,10 @@ impl Artifacts {
                 .arg(format!("DESTDIR={}", root.display()))
                 .current_dir(repository),
         )?;
-        fs::copy(self.binaries.join("lab-guest"), tree.join("lab-guest"))?;
+        fs::copy(&self.agent, root.join("usr/sbin/p2v-agent"))?;
+        for program in ["lab-guest", "lab-target"] {
+            fs::copy(self.binaries.join(program), tree.join(program))?;
+        }
         fs::copy(
             self.sources.join("xen-host/lab-init"),
             tree.join("lab-init"),

@@ -34,6 +34,25 @@ impl Disk {
         })
     }
 
+    /// A disk with a pattern in every sector that tells where it is.
+    pub fn with_pattern(path: &Path, bytes: u64) -> Result<Disk> {
+        ensure!(bytes.is_multiple_of(SECTOR));
+        write_pattern(&mut File::create(path)?, 0, bytes / SECTOR)?;
+        Ok(Disk {
+            path: path.to_owned(),
+        })
+    }
+
+    /// Whether the bytes `from` to `to` still are the pattern.
+    pub fn has_pattern(&self, from: u64, to: u64) -> Result<bool> {
+        ensure!(from.is_multiple_of(SECTOR) && to.is_multiple_of(SECTOR));
+        let mut file = File::open(&self.path)?;
+        file.seek(SeekFrom::Start(from))?;
+        let mut found = vec![0; usize::try_from(to - from)?];
+        file.read_exact(&mut found)?;
+        Ok(found == pattern(from / SECTOR, to / SECTOR))
+    }
+
     /// A disk of 300 MB with an MBR, an empty boot partition, an ext4 partition with files in it, and
     /// a pattern in the gaps.
     pub fn with_partitions(path: &Path, work: &Path) -> Result<Disk> {
@@ -109,18 +128,19 @@ impl Disk {
 
 /// Fills sectors `from` to `to` with a pattern that names each sector.
 fn write_pattern(file: &mut File, from: u64, to: u64) -> Result<()> {
-    let mut data = Vec::with_capacity(1 << 20);
-    for sector in from..to {
-        let mut block = [0; SECTOR as usize];
-        for (word, i) in block.chunks_exact_mut(8).zip(0u64..) {
-            word.copy_from_slice(&(sector << 8 | i).to_le_bytes());
-        }
-        data.extend(block);
-        if data.len() >= 1 << 20 {
-            file.write_all(&data)?;
-            data.clear();
-        }
+    let mut at = from;
+    while at < to {
+        let end = to.min(at + 2048);
+        file.write_all(&pattern(at, end))?;
+        at = end;
     }
-    file.write_all(&data)?;
     Ok(())
+}
+
+/// The pattern of sectors `from` to `to`.
+fn pattern(from: u64, to: u64) -> Vec<u8> {
+    let words = SECTOR / 8;
+    (from..to)
+        .flat_map(|sector| (0..words).flat_map(move |i| (sector << 8 | i).to_le_bytes()))
+        .collect()
 }

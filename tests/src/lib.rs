@@ -1,4 +1,4 @@
-//! The lab: a real Xen host and an old server as QEMU machines, joined by a private wire.
+//! The lab: a real Xen host (or plain Linux) and an old server as QEMU machines, joined by a private wire.
 //!
 //! It knows the product only by its built files: the `p2v` binary, the netboot image, the settings.
 //! `make test` builds those first; the recipes of the machines are beside this crate.
@@ -6,8 +6,12 @@
 pub mod artifacts;
 pub mod console;
 pub mod control;
+pub mod debian;
 pub mod disk;
+pub mod fio;
+pub mod linux_host;
 pub mod machine;
 pub mod old_server;
 pub mod run;
+pub mod shell;
 pub mod xen_host;

@@ -1,0 +1,155 @@
+//! A machine with the lab's Debian root file system: the Xen host, or plain Linux.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::artifacts::{Artifacts, checked};
+use crate::console::Console;
+use crate::control::Control;
+use crate::machine::Machine;
+use crate::shell::Shell;
+
+/// Generous: two emulated machines on two busy cores.
+const BOOT_LIMIT: Duration = Duration::from_secs(240);
+
+/// A disk beside the root file system and the payload.
+pub struct Drive {
+    /// What QEMU finds it by: a file name, or a URI.
+    pub file: String,
+    /// Its serial number: `/dev/disk/by-id/virtio-SERIAL`.
+    pub serial: &'static str,
+    /// QEMU's options, each after a comma.
+    pub options: &'static str,
+}
+
+impl Drive {
+    /// A disk that is kept in order.
+    pub fn new(file: &Path, serial: &'static str) -> Drive {
+        Drive {
+            file: file.display().to_string(),
+            serial,
+            options: "",
+        }
+    }
+
+    /// A disk whose flushes cost nothing, and put nothing on this machine's disk.
+    pub fn quick(file: &Path, serial: &'static str) -> Drive {
+        Drive {
+            options: ",cache=unsafe",
+            ..Drive::new(file, serial)
+        }
+    }
+}
+
+/// What the machines with this root file system differ in.
+pub struct Parts<'a> {
+    /// For file names.
+    pub name: &'a str,
+    /// What its commands are shown behind.
+    pub prompt: &'static str,
+    /// The processor, as for `-cpu`.
+    pub processor: &'a str,
+    /// Memory in MiB.
+    pub memory: u32,
+    /// `-kernel`, `-append` and `-initrd`.
+    pub kernel: [String; 3],
+    /// What its init says at last.
+    pub ready: &'a str,
+    /// More disks.
+    pub drives: &'a [Drive],
+    /// More options for QEMU.
+    pub more: &'a [&'a str],
+}
+
+/// A fresh root file system in `work`, over the one that `make lab` has made.
+pub fn fresh_root(artifacts: &Artifacts, work: &Path) -> Result<()> {
+    checked(
+        Command::new("qemu-img")
+            .args(["create", "-q", "-f", "qcow2", "-F", "raw", "-b"])
+            .arg(artifacts.xen_host.join("dom0.img"))
+            .arg(work.join("dom0.qcow2")),
+    )
+}
+
+/// Starts the machine on `dom0.qcow2` and `payload.img` in `work`, with its wire at the socket
+/// `wire.sock` there, and waits until it takes commands.
+pub fn boot(work: &Path, parts: &Parts<'_>) -> Result<(Shell, Machine)> {
+    let name = parts.name;
+    let mut console = Console::new(work.join(format!("{name}.log")));
+    let socket = work.join("control.sock");
+    let _ = std::fs::remove_file(&socket);
+    let wire = work.join("wire.sock");
+    let _ = std::fs::remove_file(&wire);
+    let mut arguments: Vec<String> = [
+        "-M",
+        "q35",
+        "-accel",
+        "tcg,thread=multi",
+        "-smp",
+        "2",
+        "-display",
+        "none",
+        "-no-reboot",
+        "-monitor",
+        "none",
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    let mut add = |option: &str, value: String| arguments.extend([option.to_owned(), value]);
+    add("-cpu", parts.processor.to_owned());
+    add("-m", parts.memory.to_string());
+    for (option, value) in ["-kernel", "-append", "-initrd"].iter().zip(&parts.kernel) {
+        add(option, value.clone());
+    }
+    let file = |name: &str| work.join(name).display().to_string();
+    let mut drive = |file: &str, format: &str, serial: &str, options: &str| {
+        add(
+            "-drive",
+            format!("file={file},format={format},if=none,id={serial}{options}"),
+        );
+        add(
+            "-device",
+            format!("virtio-blk-pci,drive={serial},serial={serial}"),
+        );
+    };
+    drive(&file("dom0.qcow2"), "qcow2", "dom0", ",cache=unsafe");
+    drive(&file("payload.img"), "raw", "payload", ",readonly=on");
+    for more in parts.drives {
+        drive(&more.file, "raw", more.serial, more.options);
+    }
+    add(
+        "-netdev",
+        format!(
+            "stream,id=wire,server=on,addr.type=unix,addr.path={}",
+            wire.display()
+        ),
+    );
+    add(
+        "-device",
+        "virtio-net-pci,netdev=wire,mac=52:54:00:aa:00:02".to_owned(),
+    );
+    add(
+        "-chardev",
+        format!(
+            "socket,id=control,path={},server=on,wait=off",
+            socket.display()
+        ),
+    );
+    add("-device", "virtio-serial-pci".to_owned());
+    add(
+        "-device",
+        "virtserialport,chardev=control,name=p2v.lab".to_owned(),
+    );
+    add("-serial", format!("file:{}", console.path().display()));
+    arguments.extend(parts.more.iter().map(|&option| option.to_owned()));
+    let mut machine = Machine::start(name, work, &arguments)?;
+    let control =
+        Control::connect(&socket, Duration::from_secs(30)).with_context(|| machine.complaints())?;
+    let mut shell = Shell::new(control, parts.prompt, work.join("commands.log"));
+    console.wait_for(parts.ready, BOOT_LIMIT, || machine.is_running())?;
+    shell.wait_ready(BOOT_LIMIT)?;
+    Ok((shell, machine))
+}
