@@ -156,13 +156,16 @@ impl Engine {
         let volume = &mut self.volumes[index];
         let full = volume.schedule.waiting() >= QUEUE_MAX;
         let late = match &request.work {
-            Work::Write(_) if !full => volume.recent.is_late(Write {
-                from: request.to.header.destination,
-                tag: request.to.header.tag,
-                lba: request.lba,
-                sectors: request.sectors,
-                hash: request.hash,
-            }),
+            Work::Write(_) if !full => {
+                let write = Write {
+                    from: request.to.header.destination,
+                    tag: request.to.header.tag,
+                    lba: request.lba,
+                    sectors: request.sectors,
+                    hash: request.hash,
+                };
+                volume.recent.is_late(write, request.arrived)
+            }
             _ => false,
         };
         if full || late {

@@ -8,14 +8,23 @@
 //! `drivers/block/aoe/aoecmd.c`), so a number behind that of a newer write to the same place is late.
 //! What an initiator does is watched; nothing is concluded of one that keeps to no rule. A late write
 //! is passed over without an answer: if it is wanted after all, it comes again with a newer tag.
+//!
+//! Passing over a write that was no copy would be worse than anything that is prevented here, so it
+//! must end by itself: only writes of the last moments are compared with, and an initiator of which
+//! nothing but late writes comes has begun to count anew (a driver that was loaded again).
 
 use std::collections::{HashMap, VecDeque};
+use std::time::{Duration, Instant};
 
 use pnet::util::MacAddr;
 
 /// Writes that are remembered: a seventh of a second of a full gigabit wire at two sectors a frame,
 /// many times what a frame is held up on a LAN.
 const REMEMBERED: usize = 16_384;
+/// How long a frame may be held up on its way. What is older is nobody's copy.
+const HELD_UP: Duration = Duration::from_secs(2);
+/// Late writes in a row, with none in order between, after which it is the rule that was wrong.
+const IN_A_ROW: u32 = 8;
 /// Initiators that are watched.
 const STATIONS: usize = 64;
 /// Requests of an initiator that are watched before anything is concluded.
@@ -50,6 +59,8 @@ struct Habits {
     jumps: u32,
     /// It gave one tag to two requests.
     reuses: bool,
+    /// Writes passed over since the last that was done.
+    passed_over: u32,
 }
 
 /// The number in the upper half of a tag.
@@ -88,54 +99,69 @@ impl Habits {
 /// The recent writes of one disk.
 #[derive(Default)]
 pub(super) struct Recent {
-    writes: VecDeque<Write>,
+    writes: VecDeque<(Write, Instant)>,
     /// How many of `writes` a station sent with a tag.
     tags: HashMap<(MacAddr, u32), u32>,
     habits: HashMap<MacAddr, Habits>,
 }
 
 impl Recent {
-    /// Whether `write` is a late copy that must not be done. One that is not is remembered.
-    pub(super) fn is_late(&mut self, write: Write) -> bool {
+    /// Whether `write`, which came at `now`, is a late copy that must not be done. One that is not is
+    /// remembered.
+    pub(super) fn is_late(&mut self, write: Write, now: Instant) -> bool {
         if self.habits.len() >= STATIONS && !self.habits.contains_key(&write.from) {
             self.habits.clear();
         }
-        let seen = self.tags.contains_key(&(write.from, write.tag));
-        let habits = self.habits.entry(write.from).or_default();
-        let behind = habits.counts() && step(habits.newest, number(write.tag)) < 0;
-        if seen || behind {
-            let newer = |other: &&Write| other.from == write.from && other.overlaps(&write);
-            if seen {
-                let same = self.writes.iter().rposition(|other| *other == write);
-                match same {
-                    // It was done, and something newer is there now.
-                    Some(at) if !habits.reuses => {
-                        if self.writes.range(at + 1..).any(|other| newer(&other)) {
-                            return true;
-                        }
-                    }
-                    Some(_) => {}
-                    None => habits.reuses = true,
-                }
-            }
-            if behind
-                && self
-                    .writes
-                    .iter()
-                    .filter(newer)
-                    .any(|other| step(number(write.tag), number(other.tag)) > 0)
-            {
-                return true;
+        let mut habits = self.habits.get(&write.from).copied().unwrap_or_default();
+        let mut late = self.comes_late(&write, &mut habits, now);
+        if late {
+            habits.passed_over += 1;
+            if habits.passed_over > IN_A_ROW {
+                habits = Habits::default();
+                late = false;
             }
         }
-        habits.watch(write.tag);
-        self.remember(write);
-        false
+        if !late {
+            habits.passed_over = 0;
+            habits.watch(write.tag);
+            self.remember(write, now);
+        }
+        self.habits.insert(write.from, habits);
+        late
     }
 
-    fn remember(&mut self, write: Write) {
+    fn comes_late(&self, write: &Write, habits: &mut Habits, now: Instant) -> bool {
+        let seen = !habits.reuses && self.tags.contains_key(&(write.from, write.tag));
+        let behind = habits.counts() && step(habits.newest, number(write.tag)) < 0;
+        if !seen && !behind {
+            return false;
+        }
+        let mut newer = Vec::new();
+        let mut same = false;
+        for (other, at) in self.writes.iter().rev() {
+            if now.saturating_duration_since(*at) > HELD_UP || same {
+                break;
+            }
+            if other == write {
+                same = true;
+            } else if other.from == write.from && other.tag == write.tag {
+                habits.reuses = true;
+            } else if other.from == write.from && other.overlaps(write) {
+                newer.push(other.tag);
+            }
+        }
+        // It was done, and something newer is there now.
+        let copy = seen && same && !newer.is_empty();
+        let overtaken = behind
+            && newer
+                .iter()
+                .any(|tag| step(number(write.tag), number(*tag)) > 0);
+        copy || overtaken
+    }
+
+    fn remember(&mut self, write: Write, now: Instant) {
         if self.writes.len() == REMEMBERED
-            && let Some(oldest) = self.writes.pop_front()
+            && let Some((oldest, _)) = self.writes.pop_front()
         {
             let key = (oldest.from, oldest.tag);
             if let Some(count) = self.tags.get_mut(&key) {
@@ -146,7 +172,7 @@ impl Recent {
             }
         }
         *self.tags.entry((write.from, write.tag)).or_default() += 1;
-        self.writes.push_back(write);
+        self.writes.push_back((write, now));
     }
 }
 
@@ -166,6 +192,10 @@ mod tests {
         }
     }
 
+    fn now() -> Instant {
+        Instant::now()
+    }
+
     /// A tag as the Linux driver makes it: a count above, a clock below.
     fn linux(count: u32) -> u32 {
         (count & 0x7fff) << 16 | (count.wrapping_mul(7) & 0xffff)
@@ -174,12 +204,15 @@ mod tests {
     #[test]
     fn a_doubled_frame_does_not_undo_a_newer_write() {
         let mut recent = Recent::default();
-        assert!(!recent.is_late(write(100, 0, 1)));
-        assert!(!recent.is_late(write(100, 0, 1)), "nothing newer: harmless");
-        assert!(!recent.is_late(write(101, 1, 2)));
-        assert!(recent.is_late(write(100, 0, 1)));
+        assert!(!recent.is_late(write(100, 0, 1), now()));
         assert!(
-            !recent.is_late(write(102, 0, 1)),
+            !recent.is_late(write(100, 0, 1), now()),
+            "nothing newer: harmless"
+        );
+        assert!(!recent.is_late(write(101, 1, 2), now()));
+        assert!(recent.is_late(write(100, 0, 1), now()));
+        assert!(
+            !recent.is_late(write(102, 0, 1), now()),
             "the same data, written again"
         );
     }
@@ -190,14 +223,14 @@ mod tests {
         // Across the wrap of the 15 bits.
         let start = 0x7fff - 100;
         for count in 0..200 {
-            assert!(!recent.is_late(write(linux(start + count), u64::from(count) * 2, 9)));
+            assert!(!recent.is_late(write(linux(start + count), u64::from(count) * 2, 9), now()));
         }
         let (first, again, newer) = (linux(start + 200), linux(start + 201), linux(start + 202));
-        assert!(!recent.is_late(write(again, 1000, 5)));
-        assert!(!recent.is_late(write(newer, 1000, 6)));
-        assert!(recent.is_late(write(first, 1000, 5)));
+        assert!(!recent.is_late(write(again, 1000, 5), now()));
+        assert!(!recent.is_late(write(newer, 1000, 6), now()));
+        assert!(recent.is_late(write(first, 1000, 5), now()));
         // Late, but nothing newer is there: it is done.
-        assert!(!recent.is_late(write(first, 5000, 5)));
+        assert!(!recent.is_late(write(first, 5000, 5), now()));
     }
 
     #[test]
@@ -205,22 +238,42 @@ mod tests {
         // One tag for everything: A, B, A must end with A.
         let mut recent = Recent::default();
         for round in 0..300 {
-            assert!(!recent.is_late(write(0, 0, round % 2)), "{round}");
+            assert!(!recent.is_late(write(0, 0, round % 2), now()), "{round}");
         }
         // Tags at random.
         let mut recent = Recent::default();
         let mut tag = 1u32;
         for round in 0..3000 {
             tag = tag.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            assert!(!recent.is_late(write(tag, 0, round)), "{round}");
+            assert!(!recent.is_late(write(tag, 0, round), now()), "{round}");
         }
+    }
+
+    #[test]
+    fn a_driver_that_was_loaded_again_is_not_shut_out() {
+        let mut recent = Recent::default();
+        for count in 0..200 {
+            assert!(!recent.is_late(
+                write(linux(5000 + count), u64::from(count % 4) * 2, 9),
+                now()
+            ));
+        }
+        // It counts from the beginning again, and writes to the same places at once.
+        let done = (1..=20).position(|count| !recent.is_late(write(linux(count), 0, 7), now()));
+        assert!(done.is_some_and(|tries| tries <= IN_A_ROW as usize));
+        for count in 21..300 {
+            assert!(!recent.is_late(write(linux(count), u64::from(count % 4) * 2, 8), now()));
+        }
+        // And some seconds later nothing is late at all.
+        let later = now() + HELD_UP + Duration::from_secs(1);
+        assert!(!recent.is_late(write(linux(1), 0, 7), later));
     }
 
     #[test]
     fn memory_is_bounded() {
         let mut recent = Recent::default();
         for count in 0..3 * REMEMBERED as u32 {
-            recent.is_late(write(count, u64::from(count), 0));
+            recent.is_late(write(count, u64::from(count), 0), now());
         }
         assert_eq!(recent.writes.len(), REMEMBERED);
         assert_eq!(recent.tags.len(), REMEMBERED);

@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -28,6 +29,8 @@ struct Shared {
     work: Condvar,
     /// Readable when something has ended.
     ended: EventFd,
+    /// Set when something has ended, so that looking costs nothing when nothing has.
+    any: AtomicBool,
 }
 
 impl Shared {
@@ -35,6 +38,14 @@ impl Shared {
         self.state
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Tells that something has ended, which is in `state` already.
+    fn tell(&self) {
+        // It cannot be full: that would take 2^64 writes without a read. Before the flag, so that who
+        // sees the flag finds the descriptor readable and clears it: it never stays so for nothing.
+        let _ = self.ended.write(1);
+        self.any.store(true, Ordering::Release);
     }
 }
 
@@ -48,6 +59,7 @@ impl Pool {
             state: Mutex::default(),
             work: Condvar::new(),
             ended: EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?,
+            any: AtomicBool::new(false),
         })))
     }
 
@@ -70,7 +82,7 @@ impl Pool {
                         drop(state);
                         let ended = operation.run();
                         self.0.lock().ended.push(ended);
-                        let _ = self.0.ended.write(1);
+                        self.0.tell();
                     }
                     return;
                 }
@@ -81,7 +93,10 @@ impl Pool {
 
     /// Moves what has ended to `ended`.
     pub(super) fn reap(&self, ended: &mut Vec<Ended>) {
-        // Before looking: what ends after it writes it again.
+        // Both before looking: what ends after it sets them again.
+        if !self.0.any.swap(false, Ordering::AcqRel) {
+            return;
+        }
         let _ = self.0.ended.read();
         ended.append(&mut self.0.lock().ended);
     }
@@ -107,8 +122,7 @@ fn work(shared: &Shared) {
             let ended = operation.run();
             state = shared.lock();
             state.ended.push(ended);
-            // It cannot be full: that would take 2^64 writes without a read.
-            let _ = shared.ended.write(1);
+            shared.tell();
         } else if state.closed {
             return;
         } else {
