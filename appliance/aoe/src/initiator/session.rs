@@ -41,6 +41,8 @@ pub struct Session {
     exchange: Exchange,
     identify: Identify,
     sectors_per_frame: u8,
+    /// Which start of the agent the inventory was of that was read last.
+    boot_id: Option<String>,
 }
 
 impl Session {
@@ -50,6 +52,7 @@ impl Session {
             iface: iface.to_owned(),
             identify: Identify::default(),
             sectors_per_frame: 1,
+            boot_id: None,
             wire,
         };
         session.identify = session.ask_identify().map_err(|error| match error {
@@ -370,7 +373,10 @@ impl Session {
             }
             document.extend(data);
             if complete {
-                return serde_json::from_slice(&document).map_err(|e| self.nonsense(what, e));
+                let inventory: Inventory =
+                    serde_json::from_slice(&document).map_err(|e| self.nonsense(what, e))?;
+                self.boot_id = Some(inventory.boot_id.clone());
+                return Ok(inventory);
             }
         }
     }
@@ -424,8 +430,12 @@ impl Session {
         token: &Token,
         counter: u64,
     ) -> Result<(), Error> {
-        // Asked each time: the agent may have been started again since.
-        let boot_id = self.inventory()?.boot_id;
+        // For the start of the agent whose inventory the caller has seen: one that was started again
+        // since, with other disks perhaps, refuses.
+        let boot_id = match &self.boot_id {
+            Some(seen) => seen.clone(),
+            None => self.inventory()?.boot_id,
+        };
         let tag = control_tag(
             token,
             &boot_id,
@@ -455,7 +465,8 @@ impl Session {
         }
     }
 
-    /// Makes the export read-only or read-write. `counter` must be higher than that of every
+    /// Makes the export read-only or read-write. The order is for the start of the agent whose
+    /// inventory was read last in this session, and for no other. `counter` must be higher than that of every
     /// control request before it in the machine's current boot.
     pub fn access(&mut self, token: &Token, counter: u64, access: Access) -> Result<(), Error> {
         let what = match access {
