@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use indicatif::HumanBytes;
 use p2v_aoe::Address;
 use p2v_aoe::initiator::Initiator;
@@ -92,6 +92,12 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         } => with_wire(&host, &told, |context| {
             let target = match what.parse::<Address>() {
                 Ok(address) => CopyTarget::Disk(address),
+                // No name has a dot: an address was meant.
+                Err(_) if what.starts_with('e') && what.contains('.') => {
+                    bail!(
+                        "`{what}` is no disk's address: eSHELF.SLOT, as in e7.0, with shelf 0 to 4094 and slot 0 to 254"
+                    )
+                }
                 Err(_) => CopyTarget::Machine(name_of(what)?),
             };
             let request = CopyRequest {

@@ -17,8 +17,20 @@ fn main() -> ExitCode {
     match commands::run(&arguments) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("p2v: {error:#}");
+            eprintln!("p2v: {}", in_one_line(&error));
             ExitCode::from(arguments::exit::FAILED)
         }
     }
+}
+
+/// An error and what caused it. Many of ours name their cause themselves: nothing is said twice.
+fn in_one_line(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text += ": ";
+            text += &cause;
+        }
+    }
+    text
 }
