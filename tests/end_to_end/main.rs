@@ -6,6 +6,7 @@
 mod copying;
 mod frames;
 mod linux_driver;
+mod sanboot;
 mod scene;
 mod smoke;
 mod start_fails;

@@ -44,8 +44,41 @@ pub struct OldServer {
 }
 
 impl OldServer {
-    /// Switches the machine on. Its wire goes to the Xen host's socket in `work`.
+    /// Switches the machine on. Its wire goes to the host's socket in `work`.
     pub fn power_on(work: &Path, disk: &Disk, hardware: Hardware) -> Result<OldServer> {
+        let file = disk.path.display().to_string();
+        Self::power_on_with(work, &file, ",cache=writethrough", hardware)
+    }
+
+    /// The same, with a disk that QEMU finds by `file` (a name or a URI); `options`: QEMU's for it,
+    /// each after a comma.
+    pub fn power_on_with(
+        work: &Path,
+        file: &str,
+        options: &str,
+        hardware: Hardware,
+    ) -> Result<OldServer> {
+        let (last, others) = hardware
+            .disk_devices
+            .split_last()
+            .context("a machine with no disk")?;
+        let mut arguments = vec![
+            "-drive".to_owned(),
+            format!("file={file},format=raw,if=none,id=disk{options}"),
+        ];
+        for device in others {
+            arguments.extend(["-device".to_owned(), (*device).to_owned()]);
+        }
+        arguments.extend(["-device".to_owned(), format!("{last},drive=disk")]);
+        Self::start(work, hardware, &arguments)
+    }
+
+    /// A machine of the same kind without a disk.
+    pub fn diskless(work: &Path, hardware: Hardware) -> Result<OldServer> {
+        Self::start(work, hardware, &[])
+    }
+
+    fn start(work: &Path, hardware: Hardware, disk: &[String]) -> Result<OldServer> {
         let console = Console::new(work.join("old-server.log"));
         let mut arguments: Vec<String> = ["-accel", "tcg", "-m", "512", "-boot", "n"]
             .map(str::to_owned)
@@ -66,23 +99,9 @@ impl OldServer {
             "-device",
             format!("{},netdev=wire,mac={MAC}", hardware.network_card),
         );
-        add(
-            "-drive",
-            format!(
-                "file={},format=raw,if=none,id=disk,cache=writethrough",
-                disk.path.display()
-            ),
-        );
-        let (last, others) = hardware
-            .disk_devices
-            .split_last()
-            .context("a machine with no disk")?;
-        for device in others {
-            add("-device", (*device).to_owned());
-        }
-        add("-device", format!("{last},drive=disk"));
         add("-serial", format!("file:{}", console.path().display()));
         arguments.push("-no-reboot".to_owned());
+        arguments.extend_from_slice(disk);
         Ok(OldServer {
             machine: Machine::start("old-server", work, &arguments)?,
             console,
