@@ -6,6 +6,7 @@
 mod copying;
 mod frames;
 mod linux_driver;
+mod power_cut;
 mod sanboot;
 mod scene;
 mod smoke;

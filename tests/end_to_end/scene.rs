@@ -29,6 +29,17 @@ impl Scene {
         hardware: Hardware,
         make_disk: impl FnOnce(&Artifacts, &Path) -> Disk,
     ) -> Scene {
+        Scene::with_machine(name, make_disk, |work, disk| {
+            OldServer::power_on(work, disk, hardware).unwrap()
+        })
+    }
+
+    /// Sets it up with that disk, and with the machine that `power_on` starts.
+    pub fn with_machine(
+        name: &str,
+        make_disk: impl FnOnce(&Artifacts, &Path) -> Disk,
+        power_on: impl FnOnce(&Path, &Disk) -> OldServer,
+    ) -> Scene {
         let artifacts = Artifacts::find().unwrap();
         let run = Run::new(&artifacts.lab, name).unwrap();
         let work = run.directory().to_owned();
@@ -36,7 +47,7 @@ impl Scene {
         let mut host = XenHost::start(&artifacts, &work, xen_host::SETTINGS).unwrap();
         host.background("p2v-serve", "p2v serve", "serving DHCP")
             .unwrap();
-        let mut old = OldServer::power_on(&work, &disk, hardware).unwrap();
+        let mut old = power_on(&work, &disk);
         old.wait_for("exporting e1.0 read-only", EXPORT_LIMIT)
             .unwrap();
         Scene {
@@ -50,10 +61,7 @@ impl Scene {
 
     /// A small disk with the guest that counts its boots.
     pub fn with_guest(name: &str, hardware: Hardware) -> Scene {
-        Scene::new(name, hardware, |artifacts, work| {
-            let boot_sector = artifacts.boot_sector(work).unwrap();
-            Disk::with_guest(&work.join("old.disk"), 48 << 20, &boot_sector).unwrap()
-        })
+        Scene::new(name, hardware, guest_disk)
     }
 
     /// What the guest says on its serial port in the domain.
@@ -80,4 +88,10 @@ impl Scene {
         let output = Command::new("sh").args(["-c", &command]).output().unwrap();
         String::from_utf8(output.stdout).unwrap()
     }
+}
+
+/// A small disk with the guest that counts its boots.
+pub fn guest_disk(artifacts: &Artifacts, work: &Path) -> Disk {
+    let boot_sector = artifacts.boot_sector(work).unwrap();
+    Disk::with_guest(&work.join("old.disk"), 48 << 20, &boot_sector).unwrap()
 }

@@ -9,6 +9,7 @@ pub mod control;
 pub mod debian;
 pub mod disk;
 pub mod fio;
+pub mod forgetful_disk;
 pub mod linux_host;
 pub mod machine;
 pub mod old_server;
