@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use nix::sched::{CloneFlags, unshare};
 use p2v_aoe::ata::Identify;
+use p2v_aoe::config::QueryConfig;
+use p2v_aoe::frame::{self, Header, command};
 use p2v_aoe::initiator::{Error, Initiator, Session};
 use p2v_aoe::target::{Durability, Event, Events, Export, FileDisk, Target, TargetConfig};
 use p2v_aoe::token::Token;
@@ -225,6 +227,41 @@ fn a_switch_that_drops_long_frames_is_found_out_before_it_costs_anything() {
         let mut session = host.attach(E7_0).unwrap();
         assert_eq!(session.sectors_per_frame(), 2);
         read_and_write(&mut session, &path, &mut data);
+    });
+}
+
+#[test]
+fn a_frame_of_a_vlan_is_for_that_vlan() {
+    with_wire(1500, || {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, _) = disk_image(directory.path());
+        with_target(&path, |host| {
+            // The target is up.
+            host.attach(E7_0).unwrap();
+            let wire = PacketSocket::open("host0").unwrap();
+            let query = |tag: u32| {
+                let to = MacAddr::new(2, 0, 0, 0, 0, 7);
+                Header::request(wire.mac(), to, E7_0, command::CONFIG, tag)
+                    .frame(&[&QueryConfig::default().to_bytes()])
+            };
+            // IEEE 802.1Q: four bytes between the addresses and the EtherType.
+            let tagged = |vlan: u8, tag: u32| {
+                let mut frame = query(tag);
+                frame.splice(12..12, [0x81, 0x00, 0x00, vlan]);
+                frame
+            };
+            let (of_a_vlan, priority_only, plain) = (0x8000_0001, 0x8000_0002, 0x8000_0003);
+            wire.send(&[tagged(5, of_a_vlan), tagged(0, priority_only), query(plain)])
+                .unwrap();
+            let mut answered = Vec::new();
+            while !answered.contains(&plain) {
+                let got = wire.receive(Duration::from_secs(10), &mut |bytes| {
+                    answered.extend(frame::parse(bytes).map(|(header, _)| header.tag));
+                });
+                assert_ne!(got.unwrap(), 0, "no answer");
+            }
+            assert_eq!(answered, [priority_only, plain]);
+        });
     });
 }
 
