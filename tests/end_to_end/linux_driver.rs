@@ -130,6 +130,25 @@ fn the_linux_driver_gets_every_byte_right_on_bad_wires() {
 }
 
 #[test]
+fn a_doubled_frame_that_comes_late_does_not_undo_a_newer_write() {
+    let mut scene = WireScene::new("late-frames", 4 * MIB);
+    // The target has to know how this initiator numbers its requests, and the driver the round trip.
+    let [job, ..] = jobs(MIB, 1024);
+    job.run(&mut scene.host).unwrap();
+    // Every second frame is doubled, and each of the two comes when it likes: without the target's
+    // care one of ten pairs of writes ends with the older one.
+    scene.netem_arriving("delay 50ms 50ms duplicate 50%");
+    let said = scene
+        .host
+        .ok(&format!("/lab/lab-guest rewrite {DEVICE} 20 200"))
+        .unwrap();
+    assert!(said.starts_with("0 of 320 writes"), "{said}");
+    scene.netem("");
+    scene.both_ends_agree();
+    scene.end().1.succeeded();
+}
+
+#[test]
 fn a_link_that_is_away_for_half_a_minute_costs_time_and_nothing_else() {
     let mut scene = WireScene::new("link-away", 16 * MIB);
     let job = Job {

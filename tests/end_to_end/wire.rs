@@ -63,16 +63,24 @@ impl WireScene {
     /// Makes the wire do to frames, both ways, what `netem` says: options as for `tc`; none: a good
     /// wire.
     pub fn netem(&mut self, options: &str) {
-        for way in ["eth2", "arriving"] {
-            // Not `replace`, which leaves what is not named as it was.
-            let qdisc = |what: &str| format!("tc -n target qdisc {what} dev {way} root");
-            self.host.run(&qdisc("del")).unwrap();
-            if !options.is_empty() {
-                // Room for many times a window of frames: none is dropped but by order.
-                self.host
-                    .ok(&format!("{} netem limit 4000 {options}", qdisc("add")))
-                    .unwrap();
-            }
+        self.netem_one_way("eth2", options);
+        self.netem_arriving(options);
+    }
+
+    /// The same for what arrives at the target only.
+    pub fn netem_arriving(&mut self, options: &str) {
+        self.netem_one_way("arriving", options);
+    }
+
+    fn netem_one_way(&mut self, way: &str, options: &str) {
+        // Not `replace`, which leaves what is not named as it was.
+        let qdisc = |what: &str| format!("tc -n target qdisc {what} dev {way} root");
+        self.host.run(&qdisc("del")).unwrap();
+        if !options.is_empty() {
+            // Room for many times a window of frames: none is dropped but by order.
+            self.host
+                .ok(&format!("{} netem limit 4000 {options}", qdisc("add")))
+                .unwrap();
         }
     }
 

@@ -1,5 +1,5 @@
-//! What the lab needs inside its Xen host: the control channel, waiting for a line in a file, and
-//! raw frames that the product's own programs would never send.
+//! What the lab needs inside its Xen host: the control channel, waiting for a line in a file, raw
+//! frames that the product's own programs would never send, and writes that chase each other.
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -12,6 +12,8 @@ use p2v_lab::control::{Answer, Order};
 
 #[path = "lab-guest/frames.rs"]
 mod frames;
+#[path = "lab-guest/rewrite.rs"]
+mod rewrite;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -22,8 +24,9 @@ fn main() -> ExitCode {
         ["send", iface, hex] => frames::send(iface, hex),
         ["capture", iface, file] => frames::capture(iface, file),
         ["replay", iface, file] => frames::replay(iface, file),
+        ["rewrite", device, rounds, longest_ms] => rewrite::rewrite(device, rounds, longest_ms),
         _ => Err(anyhow::anyhow!(
-            "lab-guest: serve PORT | wait-line FILE TEXT | send|capture|replay IFACE ..."
+            "lab-guest: serve PORT | wait-line FILE TEXT | send|capture|replay IFACE ... | rewrite DEVICE ROUNDS MS"
         )),
     };
     match result {
