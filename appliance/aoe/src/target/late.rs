@@ -145,7 +145,9 @@ impl Recent {
             if other == write {
                 same = true;
             } else if other.from == write.from && other.tag == write.tag {
-                habits.reuses = true;
+                // One that counts has sent a page again that was changed meanwhile; it is one frame, and
+                // not the initiator, that keeps to no rule.
+                habits.reuses |= !habits.counts();
             } else if other.from == write.from && other.overlaps(write) {
                 newer.push(other.tag);
             }
