@@ -1,5 +1,9 @@
 //! How long work tells what it is doing.
 
+use std::time::Duration;
+
+use crate::wire::{Silence, SilenceListener};
+
 /// Progress of one copy, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
@@ -15,6 +19,19 @@ pub struct Progress {
     pub zeroed: u64,
 }
 
+/// What an old machine's silence is, for the operator; `what` is the disk's address.
+pub fn silence(what: &str, silence: Silence, patience: Duration) -> String {
+    match silence {
+        Silence::Lasts(for_now) => format!(
+            "{what} has said nothing for {} s and is waited for, up to {} s: is the old machine restarting, or its \
+             cable out? Its screen tells",
+            for_now.as_secs(),
+            patience.as_secs()
+        ),
+        Silence::Ended(after) => format!("{what} answers again, after {} s", after.as_secs()),
+    }
+}
+
 /// Receives what a workflow has to say. All methods may be called from any thread.
 pub trait Report: Sync {
     /// A step begins, in the present tense and with its object: `waiting for /dev/etherd/e7.0`.
@@ -25,6 +42,12 @@ pub trait Report: Sync {
 
     /// A copy of the disk named `what` (an AoE address) got on.
     fn progress(&self, what: &str, progress: Progress);
+
+    /// What tells the operator of the silence of the disk named `what`, for which `patience` is had.
+    fn silence(&self, what: &str, patience: Duration) -> SilenceListener {
+        let _ = (what, patience);
+        Box::new(|_| {})
+    }
 }
 
 /// Says nothing.

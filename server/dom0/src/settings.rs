@@ -67,6 +67,9 @@ pub struct Settings {
     pub wait_seconds: u64,
     /// Seconds to listen for answers to a discovery. Default 2.
     pub discovery_seconds: u64,
+    /// Seconds that a copy waits for an old machine that has fallen silent: while it restarts, or its
+    /// cable is out. Default 600.
+    pub silence_seconds: u64,
 }
 
 impl Default for Settings {
@@ -82,6 +85,7 @@ impl Default for Settings {
             xen_platform_pci: false,
             wait_seconds: 60,
             discovery_seconds: 2,
+            silence_seconds: 600,
         }
     }
 }

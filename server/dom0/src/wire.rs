@@ -10,6 +10,8 @@ use p2v_aoe::token::Token;
 use p2v_aoe::vendor::Stats;
 use p2v_aoe::{Address, MacAddr};
 
+pub use p2v_aoe::initiator::Silence;
+
 use crate::copy::Source;
 
 mod initiator;
@@ -46,6 +48,9 @@ pub enum Finish {
 #[error("{0}")]
 pub struct WireError(pub String);
 
+/// Is told of a target that says nothing.
+pub type SilenceListener = Box<dyn FnMut(Silence) + Send>;
+
 /// A segment with AoE targets on it.
 pub trait Wire {
     /// Every answer within `wait`.
@@ -65,6 +70,10 @@ pub trait Wire {
 pub trait Export: Source {
     /// The target's MAC.
     fn mac(&self) -> MacAddr;
+
+    /// Lets the target be silent for `patience` before a request fails (a machine that restarts takes
+    /// minutes), and has `listener` told meanwhile.
+    fn wait_out_silence(&mut self, patience: Duration, listener: SilenceListener);
 
     /// The machine's inventory.
     ///

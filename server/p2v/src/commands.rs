@@ -35,10 +35,10 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         Command::Doctor => doctor::run(&host, &settings, json),
         Command::Config { name, write } => config(&host, &told, &name_of(name)?, *write),
         Command::Devices { action } => devices(&host, &told, *action),
-        Command::List => with_wire(&host, &told, |context| {
+        Command::List => with_wire(&host, &settings, &told, |context| {
             show::list(&workflow::discover(context)?, json)
         }),
-        Command::Show { name } => with_wire(&host, &told, |context| {
+        Command::Show { name } => with_wire(&host, &settings, &told, |context| {
             let wanted = name_of(name)?;
             let machines = workflow::discover(context)?;
             let machine = machines.iter().find(|m| m.name.as_ref() == Some(&wanted));
@@ -52,7 +52,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             name,
             discard_copy,
             without_disk,
-        } => with_wire(&host, &told, |context| {
+        } => with_wire(&host, &settings, &told, |context| {
             let name = name_of(name)?;
             let config = workflow::start(
                 context,
@@ -73,7 +73,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             );
             Ok(ExitCode::SUCCESS)
         }),
-        Command::Stop { name, destroy } => with_wire(&host, &told, |context| {
+        Command::Stop { name, destroy } => with_wire(&host, &settings, &told, |context| {
             let name = name_of(name)?;
             workflow::stop(context, &name, StopOptions { destroy: *destroy })?;
             done(
@@ -89,7 +89,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             overwrite,
             not_booted_by_this_host,
             without_disk,
-        } => with_wire(&host, &told, |context| {
+        } => with_wire(&host, &settings, &told, |context| {
             let target = match what.parse::<Address>() {
                 Ok(address) => CopyTarget::Disk(address),
                 // No name has a dot: an address was meant.
@@ -118,7 +118,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             accept_unguarded,
             old_machine_gone,
             without_disk,
-        } => with_wire(&host, &told, |context| {
+        } => with_wire(&host, &settings, &told, |context| {
             let name = name_of(name)?;
             let options = CutoverOptions {
                 autostart: *autostart,
@@ -139,7 +139,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             );
             Ok(ExitCode::SUCCESS)
         }),
-        Command::Release { name, off } => with_wire(&host, &told, |context| {
+        Command::Release { name, off } => with_wire(&host, &settings, &told, |context| {
             let name = name_of(name)?;
             workflow::release(context, &name, ReleaseOptions { off: *off })?;
             done(
@@ -158,11 +158,17 @@ fn name_of(text: &str) -> Result<MachineName> {
 
 fn with_wire(
     host: &Host,
+    settings: &Settings,
     told: &Told,
     work: impl FnOnce(workflow::Context<'_>) -> Result<ExitCode>,
 ) -> Result<ExitCode> {
-    let wire = Initiator::open(&host.iface)
+    let mut wire = Initiator::open(&host.iface)
         .context("the old machines cannot be reached (--iface names another interface)")?;
+    for iface in &settings.more_ifaces {
+        let more = Initiator::open(iface)
+            .context("`more_ifaces` in the settings names an interface that cannot be used")?;
+        wire = wire.and(more);
+    }
     work(workflow::Context {
         host,
         wire: &wire,

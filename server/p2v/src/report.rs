@@ -6,7 +6,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{HumanBytes, HumanDuration, MultiProgress, ProgressBar, ProgressStyle};
-use p2v_dom0::report::{Progress, Report};
+use p2v_dom0::report::{self, Progress, Report};
+use p2v_dom0::wire::SilenceListener;
 
 /// Time between two lines about one disk where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(5);
@@ -36,10 +37,7 @@ impl Told {
     }
 
     fn line(&self, text: &str) {
-        match &self.bars {
-            Some(bars) => bars.suspend(|| eprintln!("{text}")),
-            None => eprintln!("{text}"),
-        }
+        say(&self.bars, text);
     }
 
     fn running(&self) -> MutexGuard<'_, BTreeMap<String, Running>> {
@@ -63,7 +61,23 @@ impl Told {
     }
 }
 
+/// A line on standard error, above the bars if there are some.
+fn say(bars: &Option<MultiProgress>, text: &str) {
+    match bars {
+        Some(bars) => bars.suspend(|| eprintln!("{text}")),
+        None => eprintln!("{text}"),
+    }
+}
+
 impl Report for Told {
+    fn silence(&self, what: &str, patience: Duration) -> SilenceListener {
+        let (bars, what) = (self.bars.clone(), what.to_owned());
+        Box::new(move |silence| {
+            let text = report::silence(&what, silence, patience);
+            say(&bars, &format!("! {text}"));
+        })
+    }
+
     fn step(&self, text: &str) {
         self.line(&format!("  {text}"));
     }

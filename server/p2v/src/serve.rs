@@ -95,6 +95,9 @@ pub fn run(settings: Settings) -> Result<()> {
         Err(error) => eprintln!("p2v serve: {error}"),
     }
     let mut hosts = vec![mac_of(&settings.iface)?];
+    for iface in &settings.more_ifaces {
+        hosts.push(mac_of(iface)?);
+    }
     hosts.extend(
         settings
             .hosts

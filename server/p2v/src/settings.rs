@@ -35,6 +35,9 @@ pub const SETTINGS_FILE: &str = "/etc/p2v/p2v.toml";
 pub struct Settings {
     /// Interface with the old machines on it; default `xenbr0`.
     pub iface: String,
+    /// More interfaces on which the old machines can be reached: disks are then read over all of them.
+    /// The domains' disks and the netboot service stay on `iface`.
+    pub more_ifaces: Vec<String>,
     /// Directory of the machine records; default `/var/lib/p2v`.
     pub state: PathBuf,
     /// More MAC addresses that the agents answer, beside that of `iface`; for a host that is
@@ -62,6 +65,7 @@ impl Default for Settings {
     fn default() -> Settings {
         Settings {
             iface: "xenbr0".into(),
+            more_ifaces: Vec::new(),
             state: "/var/lib/p2v".into(),
             hosts: Vec::new(),
             serve: Default::default(),

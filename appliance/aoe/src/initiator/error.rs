@@ -66,8 +66,9 @@ pub enum Error {
     },
     /// The target stopped answering.
     #[error(
-        "{address} at {mac} has been silent for {waited:.0?} ({what}): look at the old machine's screen and at \
-         the cable between; nothing is lost, the command can be run again"
+        "{address} at {mac} has been silent for {waited:.0?} ({what}){}: look at the old machine's screen and at \
+         the cable between; nothing is lost, the command can be run again",
+        whereabouts(now)
     )]
     Silent {
         /// The target.
@@ -78,6 +79,23 @@ pub enum Error {
         what: &'static str,
         /// Since it was last heard.
         waited: Duration,
+        /// Who answers for the address now, if that was asked.
+        now: Option<Vec<MacAddr>>,
+    },
+    /// After a silence there is another disk at the address.
+    #[error(
+        "{address} at {mac} is another disk since the old machine fell silent: it was {was}, it is {is}. The disks \
+         have changed places, or the machine was exchanged; nothing more was done. `p2v show` tells which is which"
+    )]
+    Changed {
+        /// The target.
+        address: Address,
+        /// Its station.
+        mac: MacAddr,
+        /// Model, serial number and size before.
+        was: String,
+        /// The same now.
+        is: String,
     },
     /// Another initiator holds a reservation.
     #[error(
@@ -153,6 +171,15 @@ pub enum Error {
         /// Sectors asked for.
         count: u64,
     },
+}
+
+/// What asking around brought, after silence.
+fn whereabouts(now: &Option<Vec<MacAddr>>) -> String {
+    match now.as_deref() {
+        None => String::new(),
+        Some([]) => "; nobody answers for the address now, so it is off, or cut off".into(),
+        Some(macs) => format!("; now {} answers for the address", list(macs)),
+    }
 }
 
 fn list(macs: &[MacAddr]) -> String {

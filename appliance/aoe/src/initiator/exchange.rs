@@ -3,29 +3,32 @@
 //! The window grows and shrinks as TCP's does (RFC 5681) and is bounded by what the target says it
 //! can hold; the time-out follows the measured round trip (RFC 6298). A retransmitted request keeps
 //! its tag: it asks for the same thing, so whichever reply comes is the answer.
+//!
+//! Where several ways lead to the target, each request takes the one with the most room. One that is
+//! lost is sent again by a way that has answered since, unless it must stay on its own: a write is
+//! known to the target by its sender's address and tag, and only so a copy of it that comes late does
+//! no harm.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use pnet::util::MacAddr;
 
-use super::{Error, TAG_OURS};
+use super::path::{Path, RTO_MAX};
+use super::{Error, Silence, TAG_OURS};
 use crate::address::Address;
 use crate::frame::{self, FRAME_MIN, HEADER_LEN, Header};
 use crate::wire::Wire;
-
-/// Shortest time-out. Below it the scheduler's own delays look like losses.
-const RTO_MIN: Duration = Duration::from_millis(30);
-/// Longest time-out after backing off.
-const RTO_MAX: Duration = Duration::from_secs(4);
-/// Time-out before anything was measured.
-const RTO_START: Duration = Duration::from_millis(500);
-/// Requests in flight at first.
-const WINDOW_START: f64 = 8.0;
 
 /// Requests in flight at the most, whatever a target says: more than the fastest wire needs.
 const WINDOW_MAX: usize = 256;
 /// Bits of a tag that name the place of a request among those in flight.
 const SLOT_BITS: u32 = 8;
+/// After this long without a word the target may be another than it was.
+const IDLE: Duration = Duration::from_secs(1);
+/// Silence that is worth telling of, and how often.
+const TELL_AFTER: Duration = Duration::from_secs(5);
 /// Bytes of headers and the largest body without data that a request has.
 const HEAD_MAX: usize = 256;
 
@@ -43,6 +46,8 @@ pub(super) struct Ask<'a> {
     pub(super) data: &'a dyn Fn(usize) -> &'a [u8],
     /// Time-out is no shorter than this, for requests that keep the target busy.
     pub(super) slow: Duration,
+    /// The only way that the requests may take.
+    pub(super) path: Option<usize>,
 }
 
 /// Takes the body of the answer to the request with an index.
@@ -61,6 +66,7 @@ struct Pending {
     sent: Instant,
     timeout: Duration,
     again: bool,
+    path: usize,
 }
 
 /// What became of the frames of a session.
@@ -74,18 +80,81 @@ pub struct Counters {
     pub late: u64,
 }
 
+/// An interface and the wire on it.
+pub(super) struct Link {
+    pub(super) wire: Arc<dyn Wire>,
+    pub(super) iface: String,
+}
+
+impl Link {
+    pub(super) fn failed(&self, what: &'static str, source: std::io::Error) -> Error {
+        Error::Wire {
+            what,
+            iface: self.iface.clone(),
+            source,
+        }
+    }
+}
+
+/// Hands what comes on any link within `wait` to `each`, with the link's index. An error is told with
+/// the index as well, when the other links have had their turn.
+pub(super) fn receive(
+    links: &[Link],
+    wait: Duration,
+    each: &mut dyn FnMut(usize, &[u8]),
+) -> Result<(), (usize, std::io::Error)> {
+    if let [link] = links {
+        let received = link.wire.receive(wait, &mut |bytes| each(0, bytes));
+        return received.map(|_| ()).map_err(|error| (0, error));
+    }
+    let mut polled: Vec<PollFd<'_>> = links
+        .iter()
+        .map(|link| PollFd::new(link.wire.readiness(), PollFlags::POLLIN))
+        .collect();
+    let timeout = PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX);
+    match poll(&mut polled, timeout) {
+        Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+        Err(error) => return Err((0, error.into())),
+    }
+    let mut failed = Ok(());
+    for (index, link) in links.iter().enumerate() {
+        let received = link
+            .wire
+            .receive(Duration::ZERO, &mut |bytes| each(index, bytes));
+        if let Err(error) = received {
+            failed = failed.and(Err((index, error)));
+        }
+    }
+    failed
+}
+
+/// What came back in a run.
+struct Answers {
+    /// When something came last.
+    heard: Instant,
+    /// The time of the batch at hand.
+    now: Option<Instant>,
+    failed: Option<Error>,
+}
+
+/// Is told of silence.
+pub(super) type Listener = Box<dyn FnMut(Silence) + Send>;
+
 /// The exchange with one target.
 pub(super) struct Exchange {
     pub(super) address: Address,
-    pub(super) mac: MacAddr,
+    pub(super) links: Arc<[Link]>,
+    pub(super) paths: Vec<Path>,
     /// Silence that ends a request with an error.
     pub(super) patience: Duration,
     pub(super) counters: Counters,
-    window_max: f64,
-    window: f64,
-    threshold: f64,
-    smoothed: Option<Duration>,
-    variance: Duration,
+    /// Is told when silence lasts.
+    pub(super) listener: Option<Listener>,
+    /// The target may have been restarted since this was taken last: frames were lost, or it was not
+    /// spoken to for a while.
+    pub(super) suspect: bool,
+    /// When the target was heard last.
+    heard: Instant,
     /// Requests in flight, each at the place that its tag names.
     slots: Vec<Option<Pending>>,
     free: Vec<usize>,
@@ -97,27 +166,30 @@ pub(super) struct Exchange {
 }
 
 impl Exchange {
+    /// `paths` names the link and the target's station of each way.
     pub(super) fn new(
         address: Address,
-        mac: MacAddr,
+        links: Vec<Link>,
+        paths: &[(usize, MacAddr)],
         buffer_count: u16,
         patience: Duration,
     ) -> Exchange {
         let places = usize::from(buffer_count).clamp(1, WINDOW_MAX);
-        let window_max = places as f64;
         // Where tags begin does not matter, but two programs should not begin alike.
         let seed =
             std::hash::BuildHasher::hash_one(&std::collections::hash_map::RandomState::new(), 0);
         Exchange {
             address,
-            mac,
+            links: links.into(),
+            paths: paths
+                .iter()
+                .map(|(wire, mac)| Path::new(*wire, *mac, places))
+                .collect(),
             patience,
             counters: Counters::default(),
-            window_max,
-            window: WINDOW_START.min(window_max),
-            threshold: window_max,
-            smoothed: None,
-            variance: Duration::ZERO,
+            listener: None,
+            suspect: false,
+            heard: Instant::now(),
             slots: vec![None; places],
             free: (0..places).rev().collect(),
             next_number: seed as u32,
@@ -126,67 +198,80 @@ impl Exchange {
         }
     }
 
+    /// The way that answered last: for what may take only one.
+    pub(super) fn main(&self) -> usize {
+        let heard = |path: &Path| (!path.gone, path.heard);
+        // The first of equals.
+        (0..self.paths.len())
+            .rev()
+            .max_by_key(|i| heard(&self.paths[*i]))
+            .unwrap_or(0)
+    }
+
+    /// Our own station on a way.
+    pub(super) fn own_mac(&self, path: usize) -> MacAddr {
+        self.links[self.paths[path].wire].wire.mac()
+    }
+
+    /// Keeps only the ways for which `keep` says so; at least one must be left.
+    pub(super) fn retain(&mut self, keep: &[bool]) {
+        let mut keep = keep.iter();
+        self.paths.retain(|_| *keep.next().unwrap_or(&true));
+    }
+
     /// Sends all requests of `ask` and hands the body of each answer to `take` with the request's
     /// index, in whatever order they come.
-    pub(super) fn run(
-        &mut self,
-        wire: &dyn Wire,
-        iface: &str,
-        ask: &Ask<'_>,
-        take: &mut Take<'_>,
-    ) -> Result<(), Error> {
-        let result = self.run_all(wire, iface, ask, take);
+    pub(super) fn run(&mut self, ask: &Ask<'_>, take: &mut Take<'_>) -> Result<(), Error> {
+        self.suspect |= self.heard.elapsed() > IDLE;
+        let result = self.run_all(ask, take);
         // What is still in flight after an error is nobody's any more.
         self.slots.fill(None);
         self.free = (0..self.slots.len()).rev().collect();
+        self.paths.iter_mut().for_each(Path::clear);
         result
     }
 
-    /// Does the same with a patience of its own, and learns nothing from it: what is lost is lost
-    /// because of its length.
+    /// Does the same on one way, with a patience of its own, and learns nothing from it: what is lost
+    /// is lost because of its length.
     pub(super) fn trial(
         &mut self,
-        wire: &dyn Wire,
-        iface: &str,
         patience: Duration,
+        path: usize,
         ask: &Ask<'_>,
         take: &mut Take<'_>,
     ) -> Result<(), Error> {
-        let before = (self.patience, self.window, self.threshold);
+        let before = (self.patience, self.paths[path], self.suspect);
         self.patience = patience;
-        let result = self.run(wire, iface, ask, take);
-        (self.patience, self.window, self.threshold) = before;
+        let listener = self.listener.take();
+        let result = self.run(ask, take);
+        self.listener = listener;
+        (self.patience, self.suspect) = (before.0, before.2);
+        self.paths[path].unlearn(&before.1);
         result
     }
 
-    fn run_all(
-        &mut self,
-        wire: &dyn Wire,
-        iface: &str,
-        ask: &Ask<'_>,
-        take: &mut Take<'_>,
-    ) -> Result<(), Error> {
-        let io = |what| {
-            move |source| Error::Wire {
-                what,
-                iface: iface.to_owned(),
-                source,
-            }
-        };
+    fn run_all(&mut self, ask: &Ask<'_>, take: &mut Take<'_>) -> Result<(), Error> {
         let mut next = 0;
-        let mut heard = Instant::now();
+        let begun = Instant::now();
+        let mut answers = Answers {
+            heard: begun,
+            now: None,
+            failed: None,
+        };
+        let mut told = Duration::ZERO;
         loop {
             let now = Instant::now();
-            while next < ask.count && self.in_flight() < self.window as usize {
-                if !self.begin(ask, next, now) {
-                    break;
-                }
+            while next < ask.count && self.begin(ask, next, now) {
                 next += 1;
             }
-            self.repeat(now);
-            self.send(wire, ask).map_err(io("send to"))?;
+            self.repeat(ask, now);
+            self.send(ask)?;
             if self.in_flight() == 0 {
-                return Ok(());
+                if next == ask.count {
+                    return Ok(());
+                }
+                // No way is left: `send` has said why, unless the only one allowed was gone before.
+                return Err(self.silent(ask, now - answers.heard));
             }
 
             let due = self
@@ -199,57 +284,123 @@ impl Exchange {
             let wait = due
                 .saturating_duration_since(Instant::now())
                 .max(Duration::from_millis(1));
-            let mut failed = None;
-            let mut arrived = None;
-            wire.receive(wait, &mut |bytes| {
-                let Ok((header, body)) = frame::parse(bytes) else {
-                    return;
-                };
-                // It must come from the station we talk to: another one with the same address is
-                // another disk.
-                if !header.response
-                    || header.source != self.mac
-                    || header.address != self.address
-                    || header.command != ask.command
-                    || header.tag & TAG_OURS == 0
-                {
-                    return;
-                }
-                let now = *arrived.get_or_insert_with(Instant::now);
-                let Some(request) = self.answered(header.tag) else {
-                    self.counters.late += 1;
-                    return;
-                };
-                heard = now;
-                self.acknowledged(&request, now);
-                let result = match header.error {
-                    None => take(request.index, body),
-                    Some(6) => Err(Error::Reserved {
-                        address: self.address,
-                    }),
-                    Some(code) => Err(Error::Refused {
-                        address: self.address,
-                        what: ask.what,
-                        code,
-                    }),
-                };
-                if let Err(error) = result {
-                    failed.get_or_insert(error);
-                }
-            })
-            .map_err(io("receive from"))?;
-            if let Some(error) = failed {
+            let before = answers.heard;
+            answers.now = None;
+            self.receive(wait, ask, take, &mut answers)?;
+            if let Some(error) = answers.failed {
                 return Err(error);
             }
-            let waited = heard.elapsed();
-            if self.in_flight() > 0 && waited > self.patience {
-                return Err(Error::Silent {
-                    address: self.address,
-                    mac: self.mac,
-                    what: ask.what,
-                    waited,
-                });
+            let waited = answers.heard.elapsed();
+            if answers.heard > before {
+                if told > Duration::ZERO {
+                    self.tell(Silence::Ended(answers.heard - before));
+                }
+                told = Duration::ZERO;
+            } else if waited >= told + TELL_AFTER {
+                told = waited;
+                self.tell(Silence::Lasts(waited));
             }
+            let stuck = ask.path.is_some_and(|path| self.paths[path].gone);
+            if self.in_flight() > 0 && (waited > self.patience || stuck) {
+                return Err(self.silent(ask, waited));
+            }
+        }
+    }
+
+    fn tell(&mut self, silence: Silence) {
+        if let Some(listener) = &mut self.listener {
+            listener(silence);
+        }
+    }
+
+    fn silent(&self, ask: &Ask<'_>, waited: Duration) -> Error {
+        Error::Silent {
+            address: self.address,
+            mac: self.paths[ask.path.unwrap_or(self.main())].mac,
+            what: ask.what,
+            waited,
+            now: None,
+        }
+    }
+
+    /// Takes what comes on all links within `wait`.
+    fn receive(
+        &mut self,
+        wait: Duration,
+        ask: &Ask<'_>,
+        take: &mut Take<'_>,
+        answers: &mut Answers,
+    ) -> Result<(), Error> {
+        let links = self.links.clone();
+        let received = receive(&links, wait, &mut |link, bytes| {
+            self.arrived(link, bytes, ask, take, answers);
+        });
+        received.or_else(|(link, error)| self.lose(link, "receive from", error))
+    }
+
+    /// A link has failed: the ways over it are gone, and it is an error if no other is left.
+    fn lose(
+        &mut self,
+        link: usize,
+        what: &'static str,
+        source: std::io::Error,
+    ) -> Result<(), Error> {
+        for path in self.paths.iter_mut().filter(|p| p.wire == link) {
+            path.gone = true;
+        }
+        if self.paths.iter().all(|p| p.gone) {
+            return Err(self.links[link].failed(what, source));
+        }
+        Ok(())
+    }
+
+    /// One frame came on a link.
+    fn arrived(
+        &mut self,
+        link: usize,
+        bytes: &[u8],
+        ask: &Ask<'_>,
+        take: &mut Take<'_>,
+        answers: &mut Answers,
+    ) {
+        let Ok((header, body)) = frame::parse(bytes) else {
+            return;
+        };
+        if !header.response
+            || header.address != self.address
+            || header.command != ask.command
+            || header.tag & TAG_OURS == 0
+        {
+            return;
+        }
+        // It must come from a station we talk to: another one with the same address is another disk.
+        let from = |p: &Path| p.wire == link && p.mac == header.source;
+        let Some(path) = self.paths.iter().position(from) else {
+            return;
+        };
+        let Some(request) = self.answered(header.tag) else {
+            self.counters.late += 1;
+            return;
+        };
+        let now = *answers.now.get_or_insert_with(Instant::now);
+        answers.heard = now;
+        self.heard = now;
+        // A repeated request's round trip is not known (Karn).
+        let round_trip = (!request.again).then(|| now.duration_since(request.sent));
+        self.paths[path].answered(now, round_trip);
+        let result = match header.error {
+            None => take(request.index, body),
+            Some(6) => Err(Error::Reserved {
+                address: self.address,
+            }),
+            Some(code) => Err(Error::Refused {
+                address: self.address,
+                what: ask.what,
+                code,
+            }),
+        };
+        if let Err(error) = result {
+            answers.failed.get_or_insert(error);
         }
     }
 
@@ -257,8 +408,17 @@ impl Exchange {
         self.slots.len() - self.free.len()
     }
 
-    /// Gives a request a place; false when there is none.
+    /// Gives a request a place and a way; false when there is none.
     fn begin(&mut self, ask: &Ask<'_>, index: usize, now: Instant) -> bool {
+        let room = |i: &usize| self.paths[*i].room();
+        let path = match ask.path {
+            Some(path) => path,
+            // The first of equals.
+            None => (0..self.paths.len()).rev().max_by_key(room).unwrap_or(0),
+        };
+        if self.paths[path].room() == 0 {
+            return false;
+        }
         let Some(slot) = self.free.pop() else {
             return false;
         };
@@ -268,16 +428,18 @@ impl Exchange {
             index,
             tag,
             sent: now,
-            timeout: self.timeout().max(ask.slow),
+            timeout: self.paths[path].timeout().max(ask.slow),
             again: false,
+            path,
         });
+        self.paths[path].in_flight += 1;
         self.outgoing.push((slot, 0));
         self.counters.requests += 1;
         true
     }
 
     /// Sends what is outgoing: headers and bodies from `heads`, data from where it is.
-    fn send(&mut self, wire: &dyn Wire, ask: &Ask<'_>) -> std::io::Result<()> {
+    fn send(&mut self, ask: &Ask<'_>) -> Result<(), Error> {
         if self.outgoing.is_empty() {
             return Ok(());
         }
@@ -286,9 +448,11 @@ impl Exchange {
             let Some(request) = &self.slots[*slot] else {
                 continue;
             };
+            let path = &self.paths[request.path];
+            let own = self.links[path.wire].wire.mac();
             let from = self.heads.len();
             self.heads.resize(from + HEADER_LEN, 0);
-            Header::request(wire.mac(), self.mac, self.address, ask.command, request.tag)
+            Header::request(own, path.mac, self.address, ask.command, request.tag)
                 .write(&mut self.heads[from..]);
             (ask.body)(request.index, &mut self.heads);
             // Ethernet's least, where no data follows.
@@ -298,20 +462,31 @@ impl Exchange {
             }
             *end = self.heads.len();
         }
-        let mut from = 0;
-        let frames: Vec<[&[u8]; 2]> = self
-            .outgoing
-            .iter()
-            .filter_map(|(slot, end)| {
-                let request = self.slots[*slot].as_ref()?;
-                let head = &self.heads[from..*end];
-                from = *end;
-                Some([head, (ask.data)(request.index)])
-            })
-            .collect();
-        let sent = wire.send_parts(&frames);
+        let mut failed = Vec::new();
+        for (index, link) in self.links.iter().enumerate() {
+            let mut from = 0;
+            let frames: Vec<[&[u8]; 2]> = self
+                .outgoing
+                .iter()
+                .filter_map(|(slot, end)| {
+                    let head = &self.heads[from..*end];
+                    from = *end;
+                    let request = self.slots[*slot].as_ref()?;
+                    (self.paths[request.path].wire == index)
+                        .then(|| [head, (ask.data)(request.index)])
+                })
+                .collect();
+            if !frames.is_empty()
+                && let Err(error) = link.wire.send_parts(&frames)
+            {
+                failed.push((index, error));
+            }
+        }
         self.outgoing.clear();
-        sent
+        for (link, error) in failed {
+            self.lose(link, "send to", error)?;
+        }
+        Ok(())
     }
 
     /// The request with this tag, which has its answer now.
@@ -322,47 +497,26 @@ impl Exchange {
             return None;
         }
         self.free.push(slot);
-        place.take()
+        let request = place.take()?;
+        self.paths[request.path].in_flight -= 1;
+        Some(request)
     }
 
-    fn timeout(&self) -> Duration {
-        match self.smoothed {
-            None => RTO_START,
-            Some(smoothed) => (smoothed + 4 * self.variance).clamp(RTO_MIN, RTO_MAX),
-        }
-    }
-
-    fn acknowledged(&mut self, request: &Pending, now: Instant) {
-        if !request.again {
-            // RFC 6298; a repeated request's round trip is not known (Karn).
-            let sample = now.duration_since(request.sent);
-            match self.smoothed {
-                None => {
-                    self.smoothed = Some(sample);
-                    self.variance = sample / 2;
-                }
-                Some(smoothed) => {
-                    self.variance = (self.variance * 3 + smoothed.abs_diff(sample)) / 4;
-                    self.smoothed = Some((smoothed * 7 + sample) / 8);
-                }
-            }
-        }
-        let step = if self.window < self.threshold {
-            1.0
-        } else {
-            1.0 / self.window
-        };
-        self.window = (self.window + step).min(self.window_max);
-    }
-
-    /// Has sent again what has waited too long. One loss halves the window, however many requests
-    /// were lost with it.
-    fn repeat(&mut self, now: Instant) {
+    /// Has sent again what has waited too long.
+    fn repeat(&mut self, ask: &Ask<'_>, now: Instant) {
         let mut lost = 0;
         for (slot, request) in self.slots.iter_mut().enumerate() {
             let Some(request) = request.as_mut().filter(|p| now >= p.sent + p.timeout) else {
                 continue;
             };
+            self.paths[request.path].losing = true;
+            if ask.path.is_none()
+                && let Some(other) = better(&self.paths, request.path, request.sent)
+            {
+                self.paths[request.path].in_flight -= 1;
+                self.paths[other].in_flight += 1;
+                request.path = other;
+            }
             request.sent = now;
             request.timeout = (request.timeout * 2).min(RTO_MAX.max(request.timeout));
             request.again = true;
@@ -370,9 +524,21 @@ impl Exchange {
             lost += 1;
         }
         if lost > 0 {
+            self.suspect = true;
             self.counters.repeated += lost;
-            self.threshold = (self.window / 2.0).max(2.0);
-            self.window = self.threshold;
+            self.paths.iter_mut().for_each(Path::settle);
         }
     }
+}
+
+/// A way that has answered since a request left, where the request's own has not.
+fn better(paths: &[Path], own: usize, sent: Instant) -> Option<usize> {
+    let fails = |path: &Path| path.gone || path.heard < Some(sent);
+    if !fails(&paths[own]) {
+        return None;
+    }
+    (0..paths.len())
+        .filter(|other| *other != own && !paths[*other].gone)
+        .filter(|other| paths[own].gone || !fails(&paths[*other]))
+        .max_by_key(|other| paths[*other].heard)
 }

@@ -17,8 +17,11 @@ use crate::wire::{PacketSocket, Wire};
 
 mod error;
 mod exchange;
+mod path;
 mod probe;
 mod session;
+
+use exchange::Link;
 
 pub use error::Error;
 pub use exchange::Counters;
@@ -45,13 +48,27 @@ pub struct Found {
     pub sectors_per_frame: u8,
 }
 
+/// A target that says nothing, for whoever waits with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Silence {
+    /// It has said nothing for this long, and is waited for.
+    Lasts(Duration),
+    /// It speaks again, after this long.
+    Ended(Duration),
+}
+
 /// Gives a wire of its own to each session.
 type Opener = dyn Fn() -> Result<Arc<dyn Wire>, Error> + Send + Sync;
 
-/// An interface of this host over which targets are reached.
-pub struct Initiator {
+/// An interface of this host.
+struct Interface {
     name: String,
     open: Box<Opener>,
+}
+
+/// Interfaces of this host over which targets are reached.
+pub struct Initiator {
+    interfaces: Vec<Interface>,
     mac: MacAddr,
 }
 
@@ -66,20 +83,46 @@ impl Initiator {
         Self::over(name, opener)
     }
 
+    /// Uses the interfaces of `other` as well: a target that is reached over several of them is read
+    /// and written over all.
+    pub fn and(mut self, other: Initiator) -> Initiator {
+        self.interfaces.extend(other.interfaces);
+        self
+    }
+
     /// Uses wires made by `open`, for one that is not an interface of this host.
     pub fn over(
         name: String,
         open: impl Fn() -> Result<Arc<dyn Wire>, Error> + Send + Sync + 'static,
     ) -> Result<Initiator, Error> {
         let mac = open()?.mac();
-        Ok(Initiator {
+        let interface = Interface {
             name,
             open: Box::new(open),
+        };
+        Ok(Initiator {
+            interfaces: vec![interface],
             mac,
         })
     }
 
-    /// Our own address: what must be on a target's list.
+    fn links(&self) -> Result<Vec<Link>, Error> {
+        let link = |interface: &Interface| {
+            Ok(Link {
+                wire: (interface.open)()?,
+                iface: interface.name.clone(),
+            })
+        };
+        self.interfaces.iter().map(link).collect()
+    }
+
+    /// The interfaces' names, for messages.
+    fn names(&self) -> String {
+        let names: Vec<&str> = self.interfaces.iter().map(|i| &i.name[..]).collect();
+        names.join("`, `")
+    }
+
+    /// Our own address, on the first interface: what must be on a target's list.
     pub fn mac(&self) -> MacAddr {
         self.mac
     }
@@ -87,71 +130,62 @@ impl Initiator {
     /// Asks every target on the wire to say what it is, and takes answers for `wait`. Sorted by
     /// address; two stations that answer for one address are two entries.
     pub fn discover(&self, wait: Duration) -> Result<Vec<Found>, Error> {
-        let wire = (self.open)()?;
+        let links = self.links()?;
         // Asked twice: a frame can be lost.
-        let mut found = self.ask(&*wire, Address::ALL, wait / 2)?;
-        found.extend(self.ask(&*wire, Address::ALL, wait / 2)?);
+        let mut found = ask_all(&links, Address::ALL, wait / 2)?;
+        found.extend(ask_all(&links, Address::ALL, wait / 2)?);
+        let found: BTreeSet<Found> = found.into_iter().map(|(_, found)| found).collect();
         Ok(found.into_iter().collect())
     }
 
     /// Opens a session with the one target at `address`. No answer is an error, and so are answers
-    /// of two stations: they could be two different disks.
+    /// of two stations, unless they prove to be one machine: they could be two different disks.
     pub fn attach(&self, address: Address) -> Result<Session, Error> {
-        let wire = (self.open)()?;
+        let links = self.links()?;
         for _ in 0..ATTACH_TRIES {
-            let found = self.ask(&*wire, address, ATTACH_WAIT)?;
-            let macs: BTreeSet<MacAddr> = found.iter().map(|f| f.mac).collect();
-            match (found.first(), macs.len()) {
-                (Some(found), 1) => return Session::start(wire, *found, &self.name),
-                (Some(_), _) => {
-                    return Err(Error::TwoStations {
-                        address,
-                        macs: macs.into_iter().collect(),
-                    });
-                }
-                (None, _) => {}
+            let found = ask_all(&links, address, ATTACH_WAIT)?;
+            if !found.is_empty() {
+                return Session::start(links, &found);
             }
         }
         Err(Error::NoAnswer {
             address,
-            iface: self.name.clone(),
+            iface: self.names(),
             waited: ATTACH_WAIT * ATTACH_TRIES,
         })
     }
+}
 
-    /// Broadcasts one query and takes all answers for `wait`.
-    fn ask(
-        &self,
-        wire: &dyn Wire,
-        address: Address,
-        wait: Duration,
-    ) -> Result<BTreeSet<Found>, Error> {
-        let io = |what| {
-            move |source| Error::Wire {
-                what,
-                iface: self.name.clone(),
-                source,
-            }
-        };
+/// Broadcasts one query on all links and takes all answers for `wait`, each with the index of the
+/// link on which it came.
+fn ask_all(
+    links: &[Link],
+    address: Address,
+    wait: Duration,
+) -> Result<BTreeSet<(usize, Found)>, Error> {
+    for link in links {
         let request = Header::request(
-            wire.mac(),
+            link.wire.mac(),
             MacAddr::broadcast(),
             address,
             command::CONFIG,
             TAG_OURS,
         );
-        wire.send(&[request.frame(&[&QueryConfig::default().to_bytes()])])
-            .map_err(io("send to"))?;
-        let mut found = BTreeSet::new();
-        let until = Instant::now() + wait;
-        loop {
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Ok(found);
-            }
-            wire.receive(left, &mut |bytes| found.extend(answer(bytes, address)))
-                .map_err(io("receive from"))?;
+        link.wire
+            .send(&[request.frame(&[&QueryConfig::default().to_bytes()])])
+            .map_err(|e| link.failed("send to", e))?;
+    }
+    let mut found = BTreeSet::new();
+    let until = Instant::now() + wait;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(found);
         }
+        exchange::receive(links, left, &mut |link, bytes| {
+            found.extend(answer(bytes, address).map(|found| (link, found)));
+        })
+        .map_err(|(link, error)| links[link].failed("receive from", error))?;
     }
 }
 

@@ -9,7 +9,6 @@ use crate::address::SECTOR;
 use crate::ata::{ATA_LEN, Registers, STATUS_FAILED};
 use crate::frame::command;
 use crate::vendor::{Probe, Reply, Request};
-use crate::wire::Wire;
 
 /// Silence after which long frames count as lost on their way: three tries at the first time-out.
 const PATIENCE: Duration = Duration::from_millis(1700);
@@ -18,8 +17,7 @@ const PATIENCE: Duration = Duration::from_millis(1700);
 /// every Ethernet carries. `offered` is what the target says it takes.
 pub(super) fn sectors(
     exchange: &mut Exchange,
-    wire: &dyn Wire,
-    iface: &str,
+    path: usize,
     most: u8,
     offered: u8,
 ) -> Result<u8, Error> {
@@ -35,9 +33,10 @@ pub(super) fn sectors(
             body,
             data: &no_data,
             slow: Duration::ZERO,
+            path: Some(path),
         };
         let mut answer = None;
-        let result = exchange.trial(wire, iface, PATIENCE, &ask, &mut |_, body| {
+        let result = exchange.trial(PATIENCE, path, &ask, &mut |_, body| {
             answer = Some(body.to_vec());
             Ok(())
         });

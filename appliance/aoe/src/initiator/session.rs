@@ -1,12 +1,12 @@
 //! A session with one target: what it is, its sectors, and the vendor operations.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use pnet::util::MacAddr;
 
-use super::exchange::{Ask, Counters, Exchange, no_data};
-use super::{Error, Found, probe};
+use super::exchange::{Ask, Counters, Exchange, Link, Take, no_data};
+use super::{ATTACH_WAIT, Error, Found, Silence, ask_all, probe};
 use crate::acl::{Reserve, reserve};
 use crate::address::{Address, SECTOR};
 use crate::ata::{Identify, Registers, STATUS_FAILED, opcode, sectors_that_fit};
@@ -14,7 +14,6 @@ use crate::frame::command;
 use crate::inventory::Inventory;
 use crate::token::Token;
 use crate::vendor::{Access, Control, Finish, Reply, Request, Stats, control_tag, op};
-use crate::wire::Wire;
 
 /// Silence after which a request fails: long enough for an old machine to be plugged in again.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -34,10 +33,8 @@ pub struct Digest {
     pub blake3: [u8; 32],
 }
 
-/// A conversation with one target at one station.
+/// A conversation with one target.
 pub struct Session {
-    wire: Arc<dyn Wire>,
-    iface: String,
     exchange: Exchange,
     identify: Identify,
     sectors_per_frame: u8,
@@ -46,41 +43,143 @@ pub struct Session {
 }
 
 impl Session {
-    pub(super) fn start(wire: Arc<dyn Wire>, found: Found, iface: &str) -> Result<Session, Error> {
+    /// Begins with the answers to discovery, each with the index of the link on which it came.
+    pub(super) fn start(
+        links: Vec<Link>,
+        found: &BTreeSet<(usize, Found)>,
+    ) -> Result<Session, Error> {
+        let Some((_, first)) = found.first() else {
+            return Err(Error::NoAnswer {
+                address: Address::ALL,
+                iface: String::new(),
+                waited: Duration::ZERO,
+            });
+        };
+        let ways: BTreeSet<(usize, MacAddr)> = found.iter().map(|(l, f)| (*l, f.mac)).collect();
+        let ways: Vec<(usize, MacAddr)> = ways.into_iter().collect();
+        let buffers = found.iter().map(|(_, f)| f.buffer_count).min();
         let mut session = Session {
-            exchange: Exchange::new(found.address, found.mac, found.buffer_count, PATIENCE_FIRST),
-            iface: iface.to_owned(),
+            exchange: Exchange::new(
+                first.address,
+                links,
+                &ways,
+                buffers.unwrap_or(1),
+                PATIENCE_FIRST,
+            ),
             identify: Identify::default(),
             sectors_per_frame: 1,
             boot_id: None,
-            wire,
         };
-        session.identify = session.ask_identify().map_err(|error| match error {
-            Error::Silent { address, mac, .. } => Error::NotOnList {
-                address,
-                mac,
-                own: session.wire.mac(),
-                iface: iface.to_owned(),
-            },
-            other => other,
-        })?;
+        session.use_ways_to_one_disk()?;
+        let offered = found.iter().map(|(_, f)| f.sectors_per_frame).min();
         // 0: not said (`aoecmd_cfg_rsp` takes it for 2).
-        let offered = match found.sectors_per_frame {
-            0 => 2,
-            offered => offered,
-        };
-        // A disk of fewer sectors cannot be asked for more.
-        let fits = sectors_that_fit(session.wire.mtu());
-        let most = u8::try_from(session.identify.sectors).map_or(fits, |sectors| fits.min(sectors));
-        session.sectors_per_frame = probe::sectors(
-            &mut session.exchange,
-            &*session.wire,
-            iface,
-            most.max(1),
-            offered,
-        )?;
+        let offered = offered.filter(|offered| *offered != 0).unwrap_or(2);
+        let mut most = u8::MAX;
+        for path in 0..session.exchange.paths.len() {
+            most = most.min(session.probe(path, offered)?);
+        }
+        session.sectors_per_frame = most;
         session.exchange.patience = PATIENCE;
+        session.exchange.suspect = false;
         Ok(session)
+    }
+
+    fn probe(&mut self, path: usize, offered: u8) -> Result<u8, Error> {
+        let exchange = &mut self.exchange;
+        let wire = &exchange.links[exchange.paths[path].wire].wire;
+        // A disk of fewer sectors cannot be asked for more.
+        let fits = sectors_that_fit(wire.mtu());
+        let most = u8::try_from(self.identify.sectors).map_or(fits, |sectors| fits.min(sectors));
+        probe::sectors(exchange, path, most.max(1), offered)
+    }
+
+    /// Asks on every way what is there, and keeps those that lead to the same disk. A station that is
+    /// not known to be the same machine as the others is an error.
+    fn use_ways_to_one_disk(&mut self) -> Result<(), Error> {
+        let count = self.exchange.paths.len();
+        let stations: BTreeSet<MacAddr> = self.exchange.paths.iter().map(|p| p.mac).collect();
+        let mut answers = Vec::new();
+        for path in 0..count {
+            answers.push(match self.ask_identify(Some(path)) {
+                Ok(identify) => {
+                    self.identify = identify.clone();
+                    let boot_id = match count {
+                        1 => None,
+                        _ => self.read_inventory(Some(path)).ok().map(|i| i.boot_id),
+                    };
+                    Some((identify, boot_id))
+                }
+                // This way, we are not on the target's list.
+                Err(Error::Silent { .. }) => None,
+                Err(error) => return Err(error),
+            });
+        }
+        let Some(first) = answers.iter().flatten().next().cloned() else {
+            let path = &self.exchange.paths[0];
+            return Err(Error::NotOnList {
+                address: self.address(),
+                mac: path.mac,
+                own: self.exchange.own_mac(0),
+                iface: self.exchange.links[path.wire].iface.clone(),
+            });
+        };
+        let known: BTreeSet<MacAddr> = (0..count)
+            .filter(|path| answers[*path].is_some())
+            .map(|path| self.exchange.paths[path].mac)
+            .collect();
+        let alike = answers.iter().flatten().all(|answer| *answer == first);
+        let proven = first.1.as_ref().is_some_and(|boot_id| !boot_id.is_empty());
+        if !alike || known != stations || (stations.len() > 1 && !proven) {
+            return Err(Error::TwoStations {
+                address: self.address(),
+                macs: stations.into_iter().collect(),
+            });
+        }
+        let keep: Vec<bool> = answers.iter().map(Option::is_some).collect();
+        self.exchange.retain(&keep);
+        self.identify = first.0;
+        Ok(())
+    }
+
+    /// Runs requests, and makes sure that it is still the same disk that answered.
+    fn run(&mut self, ask: &Ask<'_>, take: &mut Take<'_>) -> Result<(), Error> {
+        let result = self.exchange.run(ask, take).and_then(|()| self.verify());
+        result.map_err(|error| self.with_whereabouts(error))
+    }
+
+    /// Compares the disk with what it was, if frames were lost or there was a long pause: an old machine
+    /// that was restarted meanwhile may give its disks other places.
+    fn verify(&mut self) -> Result<(), Error> {
+        if !std::mem::take(&mut self.exchange.suspect) {
+            return Ok(());
+        }
+        let now = self.ask_identify(None)?;
+        if now == self.identify {
+            return Ok(());
+        }
+        // Whatever is asked next must fail as well.
+        self.exchange.suspect = true;
+        let words = |identify: &Identify| {
+            let Identify { model, serial, .. } = identify;
+            format!("{model} {serial} of {} sectors", identify.sectors)
+        };
+        Err(Error::Changed {
+            address: self.address(),
+            mac: self.mac(),
+            was: words(&self.identify),
+            is: words(&now),
+        })
+    }
+
+    /// Adds to the news of silence who answers for the address now.
+    fn with_whereabouts(&self, mut error: Error) -> Error {
+        if let Error::Silent { now, .. } = &mut error
+            && let Ok(found) = ask_all(&self.exchange.links, self.address(), ATTACH_WAIT)
+        {
+            let macs: BTreeSet<MacAddr> = found.into_iter().map(|(_, f)| f.mac).collect();
+            *now = Some(macs.into_iter().collect());
+        }
+        error
     }
 
     /// The target's address.
@@ -88,9 +187,19 @@ impl Session {
         self.exchange.address
     }
 
-    /// The station that answers for it.
+    /// The station that answers for it; the first one, where there are several.
     pub fn mac(&self) -> MacAddr {
-        self.exchange.mac
+        self.exchange.paths[0].mac
+    }
+
+    /// Ways that lead to it.
+    pub fn paths(&self) -> usize {
+        self.exchange.paths.len()
+    }
+
+    /// Has `listener` told when the target is silent for long, and when it speaks again.
+    pub fn listen_for_silence(&mut self, listener: impl FnMut(Silence) + Send + 'static) {
+        self.exchange.listener = Some(Box::new(listener));
     }
 
     /// What the disk said of itself when the session began.
@@ -189,9 +298,9 @@ impl Session {
             body: &body,
             data: &no_data,
             slow: Duration::ZERO,
+            path: None,
         };
-        self.exchange
-            .run(&*self.wire, &self.iface, &ask, &mut take)?;
+        self.run(&ask, &mut take)?;
         failed.sort_unstable();
         Ok(failed)
     }
@@ -219,8 +328,9 @@ impl Session {
             body: &body,
             data: &part,
             slow: Duration::ZERO,
+            path: Some(self.exchange.main()),
         };
-        self.exchange.run(&*self.wire, &self.iface, &ask, &mut take)
+        self.run(&ask, &mut take)
     }
 
     /// Start and length of each request that a range needs.
@@ -244,13 +354,28 @@ impl Session {
             .collect())
     }
 
-    /// One request, one answer.
+    /// One request, one answer, by the way that is named, or any; from the same disk as before.
     fn ask(
         &mut self,
         what: &'static str,
         command: u8,
         request: &[u8],
         slow: Duration,
+        path: Option<usize>,
+    ) -> Result<Vec<u8>, Error> {
+        let answer = self.ask_whoever(what, command, request, slow, path);
+        let answer = answer.and_then(|answer| self.verify().map(|()| answer));
+        answer.map_err(|error| self.with_whereabouts(error))
+    }
+
+    /// One request, one answer.
+    fn ask_whoever(
+        &mut self,
+        what: &'static str,
+        command: u8,
+        request: &[u8],
+        slow: Duration,
+        path: Option<usize>,
     ) -> Result<Vec<u8>, Error> {
         let body = |_: usize, body: &mut Vec<u8>| body.extend_from_slice(request);
         let ask = Ask {
@@ -260,13 +385,14 @@ impl Session {
             body: &body,
             data: &no_data,
             slow,
+            path,
         };
         let mut answer = Vec::new();
-        self.exchange
-            .run(&*self.wire, &self.iface, &ask, &mut |_, body| {
-                answer = body.to_vec();
-                Ok(())
-            })?;
+        let mut take = |_: usize, body: &[u8]| {
+            answer = body.to_vec();
+            Ok(())
+        };
+        self.exchange.run(&ask, &mut take)?;
         Ok(answer)
     }
 
@@ -278,14 +404,20 @@ impl Session {
         }
     }
 
-    fn ask_identify(&mut self) -> Result<Identify, Error> {
+    fn ask_identify(&mut self, path: Option<usize>) -> Result<Identify, Error> {
         let what = "identify itself";
         let registers = Registers {
             count: 1,
             command: opcode::IDENTIFY,
             ..Registers::default()
         };
-        let answer = self.ask(what, command::ATA, &registers.to_bytes(), Duration::ZERO)?;
+        let answer = self.ask_whoever(
+            what,
+            command::ATA,
+            &registers.to_bytes(),
+            Duration::ZERO,
+            path,
+        )?;
         let data = check_ata(self.address(), what, 0, &answer)?;
         Identify::parse(data).map_err(|e| self.nonsense(what, e))
     }
@@ -297,7 +429,13 @@ impl Session {
             command: opcode::FLUSH_EXT,
             ..Registers::default()
         };
-        let answer = self.ask(what, command::ATA, &registers.to_bytes(), Duration::ZERO)?;
+        let answer = self.ask(
+            what,
+            command::ATA,
+            &registers.to_bytes(),
+            Duration::ZERO,
+            None,
+        )?;
         check_ata(self.address(), what, 0, &answer).map(|_| ())
     }
 
@@ -306,7 +444,13 @@ impl Session {
             sub: reserve::SET,
             macs: macs.clone(),
         };
-        let answer = self.ask(what, command::RESERVE, &request.to_bytes(), Duration::ZERO)?;
+        let answer = self.ask(
+            what,
+            command::RESERVE,
+            &request.to_bytes(),
+            Duration::ZERO,
+            None,
+        )?;
         let now = Reserve::parse(&answer).map_err(|e| self.nonsense(what, e))?;
         if now.macs == macs {
             Ok(())
@@ -320,7 +464,9 @@ impl Session {
     /// Reserves the target for this host: others' reads and writes get an error until
     /// [`Session::release`].
     pub fn reserve(&mut self) -> Result<(), Error> {
-        self.reservation("reserve itself for this host", vec![self.wire.mac()])
+        let own = (0..self.paths()).map(|path| self.exchange.own_mac(path));
+        let own: BTreeSet<MacAddr> = own.collect();
+        self.reservation("reserve itself for this host", own.into_iter().collect())
     }
 
     /// Ends the reservation.
@@ -333,8 +479,9 @@ impl Session {
         what: &'static str,
         request: Request,
         slow: Duration,
+        path: Option<usize>,
     ) -> Result<Reply, Error> {
-        let answer = self.ask(what, command::P2V, &request.to_bytes(), slow)?;
+        let answer = self.ask(what, command::P2V, &request.to_bytes(), slow, path)?;
         match Reply::parse(&answer).map_err(|e| self.nonsense(what, e))? {
             Reply::Refused { status, lba, .. } => Err(Error::Vendor {
                 address: self.address(),
@@ -348,6 +495,12 @@ impl Session {
 
     /// Reads the machine's inventory. A target that is not p2v's agent refuses.
     pub fn inventory(&mut self) -> Result<Inventory, Error> {
+        let inventory = self.read_inventory(None)?;
+        self.boot_id = Some(inventory.boot_id.clone());
+        Ok(inventory)
+    }
+
+    fn read_inventory(&mut self, path: Option<usize>) -> Result<Inventory, Error> {
         let what = "give the machine's inventory";
         let mut document = Vec::new();
         loop {
@@ -358,7 +511,7 @@ impl Session {
                 total,
                 offset,
                 data,
-            } = self.vendor(what, request, Duration::ZERO)?
+            } = self.vendor(what, request, Duration::ZERO, path)?
             else {
                 return Err(self.nonsense(what, "the reply is to another operation"));
             };
@@ -373,10 +526,7 @@ impl Session {
             }
             document.extend(data);
             if complete {
-                let inventory: Inventory =
-                    serde_json::from_slice(&document).map_err(|e| self.nonsense(what, e))?;
-                self.boot_id = Some(inventory.boot_id.clone());
-                return Ok(inventory);
+                return serde_json::from_slice(&document).map_err(|e| self.nonsense(what, e));
             }
         }
     }
@@ -385,7 +535,7 @@ impl Session {
     /// agent.
     pub fn digest(&mut self, lba: u64, sectors: u32) -> Result<Digest, Error> {
         let what = "compute a digest";
-        match self.vendor(what, Request::Digest { lba, sectors }, SCAN_TIMEOUT)? {
+        match self.vendor(what, Request::Digest { lba, sectors }, SCAN_TIMEOUT, None)? {
             Reply::Digest {
                 lba: l,
                 sectors: s,
@@ -409,7 +559,7 @@ impl Session {
             sectors_per_bit,
             bits,
         };
-        match self.vendor(what, request, SCAN_TIMEOUT)? {
+        match self.vendor(what, request, SCAN_TIMEOUT, None)? {
             Reply::ZeroMap {
                 lba: l,
                 sectors_per_bit: s,
@@ -436,10 +586,11 @@ impl Session {
             Some(seen) => seen.clone(),
             None => self.inventory()?.boot_id,
         };
+        let path = self.exchange.main();
         let tag = control_tag(
             token,
             &boot_id,
-            self.wire.mac(),
+            self.exchange.own_mac(path),
             self.address(),
             operation,
             argument,
@@ -455,7 +606,7 @@ impl Session {
         } else {
             Request::Finish(control)
         };
-        match self.vendor(what, request, Duration::ZERO)? {
+        match self.vendor(what, request, Duration::ZERO, Some(path))? {
             Reply::Done {
                 operation: o,
                 argument: a,
@@ -490,7 +641,7 @@ impl Session {
     /// Counters of the export.
     pub fn stats(&mut self) -> Result<Stats, Error> {
         let what = "give its counters";
-        match self.vendor(what, Request::Stats, Duration::ZERO)? {
+        match self.vendor(what, Request::Stats, Duration::ZERO, None)? {
             Reply::Stats(stats) => Ok(stats),
             _ => Err(self.nonsense(what, "the reply is to another operation")),
         }

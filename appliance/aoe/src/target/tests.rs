@@ -14,6 +14,7 @@ use crate::vendor::{control_tag, op};
 use crate::wire::memory::{Fate, Segment, Station};
 
 mod order;
+mod paths;
 
 const AGENT: MacAddr = MacAddr(2, 0, 0, 0, 0, 7);
 const HOST: MacAddr = MacAddr(2, 0, 0, 0, 0, 1);

@@ -8,7 +8,7 @@ use p2v_aoe::token::Token;
 use p2v_aoe::vendor::{self, Stats, Status};
 use p2v_aoe::{Address, MacAddr};
 
-use super::{Access, Export, Finish, Found, Wire, WireError};
+use super::{Access, Export, Finish, Found, SilenceListener, Wire, WireError};
 use crate::copy::{Digest, Source, SourceError};
 
 impl From<Error> for WireError {
@@ -67,6 +67,11 @@ impl Source for Session {
 impl Export for Session {
     fn mac(&self) -> MacAddr {
         Session::mac(self)
+    }
+
+    fn wait_out_silence(&mut self, patience: Duration, listener: SilenceListener) {
+        self.set_patience(patience);
+        self.listen_for_silence(listener);
     }
 
     fn inventory(&mut self) -> Result<Inventory, WireError> {

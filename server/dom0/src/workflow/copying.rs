@@ -1,6 +1,7 @@
 //! `p2v copy`: the old disks, copied and checked.
 
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use p2v_aoe::Address;
 use p2v_aoe::inventory::Disk;
@@ -187,6 +188,9 @@ fn copy_disk(
 ) -> Result<CopyDone, Error> {
     let name = &contact.record.name;
     let mut session = context.attach(contact, address, disk)?;
+    let patience = Duration::from_secs(context.host.settings.silence_seconds);
+    let listener = context.report.silence(&address.to_string(), patience);
+    session.wait_out_silence(patience, listener);
     // So that a disk that changed places is noticed before a volume is touched.
     let before = context.host.store.update(name, |record| {
         Ok::<_, Error>(record.use_disk(address, disk)?.copy.clone())

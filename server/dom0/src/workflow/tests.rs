@@ -144,6 +144,8 @@ impl Export for FakeExport {
         self.mac
     }
 
+    fn wait_out_silence(&mut self, _: Duration, _: crate::wire::SilenceListener) {}
+
     fn inventory(&mut self) -> Result<Inventory, WireError> {
         let mut machine = self.machine.lock().unwrap();
         match &mut machine.restarts_after {

@@ -1,0 +1,180 @@
+//! One way to a target: an interface of ours and a station of its. Each has a window and a round-trip
+//! time of its own, so that a slow or broken way does not slow the others.
+
+use std::time::{Duration, Instant};
+
+use pnet::util::MacAddr;
+
+/// Shortest time-out. Below it the scheduler's own delays look like losses.
+const RTO_MIN: Duration = Duration::from_millis(30);
+/// Longest time-out after backing off.
+pub(super) const RTO_MAX: Duration = Duration::from_secs(4);
+/// Time-out before anything was measured.
+const RTO_START: Duration = Duration::from_millis(500);
+/// Requests in flight at first.
+const WINDOW_START: f64 = 8.0;
+/// Rounds of losses with no answer between, after which a way only gets one request at a time.
+const SUSPECT: u32 = 3;
+
+/// What is known of one way.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Path {
+    /// Index of the wire.
+    pub(super) wire: usize,
+    /// The target's station there.
+    pub(super) mac: MacAddr,
+    /// Requests that went this way and have no answer.
+    pub(super) in_flight: usize,
+    /// When an answer came this way last.
+    pub(super) heard: Option<Instant>,
+    /// The interface is no more.
+    pub(super) gone: bool,
+    /// Requests were lost on it just now.
+    pub(super) losing: bool,
+    window_max: f64,
+    window: f64,
+    threshold: f64,
+    smoothed: Option<Duration>,
+    variance: Duration,
+    /// Rounds of losses since an answer came.
+    losses: u32,
+}
+
+impl Path {
+    /// A way on which at most `window_max` requests may be in flight.
+    pub(super) fn new(wire: usize, mac: MacAddr, window_max: usize) -> Path {
+        let window_max = window_max as f64;
+        Path {
+            wire,
+            mac,
+            in_flight: 0,
+            heard: None,
+            gone: false,
+            losing: false,
+            window_max,
+            window: WINDOW_START.min(window_max),
+            threshold: window_max,
+            smoothed: None,
+            variance: Duration::ZERO,
+            losses: 0,
+        }
+    }
+
+    /// Requests that may be sent this way now.
+    pub(super) fn room(&self) -> usize {
+        let window = match (self.gone, self.losses) {
+            (true, _) => 0,
+            (false, SUSPECT..) => 1,
+            (false, _) => self.window as usize,
+        };
+        window.saturating_sub(self.in_flight)
+    }
+
+    /// How long an answer to a new request is waited for.
+    pub(super) fn timeout(&self) -> Duration {
+        match self.smoothed {
+            None => RTO_START,
+            Some(smoothed) => (smoothed + 4 * self.variance).clamp(RTO_MIN, RTO_MAX),
+        }
+    }
+
+    /// An answer came this way; after `round_trip`, if that is known.
+    pub(super) fn answered(&mut self, now: Instant, round_trip: Option<Duration>) {
+        self.heard = Some(now);
+        self.losses = 0;
+        // RFC 6298.
+        if let Some(sample) = round_trip {
+            match self.smoothed {
+                None => {
+                    self.smoothed = Some(sample);
+                    self.variance = sample / 2;
+                }
+                Some(smoothed) => {
+                    self.variance = (self.variance * 3 + smoothed.abs_diff(sample)) / 4;
+                    self.smoothed = Some((smoothed * 7 + sample) / 8);
+                }
+            }
+        }
+        let step = if self.window < self.threshold {
+            1.0
+        } else {
+            1.0 / self.window
+        };
+        self.window = (self.window + step).min(self.window_max);
+    }
+
+    /// Takes a round of losses into account. One halves the window, however many were lost with it.
+    pub(super) fn settle(&mut self) {
+        if std::mem::take(&mut self.losing) {
+            self.losses = self.losses.saturating_add(1);
+            self.threshold = (self.window / 2.0).max(2.0);
+            self.window = self.threshold;
+        }
+    }
+
+    /// Forgets the requests in flight.
+    pub(super) fn clear(&mut self) {
+        self.in_flight = 0;
+    }
+
+    /// Takes back what was learned since `before`.
+    pub(super) fn unlearn(&mut self, before: &Path) {
+        (self.window, self.threshold, self.losses) =
+            (before.window, before.threshold, before.losses);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lose(path: &mut Path) {
+        path.losing = true;
+        path.settle();
+    }
+
+    fn path(most: usize) -> Path {
+        Path::new(0, MacAddr::new(2, 0, 0, 0, 0, 7), most)
+    }
+
+    #[test]
+    fn the_window_grows_with_answers_and_halves_with_losses() {
+        let mut path = path(64);
+        let now = Instant::now();
+        for _ in 0..100 {
+            path.answered(now, None);
+        }
+        assert_eq!(path.room(), 64);
+        lose(&mut path);
+        assert_eq!(path.room(), 32);
+        path.in_flight = 30;
+        assert_eq!(path.room(), 2);
+    }
+
+    #[test]
+    fn a_way_that_only_loses_gets_one_request_at_a_time_until_it_answers() {
+        let mut path = path(64);
+        (0..SUSPECT).for_each(|_| lose(&mut path));
+        assert_eq!(path.room(), 1);
+        path.in_flight = 1;
+        assert_eq!(path.room(), 0);
+        path.answered(Instant::now(), None);
+        assert!(path.room() > 0);
+        path.gone = true;
+        assert_eq!(path.room(), 0);
+    }
+
+    #[test]
+    fn the_time_out_follows_the_round_trip() {
+        let mut path = path(64);
+        assert_eq!(path.timeout(), RTO_START);
+        for _ in 0..100 {
+            path.answered(Instant::now(), Some(Duration::from_millis(100)));
+        }
+        let timeout = path.timeout();
+        assert!(
+            timeout >= Duration::from_millis(100) && timeout < Duration::from_millis(120),
+            "{timeout:?}"
+        );
+    }
+}
