@@ -149,6 +149,55 @@ fn a_file_is_exported_written_and_let_go() {
 }
 
 #[test]
+fn two_interfaces_are_two_ways_to_one_disk() {
+    with_wire(|| {
+        ip(
+            "link add host1 address 02:00:00:00:01:01 type veth peer name old1 address 02:00:00:00:01:07",
+        );
+        for name in ["host1", "old1"] {
+            ip(&format!("link set {name} up"));
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("disk.img");
+        let data: Vec<u8> = (0..4u32 << 20).map(|i| (i / 512 + i % 251) as u8).collect();
+        fs::write(&path, &data).unwrap();
+        let mut running = Running::start("--shelf 1 --slot 0 --iface old0 --iface old1", &path);
+        running.says("on old1");
+        let open = |name| Initiator::open(name).unwrap();
+        let received = |name: &str| -> u64 {
+            let all = fs::read_to_string("/proc/thread-self/net/dev").unwrap();
+            let numbers = all.lines().find_map(|line| line.trim().strip_prefix(name));
+            let received = numbers.unwrap()[1..].split_whitespace().next();
+            received.unwrap().parse().unwrap()
+        };
+        let mut session = open("host0").and(open("host1")).attach(E1_0).unwrap();
+        assert_eq!(session.paths(), 2);
+        let before = ["host0", "host1"].map(received);
+        let mut read = vec![0; data.len()];
+        session.read(0, &mut read).unwrap();
+        assert!(read == data);
+        for (name, before) in ["host0", "host1"].into_iter().zip(before) {
+            assert!(
+                received(name) - before > 1 << 20,
+                "{name} carried too little"
+            );
+        }
+        // Either cable may be pulled; an interface of ours may even be taken away.
+        for name in ["old0", "host1"] {
+            ip(&format!("link set {name} down"));
+            read.fill(0);
+            session.read(0, &mut read).unwrap();
+            assert!(read == data);
+            ip(&format!("link set {name} up"));
+        }
+        ip("link del host1");
+        read.fill(0);
+        session.read(0, &mut read).unwrap();
+        assert!(read == data);
+    });
+}
+
+#[test]
 fn read_only_and_for_some_only() {
     with_wire(|| {
         let directory = tempfile::tempdir().unwrap();

@@ -1,12 +1,14 @@
 //! Serving until a signal ends it, over whatever happens to the interfaces meanwhile.
 
 use std::io::{self, Write};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use p2v_aoe::SECTOR;
+use p2v_aoe::cmdline::BootArgs;
 use p2v_aoe::target::{
     self, Conflict, Disk, Durability, Event, Events, Export, Target, TargetConfig,
 };
@@ -16,6 +18,7 @@ use p2v_aoe::wire::{OpenError, PacketSocket, Wire};
 use super::Options;
 use super::disk::{self, DiskRefused};
 use crate::export::{ASK_TRIES, ASK_WAIT, words};
+use crate::inventory;
 use crate::link::Links;
 
 /// A line for whoever reads; nobody need.
@@ -99,6 +102,9 @@ pub(super) fn serve(options: &Options) -> Result<(), ServeError> {
         (Access::ReadWrite, "read-write")
     };
     let bytes = opened.disk.sectors() * SECTOR;
+    // By which an initiator knows that several interfaces lead to one machine. There are no disks and
+    // interfaces in it: nothing here is to be moved by `p2v`.
+    let machine = inventory::machine(Path::new("/sys"), &BootArgs::default());
     let target = Target::new(
         TargetConfig {
             exports: vec![Export {
@@ -114,8 +120,9 @@ pub(super) fn serve(options: &Options) -> Result<(), ServeError> {
             }],
             hosts: options.allow.clone(),
             token: None,
-            inventory: Vec::new(),
-            boot_id: String::new(),
+            inventory: serde_json::to_vec(&machine)
+                .map_err(|e| system("describe this machine")(e.into()))?,
+            boot_id: machine.boot_id,
         },
         Arc::new(Say),
     )

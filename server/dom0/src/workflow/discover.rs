@@ -177,10 +177,17 @@ fn unknown(
         Ok(inventory) => (inventory, Vec::new()),
         Err(why) => (None, vec![why]),
     };
-    differences.push(format!(
-        "it answers and has no record here: it was booted by another server, or its record was lost. \
-         `p2v copy e{shelf}.0 --not-booted-by-this-host --to ...` can read it"
-    ));
+    let agent = inventory.as_ref().is_some_and(|i| !i.nics.is_empty());
+    differences.push(if agent {
+        format!(
+            "it answers and has no record here: it was booted by another server, or its record was lost. \
+             `p2v copy e{shelf}.0 --not-booted-by-this-host --to ...` can read it"
+        )
+    } else {
+        "it is a plain AoE target (vblade, `p2v-agent export`), not an old machine that booted p2v's image: `p2v` \
+         leaves it alone, the kernel's aoe driver can use it"
+            .into()
+    });
     MachineView {
         name: None,
         shelf,
