@@ -33,8 +33,8 @@ fn ipxe_boots_a_machine_without_a_disk_from_our_target() {
     let mut host = LinuxHost::start(&artifacts, &work, &[drive]).unwrap();
     host.background(
         "target",
-        &format!("/lab/lab-target export --shelf 1 --slot 0 --iface eth0 {DISK}"),
-        "exporting e1.0",
+        &format!("p2v-agent export --shelf 1 --slot 0 --iface eth0 {DISK}"),
+        "as e1.0 on eth0",
     )
     .unwrap();
     host.ok(&format!(

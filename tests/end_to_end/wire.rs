@@ -45,9 +45,9 @@ impl WireScene {
         host.background(
             "target",
             &format!(
-                "ip netns exec target /lab/lab-target export --shelf 1 --slot 0 --iface eth2 {DISK}"
+                "ip netns exec target p2v-agent export --shelf 1 --slot 0 --iface eth2 {DISK}"
             ),
-            "exporting e1.0",
+            "as e1.0 on eth2",
         )
         .unwrap();
         host.ok(&format!(

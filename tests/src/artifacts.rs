@@ -104,9 +104,7 @@ impl Artifacts {
                 .current_dir(repository),
         )?;
         fs::copy(&self.agent, root.join("usr/sbin/p2v-agent"))?;
-        for program in ["lab-guest", "lab-target"] {
-            fs::copy(self.binaries.join(program), tree.join(program))?;
-        }
+        fs::copy(self.binaries.join("lab-guest"), tree.join("lab-guest"))?;
         fs::copy(
             self.sources.join("xen-host/lab-init"),
             tree.join("lab-init"),
