@@ -13,6 +13,7 @@ use pnet::util::MacAddr;
 pub(crate) mod memory;
 mod packet;
 mod ring;
+mod spin;
 
 pub use packet::{OpenError, PacketSocket};
 

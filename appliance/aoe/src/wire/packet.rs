@@ -7,7 +7,7 @@ use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -17,6 +17,7 @@ use pnet::util::MacAddr;
 
 use super::Wire;
 use super::ring::Ring;
+use super::spin::{LOOK, Spin};
 use crate::frame::ETHERTYPE;
 
 /// Frames taken from the kernel, or given to it, with one call.
@@ -48,7 +49,7 @@ pub struct PacketSocket {
 /// Where frames come to.
 enum Arrivals {
     /// Memory shared with the kernel.
-    Ring(Ring),
+    Ring(Ring, Spin),
     /// Buffers that system calls fill.
     Buffers(Box<[[u8; FRAME_MAX]; BATCH]>),
 }
@@ -133,7 +134,7 @@ impl PacketSocket {
         let mtu = mtu(&socket, name).map_err(failed("read the MTU"))?;
         // Without memory for the ring the socket's queue does, at a system call for each batch.
         let arrivals = match ring.then(|| Ring::new(&socket, mtu)) {
-            Some(Ok(ring)) => Arrivals::Ring(ring),
+            Some(Ok(ring)) => Arrivals::Ring(ring, Spin::default()),
             _ => Arrivals::Buffers(Box::new([[0; FRAME_MAX]; BATCH])),
         };
 
@@ -270,7 +271,7 @@ impl Wire for PacketSocket {
         }
         if let Ok(mtu) = mtu(&self.socket, &self.name) {
             let fits = match &*self.arrivals() {
-                Arrivals::Ring(ring) => ring.fits(mtu),
+                Arrivals::Ring(ring, _) => ring.fits(mtu),
                 Arrivals::Buffers(_) => true,
             };
             self.mtu.store(mtu, Ordering::Relaxed);
@@ -283,11 +284,23 @@ impl Wire for PacketSocket {
             return Err(io::Error::from_raw_os_error(libc::ENXIO));
         }
         match &mut *self.arrivals() {
-            Arrivals::Ring(ring) => {
+            Arrivals::Ring(ring, spin) => {
                 let count = ring.receive(HANDFUL, each);
-                if count > 0 || timeout.is_zero() || !self.wait(PollFlags::POLLIN, timeout)? {
+                if count > 0 || timeout.is_zero() {
                     return Ok(count);
                 }
+                let begun = Instant::now();
+                if spin.pays() {
+                    let seen = ring.look_until(begun + LOOK);
+                    spin.looked(seen);
+                    if seen {
+                        return Ok(ring.receive(HANDFUL, each));
+                    }
+                }
+                if !self.wait(PollFlags::POLLIN, timeout)? {
+                    return Ok(0);
+                }
+                spin.slept(begun.elapsed());
                 let count = ring.receive(HANDFUL, each);
                 if count == 0 {
                     // It is down, or was: the error is taken, so that the next wait is one.

@@ -8,6 +8,7 @@ use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Instant;
 
 use nix::libc;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
@@ -86,12 +87,35 @@ impl Ring {
         mtu + ETHERNET_LEN + HEADER_ROOM <= self.slot
     }
 
+    fn next(&self) -> NonNull<libc::c_void> {
+        // SAFETY: `next` is less than `slots`, so this is within the mapping.
+        unsafe { self.memory.byte_add(self.next * self.slot) }
+    }
+
+    /// Looks until there is a frame, and no longer than `until`; says whether there is one.
+    pub(super) fn look_until(&self, until: Instant) -> bool {
+        // SAFETY: a slot begins with its status, which the kernel changes at any time; it is only used
+        // through the atomic, and the mapping outlives it.
+        let status = unsafe { AtomicU32::from_ptr(self.next().cast().as_ptr()) };
+        loop {
+            // The clock is asked now and then only.
+            for _ in 0..16 {
+                if status.load(Ordering::Acquire) & libc::TP_STATUS_USER != 0 {
+                    return true;
+                }
+                std::hint::spin_loop();
+            }
+            if Instant::now() >= until {
+                return false;
+            }
+        }
+    }
+
     /// Hands at most `most` frames to `each`; returns how many there were.
     pub(super) fn receive(&mut self, most: usize, each: &mut dyn FnMut(&[u8])) -> usize {
         let mut count = 0;
         while count < most {
-            // SAFETY: `next` is less than `slots`, so this is within the mapping.
-            let slot = unsafe { self.memory.byte_add(self.next * self.slot) };
+            let slot = self.next();
             let header: NonNull<libc::tpacket2_hdr> = slot.cast();
             // SAFETY: a slot begins with this header; its first word is changed by the kernel at any
             // time, and is only used through the atomic.
