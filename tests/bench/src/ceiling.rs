@@ -1,4 +1,4 @@
-//! The most that a target could do with the socket calls that everybody has: answers reads with the
+//! The most that a target could do with the sockets that ours has: answers reads with the
 //! right bytes from memory, without a disk, a queue or a check.
 
 use std::time::Duration;
@@ -20,7 +20,7 @@ pub fn run(arguments: &[String]) -> Result<()> {
         bail!("ceiling IFACE FILE");
     };
     let image = std::fs::read(file)?;
-    let wire = PacketSocket::open(iface)?;
+    let wire = PacketSocket::open_with_ring(iface)?;
     let own = Address::new(SHELF, SLOT);
     let mut heads: Vec<([u8; FRAME_MIN], usize, usize, usize)> = Vec::new();
     loop {

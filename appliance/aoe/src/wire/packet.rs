@@ -23,7 +23,7 @@ use crate::frame::ETHERTYPE;
 /// Frames taken from the kernel, or given to it, with one call.
 const BATCH: usize = 64;
 /// Frames handed out at once: few enough that the first are answered while others still come.
-const HANDFUL: usize = 32;
+const HANDFUL: usize = 16;
 /// Bytes of one receive buffer: the largest jumbo frame (9000 + 14), rounded up.
 const FRAME_MAX: usize = 9216;
 /// What the socket's buffers are asked to hold: with room for a window of 64 jumbo frames from
