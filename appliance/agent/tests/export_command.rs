@@ -73,6 +73,14 @@ impl Running {
         }
     }
 
+    /// Processor time used, in hundredths of a second (`proc(5)`, fields 14 and 15 of `stat`).
+    fn ticks(&self) -> u64 {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
+        let fields = stat.rsplit_once(')').unwrap().1.split_whitespace();
+        let times = fields.skip(11).take(2);
+        times.map(|field| field.parse::<u64>().unwrap()).sum()
+    }
+
     fn end(&mut self, signal: Signal) -> Option<i32> {
         kill(Pid::from_raw(self.child.id() as i32), signal).unwrap();
         self.child.wait().unwrap().code()
@@ -188,6 +196,13 @@ fn two_interfaces_are_two_ways_to_one_disk() {
             read.fill(0);
             session.read(0, &mut read).unwrap();
             assert!(read == data);
+            let before = running.ticks();
+            std::thread::sleep(Duration::from_millis(500));
+            let used = running.ticks() - before;
+            assert!(
+                used < 25,
+                "{used} of 50 ticks used for nothing, {name} down"
+            );
             ip(&format!("link set {name} up"));
         }
         ip("link del host1");

@@ -198,13 +198,12 @@ impl Exchange {
         }
     }
 
-    /// The way that answered last: for what may take only one.
+    /// The way that promises most: for what may take only one.
     pub(super) fn main(&self) -> usize {
-        let heard = |path: &Path| (!path.gone, path.heard);
         // The first of equals.
         (0..self.paths.len())
             .rev()
-            .max_by_key(|i| heard(&self.paths[*i]))
+            .max_by_key(|i| self.paths[*i].promise())
             .unwrap_or(0)
     }
 
@@ -410,14 +409,18 @@ impl Exchange {
 
     /// Gives a request a place and a way; false when there is none.
     fn begin(&mut self, ask: &Ask<'_>, index: usize, now: Instant) -> bool {
-        let room = |i: &usize| self.paths[*i].room();
-        let path = match ask.path {
+        let room = |i: &usize| self.paths[*i].room(now);
+        let mut path = match ask.path {
             Some(path) => path,
             // The first of equals.
             None => (0..self.paths.len()).rev().max_by_key(room).unwrap_or(0),
         };
-        if self.paths[path].room() == 0 {
-            return false;
+        if room(&path) == 0 {
+            // Where no way answers, one must still be tried.
+            path = ask.path.unwrap_or(self.main());
+            if self.in_flight() > 0 || self.paths[path].gone {
+                return false;
+            }
         }
         let Some(slot) = self.free.pop() else {
             return false;
@@ -526,19 +529,20 @@ impl Exchange {
         if lost > 0 {
             self.suspect = true;
             self.counters.repeated += lost;
-            self.paths.iter_mut().for_each(Path::settle);
+            self.paths.iter_mut().for_each(|path| path.settle(now));
         }
     }
 }
 
-/// A way that has answered since a request left, where the request's own has not.
+/// Another way for a request whose own has not answered since it left: one that has, or any that
+/// promises more.
 fn better(paths: &[Path], own: usize, sent: Instant) -> Option<usize> {
     let fails = |path: &Path| path.gone || path.heard < Some(sent);
     if !fails(&paths[own]) {
         return None;
     }
     (0..paths.len())
-        .filter(|other| *other != own && !paths[*other].gone)
-        .filter(|other| paths[own].gone || !fails(&paths[*other]))
-        .max_by_key(|other| paths[*other].heard)
+        .filter(|other| !paths[*other].gone)
+        .filter(|other| !fails(&paths[*other]) || paths[*other].promise() > paths[own].promise())
+        .max_by_key(|other| (!fails(&paths[*other]), paths[*other].promise()))
 }

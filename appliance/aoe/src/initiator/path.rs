@@ -1,6 +1,7 @@
 //! One way to a target: an interface of ours and a station of its. Each has a window and a round-trip
 //! time of its own, so that a slow or broken way does not slow the others.
 
+use std::cmp::Reverse;
 use std::time::{Duration, Instant};
 
 use pnet::util::MacAddr;
@@ -13,8 +14,11 @@ pub(super) const RTO_MAX: Duration = Duration::from_secs(4);
 const RTO_START: Duration = Duration::from_millis(500);
 /// Requests in flight at first.
 const WINDOW_START: f64 = 8.0;
-/// Rounds of losses with no answer between, after which a way only gets one request at a time.
+/// Rounds of losses with no answer between, after which a way is only tried with one request now and
+/// then.
 const SUSPECT: u32 = 3;
+/// How often it is tried.
+const TRY_EVERY: Duration = Duration::from_secs(1);
 
 /// What is known of one way.
 #[derive(Clone, Copy, Debug)]
@@ -36,8 +40,9 @@ pub(super) struct Path {
     threshold: f64,
     smoothed: Option<Duration>,
     variance: Duration,
-    /// Rounds of losses since an answer came.
+    /// Rounds of losses since an answer came, and when the last one was.
     losses: u32,
+    lost_at: Option<Instant>,
 }
 
 impl Path {
@@ -57,14 +62,23 @@ impl Path {
             smoothed: None,
             variance: Duration::ZERO,
             losses: 0,
+            lost_at: None,
         }
     }
 
+    /// What is to be expected of it, against others: ways that answer by when they did last, those that
+    /// do not by how long ago they were tried.
+    pub(super) fn promise(&self) -> impl Ord + use<> {
+        let suspect = self.losses >= SUSPECT;
+        let tried = Reverse(self.lost_at.filter(|_| suspect));
+        (!self.gone, !suspect, tried, self.heard)
+    }
+
     /// Requests that may be sent this way now.
-    pub(super) fn room(&self) -> usize {
+    pub(super) fn room(&self, now: Instant) -> usize {
         let window = match (self.gone, self.losses) {
             (true, _) => 0,
-            (false, SUSPECT..) => 1,
+            (false, SUSPECT..) => usize::from(self.lost_at.is_none_or(|at| now - at >= TRY_EVERY)),
             (false, _) => self.window as usize,
         };
         window.saturating_sub(self.in_flight)
@@ -104,8 +118,9 @@ impl Path {
     }
 
     /// Takes a round of losses into account. One halves the window, however many were lost with it.
-    pub(super) fn settle(&mut self) {
+    pub(super) fn settle(&mut self, now: Instant) {
         if std::mem::take(&mut self.losing) {
+            self.lost_at = Some(now);
             self.losses = self.losses.saturating_add(1);
             self.threshold = (self.window / 2.0).max(2.0);
             self.window = self.threshold;
@@ -130,7 +145,7 @@ mod tests {
 
     fn lose(path: &mut Path) {
         path.losing = true;
-        path.settle();
+        path.settle(Instant::now());
     }
 
     fn path(most: usize) -> Path {
@@ -144,24 +159,40 @@ mod tests {
         for _ in 0..100 {
             path.answered(now, None);
         }
-        assert_eq!(path.room(), 64);
+        assert_eq!(path.room(now), 64);
         lose(&mut path);
-        assert_eq!(path.room(), 32);
+        assert_eq!(path.room(now), 32);
         path.in_flight = 30;
-        assert_eq!(path.room(), 2);
+        assert_eq!(path.room(now), 2);
     }
 
     #[test]
-    fn a_way_that_only_loses_gets_one_request_at_a_time_until_it_answers() {
+    fn a_way_that_only_loses_gets_one_request_now_and_then_until_it_answers() {
         let mut path = path(64);
         (0..SUSPECT).for_each(|_| lose(&mut path));
-        assert_eq!(path.room(), 1);
+        let now = Instant::now();
+        let later = now + TRY_EVERY;
+        assert_eq!((path.room(now), path.room(later)), (0, 1));
         path.in_flight = 1;
-        assert_eq!(path.room(), 0);
-        path.answered(Instant::now(), None);
-        assert!(path.room() > 0);
+        assert_eq!(path.room(later), 0);
+        path.answered(now, None);
+        assert!(path.room(now) > 0);
         path.gone = true;
-        assert_eq!(path.room(), 0);
+        assert_eq!(path.room(now), 0);
+    }
+
+    #[test]
+    fn ways_that_answer_promise_more_and_the_others_take_turns() {
+        let mut paths = [path(64), path(64)];
+        let best = |paths: &[Path; 2]| paths[0].promise() < paths[1].promise();
+        paths[1].answered(Instant::now(), None);
+        assert!(best(&paths));
+        (0..SUSPECT).for_each(|_| lose(&mut paths[1]));
+        assert!(!best(&paths), "the other has not failed yet");
+        (0..SUSPECT).for_each(|_| lose(&mut paths[0]));
+        assert!(best(&paths), "the other has failed later");
+        paths[1].gone = true;
+        assert!(!best(&paths));
     }
 
     #[test]

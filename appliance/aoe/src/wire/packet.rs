@@ -235,6 +235,11 @@ impl PacketSocket {
         Ok(received)
     }
 
+    /// The interface is down, or was: the error is taken, so that the next wait is one.
+    fn take_error(&self) {
+        let _ = getsockopt(&self.socket, sockopt::SocketError);
+    }
+
     fn wait(&self, events: PollFlags, timeout: Duration) -> io::Result<bool> {
         let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
         match poll(&mut [PollFd::new(self.socket.as_fd(), events)], timeout) {
@@ -286,8 +291,13 @@ impl Wire for PacketSocket {
         match &mut *self.arrivals() {
             Arrivals::Ring(ring, spin) => {
                 let count = ring.receive(HANDFUL, each);
-                if count > 0 || timeout.is_zero() {
+                if count > 0 {
                     return Ok(count);
+                }
+                if timeout.is_zero() {
+                    // Whoever asks so was told that there is something.
+                    self.take_error();
+                    return Ok(0);
                 }
                 let begun = Instant::now();
                 if spin.pays() {
@@ -303,8 +313,7 @@ impl Wire for PacketSocket {
                 spin.slept(begun.elapsed());
                 let count = ring.receive(HANDFUL, each);
                 if count == 0 {
-                    // It is down, or was: the error is taken, so that the next wait is one.
-                    let _ = getsockopt(&self.socket, sockopt::SocketError);
+                    self.take_error();
                 }
                 Ok(count)
             }
