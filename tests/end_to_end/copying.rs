@@ -1,7 +1,7 @@
 //! Copies: whole, interrupted, refused.
 
 use p2v_lab::disk::Disk;
-use p2v_lab::old_server::IDE_PC;
+use p2v_lab::old_server::{IDE_PC, OldServer};
 
 use crate::scene::Scene;
 
@@ -46,6 +46,29 @@ fn a_partitioned_disk_is_copied_byte_for_byte_also_after_an_interruption() {
             .unwrap()
             .is_empty()
     );
+
+    // Now the old machine loses its power half way, and boots again. It is waited for; but its disk may
+    // have changed meanwhile, so the copy does not count yet.
+    scene
+        .host
+        .ok("(p2v copy e1 --to vg0 >/tmp/copy.out 2>/tmp/copy.err; echo $? >/tmp/copy.status) & \
+             until grep -qE '^  e1.0: +[1-9][0-9]? %' /tmp/copy.err; do test -e /tmp/copy.status && break; sleep 0.2; done; \
+             ! test -e /tmp/copy.status")
+        .unwrap();
+    drop(scene.old);
+    scene
+        .host
+        .ok("until grep -q 'has said nothing for' /tmp/copy.err; do test -e /tmp/copy.status && break; sleep 0.2; done; \
+             ! test -e /tmp/copy.status")
+        .unwrap();
+    scene.old = OldServer::power_on(scene.run.directory(), &scene.disk, IDE_PC).unwrap();
+    let said = scene
+        .host
+        .ok("until test -s /tmp/copy.status; do sleep 0.2; done; cat /tmp/copy.err /tmp/copy.status")
+        .unwrap();
+    assert!(said.contains("answers again, after"), "{said}");
+    assert!(said.contains("restarted while e1.0 was copied"), "{said}");
+    assert_eq!(said.lines().last(), Some("1"), "{said}");
 
     // Run again, it goes on.
     let copied = scene.host.ok("p2v copy e1 --to vg0").unwrap();

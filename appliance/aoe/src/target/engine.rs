@@ -35,6 +35,8 @@ struct Volume {
     schedule: Schedule,
     streams: Streams,
     recent: Recent,
+    /// Requests without an answer, those at work among them: memory for them is bounded.
+    unanswered: usize,
 }
 
 /// All disks, and what does their work.
@@ -63,6 +65,7 @@ impl Engine {
                 schedule: Schedule::default(),
                 streams: Streams::default(),
                 recent: Recent::default(),
+                unanswered: 0,
             })
             .collect();
         Ok(Engine {
@@ -154,7 +157,7 @@ impl Engine {
     /// Takes a request for the export with this index.
     pub(super) fn take(&mut self, index: usize, request: Request) {
         let volume = &mut self.volumes[index];
-        let full = volume.schedule.waiting() >= QUEUE_MAX;
+        let full = volume.unanswered >= QUEUE_MAX;
         let late = match &request.work {
             Work::Write(_) if !full => {
                 let write = Write {
@@ -181,7 +184,9 @@ impl Engine {
             }
             return;
         }
-        if !volume.schedule.push(request) {
+        if volume.schedule.push(request) {
+            volume.unanswered += 1;
+        } else {
             volume.export.count(Count::Joined, 1);
         }
     }
@@ -204,7 +209,12 @@ impl Engine {
         for index in 0..self.volumes.len() {
             self.start(index);
         }
-        self.volumes.iter().map(|v| v.schedule.len()).sum()
+        let mut all = 0;
+        for volume in &mut self.volumes {
+            volume.unanswered = volume.schedule.len();
+            all += volume.unanswered;
+        }
+        all
     }
 
     /// Sends the replies there are, after the disks were given what they have to do.

@@ -160,11 +160,6 @@ impl Schedule {
             + self.syncing.as_ref().map_or(0, |syncing| syncing.len())
     }
 
-    /// Requests that were not begun.
-    pub(super) fn waiting(&self) -> usize {
-        self.waiting.len()
-    }
-
     /// Sectors of each request of an operation.
     pub(super) fn sizes(&self, id: OpId) -> Vec<u64> {
         let start = self.active.get(id).and_then(Option::as_ref);

@@ -94,7 +94,7 @@ impl Disk for GatedDisk {
 struct Asked {
     disk: Arc<GatedDisk>,
     station: Arc<Station>,
-    _bench: Bench,
+    bench: Bench,
 }
 
 impl Asked {
@@ -108,7 +108,7 @@ impl Asked {
         Asked {
             station: bench.segment.station(HOST),
             disk,
-            _bench: bench,
+            bench,
         }
     }
 
@@ -249,4 +249,44 @@ fn a_disk_in_use_cannot_be_reserved_by_another_host() {
     assert_eq!(error, Some(ErrorCode::TargetReserved as u8));
     asked.ask(1, false, 0, 2, 0);
     assert_eq!(asked.answers(1), [1]);
+}
+
+#[test]
+fn a_flood_of_requests_is_bounded_and_what_was_taken_is_answered() {
+    let asked = Asked::new();
+    let held: Vec<Did> = (0..SECTORS).map(Did::Read).collect();
+    held.iter().for_each(|read| asked.disk.hold(*read));
+    // More than it takes, and each another request than the others; so that the segment's ports do not
+    // lose them, not all at once.
+    let all: Vec<(u64, u8)> = (1..=2)
+        .flat_map(|count| (0..SECTORS - 1).map(move |lba| (lba, count)))
+        .collect();
+    for (at, (lba, count)) in all.iter().enumerate() {
+        asked.ask(at as u32, false, *lba, *count, 0);
+        if at % 32 == 31 {
+            asked.silent();
+        }
+    }
+    asked.silent();
+    let stats = || asked.bench.target.status()[0].stats;
+    let refused = stats().get("queue_full").unwrap();
+    assert!(refused >= all.len() as u64 - 1024, "{refused} refused");
+    held.iter().for_each(|read| asked.disk.let_go(*read));
+    // Not all answers fit the segment's ports; what was done is counted.
+    let taken = all.len() as u64 - refused;
+    let until = std::time::Instant::now() + Duration::from_secs(10);
+    while stats().get("sectors_read").unwrap() < taken {
+        assert!(std::time::Instant::now() < until, "{:?}", stats());
+        asked.station.receive(Duration::ZERO, &mut |_| {}).unwrap();
+    }
+    let drain = |_: &[u8]| {};
+    while asked
+        .station
+        .receive(Duration::from_millis(100), &mut drain.clone())
+        .unwrap()
+        > 0
+    {}
+    // And there is room again.
+    asked.ask(5000, false, 0, 1, 0);
+    assert_eq!(asked.answers(1), [5000]);
 }
