@@ -27,8 +27,10 @@ const WINDOW_MAX: usize = 256;
 const SLOT_BITS: u32 = 8;
 /// After this long without a word the target may be another than it was.
 const IDLE: Duration = Duration::from_secs(1);
-/// Silence that is worth telling of, and how often.
+/// Silence that is worth telling of. It is told again when it has lasted twice as long.
 const TELL_AFTER: Duration = Duration::from_secs(5);
+/// And after this long at the latest.
+const TELL_EVERY: Duration = Duration::from_secs(60);
 /// Bytes of headers and the largest body without data that a request has.
 const HEAD_MAX: usize = 256;
 
@@ -295,7 +297,7 @@ impl Exchange {
                     self.tell(Silence::Ended(answers.heard - before));
                 }
                 told = Duration::ZERO;
-            } else if waited >= told + TELL_AFTER {
+            } else if waited >= told + told.clamp(TELL_AFTER, TELL_EVERY) {
                 told = waited;
                 self.tell(Silence::Lasts(waited));
             }
