@@ -68,6 +68,7 @@ impl Machine {
                 disk: disk.clone(),
                 identify: Identify {
                     serial: serial.into(),
+                    firmware: boot_id.into(),
                     ..Identify::default()
                 },
                 access: Access::ReadWrite,
