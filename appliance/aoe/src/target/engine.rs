@@ -231,9 +231,10 @@ impl Engine {
     fn start(&mut self, index: usize) {
         let starts = self.volumes[index].schedule.ready();
         let writes = starts.iter().filter(|s| s.kind == Kind::Write).count();
+        let mut fetches = Vec::new();
         for start in starts {
             match start.kind {
-                Kind::Read => self.start_read(index, start),
+                Kind::Read => fetches.push(self.start_read(index, start)),
                 Kind::Write => self.start_write(index, start, writes == 1),
                 Kind::Access(access, _) => {
                     // Forbidding comes first in its order, allowing last: no moment with too much
@@ -249,12 +250,20 @@ impl Engine {
                 Kind::Ahead => {}
             }
         }
+        // When the writes of this round are known to be at work: what is fetched beside one of them could
+        // stay in memory as it was before it.
+        for (from, sectors) in fetches {
+            if sectors > 0 {
+                self.fetch(index, from, sectors);
+            }
+        }
         if self.volumes[index].schedule.begin_sync() {
             self.submit(index, UNNAMED, 0, Action::Sync);
         }
     }
 
-    fn start_read(&mut self, index: usize, start: Start) {
+    /// Starts a read; returns what is to be fetched ahead for it: first sector and number of them.
+    fn start_read(&mut self, index: usize, start: Start) -> (u64, u64) {
         let volume = &mut self.volumes[index];
         let size = volume.export.sectors;
         let bytes = (start.sectors * SECTOR) as usize;
@@ -300,10 +309,7 @@ impl Engine {
             };
             self.submit(index, id, lba, read);
         }
-        let (from, sectors) = plan.fetch;
-        if sectors > 0 {
-            self.fetch(index, from, sectors);
-        }
+        plan.fetch
     }
 
     /// Has a range fetched into memory.

@@ -10,6 +10,7 @@ enum Did {
     Read(u64),
     Write(u64),
     Flush,
+    Ahead(u64),
 }
 
 #[derive(Default)]
@@ -83,6 +84,10 @@ impl Disk for GatedDisk {
 
     fn flush(&self) -> io::Result<()> {
         self.pass(Did::Flush, || self.inner.flush())
+    }
+
+    fn will_need(&self, lba: u64, _: usize) {
+        self.pass(Did::Ahead(lba), || ());
     }
 
     fn set_writable(&self, writable: bool) -> io::Result<()> {
@@ -289,4 +294,50 @@ fn a_flood_of_requests_is_bounded_and_what_was_taken_is_answered() {
     // And there is room again.
     asked.ask(5000, false, 0, 1, 0);
     assert_eq!(asked.answers(1), [5000]);
+}
+
+#[test]
+fn nothing_is_fetched_ahead_beside_a_write_to_it_that_starts_in_the_same_round() {
+    let asked = Asked::new();
+    // A reader that goes on and on, one frame short of being followed.
+    for lba in (0..126).step_by(2) {
+        asked.ask(lba as u32, false, lba, 2, 0);
+        asked.answers(1);
+    }
+    // A change of access holds back what comes after it, so that it all starts at once. The session has
+    // the station's address, so its answers come here too.
+    let mut session = asked.bench.session();
+    let wait_for = |pending: usize| {
+        while asked.bench.target.pending.load(Ordering::Acquire) < pending {
+            std::thread::yield_now();
+        }
+    };
+    asked.disk.hold(Did::Write(10));
+    asked.ask(1000, true, 10, 2, 1);
+    wait_for(1);
+    std::thread::scope(|scope| {
+        let change = scope.spawn(|| session.access(&token(), 2, Access::ReadWrite));
+        wait_for(2);
+        asked.ask(1001, false, 126, 2, 0);
+        asked.ask(1002, true, 500, 2, 7);
+        wait_for(4);
+        asked.disk.let_go(Did::Write(10));
+        change.join().unwrap().unwrap();
+    });
+    let mut missing = BTreeSet::from([1000, 1001, 1002]);
+    while !missing.is_empty() {
+        let got = asked
+            .station
+            .receive(Duration::from_secs(10), &mut |bytes| {
+                missing.remove(&frame::parse(bytes).unwrap().0.tag);
+            });
+        assert_ne!(got.unwrap(), 0, "no answer to {missing:?}");
+    }
+    let ahead = |gates: &Gates| gates.begun.iter().any(|did| matches!(did, Did::Ahead(_)));
+    let begun = ahead(&asked.disk.gates.lock().unwrap());
+    assert!(!begun, "fetched beside a write");
+    // With nothing in the way it is.
+    asked.ask(1003, false, 128, 2, 0);
+    asked.answers(1);
+    asked.disk.wait_until(ahead);
 }
