@@ -132,12 +132,14 @@ impl Recent {
 
     fn comes_late(&self, write: &Write, habits: &mut Habits, now: Instant) -> bool {
         let seen = !habits.reuses && self.tags.contains_key(&(write.from, write.tag));
-        let behind = habits.counts() && step(habits.newest, number(write.tag)) < 0;
+        // Far behind is not late: reads are counted too, and not watched here.
+        let steps = step(habits.newest, number(write.tag));
+        let behind = habits.counts() && (-(STEP_MAX as i16)..0).contains(&steps);
         if !seen && !behind {
             return false;
         }
         let mut newer = Vec::new();
-        let mut same = false;
+        let (mut same, mut overwritten) = (false, false);
         for (other, at) in self.writes.iter().rev() {
             if now.saturating_duration_since(*at) > HELD_UP || same {
                 break;
@@ -148,12 +150,16 @@ impl Recent {
                 // One that counts has sent a page again that was changed meanwhile; it is one frame, and
                 // not the initiator, that keeps to no rule.
                 habits.reuses |= !habits.counts();
-            } else if other.from == write.from && other.overlaps(write) {
-                newer.push(other.tag);
+            } else if other.overlaps(write) {
+                // By whomever: a host may send from several interfaces, and a domain may move.
+                overwritten = true;
+                if other.from == write.from {
+                    newer.push(other.tag);
+                }
             }
         }
         // It was done, and something newer is there now.
-        let copy = seen && same && !newer.is_empty();
+        let copy = seen && same && overwritten;
         let overtaken = behind
             && newer
                 .iter()
@@ -269,6 +275,27 @@ mod tests {
         // And some seconds later nothing is late at all.
         let later = now() + HELD_UP + Duration::from_secs(1);
         assert!(!recent.is_late(write(linux(1), 0, 7), later));
+    }
+
+    #[test]
+    fn a_copy_does_not_undo_what_another_station_has_written_since() {
+        let mut recent = Recent::default();
+        assert!(!recent.is_late(write(100, 0, 1), now()));
+        let other = Write {
+            from: MacAddr(2, 0, 0, 0, 0, 2),
+            ..write(7, 0, 2)
+        };
+        assert!(!recent.is_late(other, now()));
+        assert!(recent.is_late(write(100, 0, 1), now()));
+    }
+
+    #[test]
+    fn many_reads_between_two_writes_make_neither_late() {
+        let mut recent = Recent::default();
+        for count in 0..200 {
+            assert!(!recent.is_late(write(linux(count), u64::from(count % 4) * 2, 9), now()));
+        }
+        assert!(!recent.is_late(write(linux(200 + 20_000), 0, 10), now()));
     }
 
     #[test]
