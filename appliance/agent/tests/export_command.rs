@@ -205,10 +205,22 @@ fn two_interfaces_are_two_ways_to_one_disk() {
             );
             ip(&format!("link set {name} up"));
         }
+        // Taken away, and there again: with a peer as new as itself, to be used by the next session.
         ip("link del host1");
         read.fill(0);
         session.read(0, &mut read).unwrap();
         assert!(read == data);
+        running.says("serving on 1 of 2");
+        ip(
+            "link add host1 address 02:00:00:00:01:01 type veth peer name old1 address 02:00:00:00:01:07",
+        );
+        for name in ["host1", "old1"] {
+            ip(&format!("link set {name} up"));
+        }
+        running.says("serving on 2 of 2");
+        let mut session = open("host0").and(open("host1")).attach(E1_0).unwrap();
+        assert_eq!(session.paths(), 2);
+        session.read(0, &mut read).unwrap();
     });
 }
 

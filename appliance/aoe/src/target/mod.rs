@@ -194,6 +194,8 @@ impl Target {
             .engine
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner());
+        // What is known of the ways is known by the wires' places, which may be others now.
+        *self.paths() = Paths::default();
         let served = self.serve_with(&mut engine, wires, stop);
         engine.leave();
         served

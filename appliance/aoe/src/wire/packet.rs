@@ -351,7 +351,10 @@ impl Wire for PacketSocket {
                 match error.raw_os_error() {
                     Some(libc::EINTR) => {}
                     Some(libc::EAGAIN) => {
-                        self.wait(PollFlags::POLLOUT, Duration::from_millis(100))?;
+                        if !self.wait(PollFlags::POLLOUT, Duration::from_millis(100))? {
+                            // It does not drain; others wait for us. Lost, as on the wire.
+                            return Ok(());
+                        }
                     }
                     // Lost, as on the wire: down, queue full, or too long for the MTU of now.
                     Some(libc::ENETDOWN | libc::ENOBUFS | libc::ENXIO | libc::EMSGSIZE) => {
