@@ -270,18 +270,33 @@ fn facts(machine: &MachineView, inventory: &Inventory) {
 
 /// What an operator does next.
 fn next(machine: &MachineView) -> String {
-    let name = name(machine);
-    match machine.state {
+    let (runs, answers) = (machine.domain.is_some(), !machine.answers.is_empty());
+    next_step(&name(machine), machine.state, runs, answers)
+}
+
+/// What comes next for a machine: `runs` if there is a domain of its name, `answers` if its agent does.
+fn next_step(name: &str, state: Option<State>, runs: bool, answers: bool) -> String {
+    match state {
         None => "it answers and has no record here: restart it so that it boots from `p2v serve` on this host".into(),
         Some(State::Seen) => {
             "its ROM asked for a boot file and its agent was not heard yet: look at its screen".into()
         }
+        Some(State::Exported) if !answers => {
+            "its agent does not answer: look at its screen and its cable, or restart it from the network".into()
+        }
         Some(State::Exported) => format!("`p2v start {name}` runs it as a domain; `p2v config {name}` shows how"),
+        Some(State::Running) if !runs => format!(
+            "it does not run: `p2v start {name}` starts it again, `p2v copy {name} --to VG` copies its disk"
+        ),
         Some(State::Running) => format!(
             "when it suits: shut it down from inside or `p2v stop {name}`, then `p2v copy {name} --to VG`"
         ),
         Some(State::Copying) => format!("`p2v copy {name} --to VG` again: it goes on where it stopped"),
         Some(State::Copied) => format!("`p2v cutover {name}` runs it from the copy"),
+        Some(State::Moved) if !runs => format!(
+            "it does not run: `p2v devices up`, then `xl create` with its config ({name}.cfg, in /etc/xen by default); \
+             do not release the old machine before it does"
+        ),
         Some(State::Moved) => format!("when you are content with it: `p2v release {name}` switches the old machine off"),
         Some(State::Released) => "nothing: it is moved and the old machine is off".into(),
     }
@@ -290,6 +305,18 @@ fn next(machine: &MachineView) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_comes_next_depends_on_what_is_there() {
+        let next = |state, runs, answers| next_step("e1", Some(state), runs, answers);
+        assert!(next(State::Moved, true, true).contains("p2v release e1"));
+        let down = next(State::Moved, false, true);
+        assert!(down.contains("xl create") && !down.contains("p2v release"));
+        assert!(next(State::Running, true, true).contains("p2v stop e1"));
+        assert!(next(State::Running, false, true).contains("p2v start e1"));
+        assert!(next(State::Exported, false, true).contains("p2v start e1"));
+        assert!(!next(State::Exported, false, false).contains("p2v start"));
+    }
 
     #[test]
     fn columns_line_up_and_terminals_are_not_steered() {
