@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, OnceLock, RwLock};
 
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use nix::libc;
@@ -35,11 +35,15 @@ pub trait Disk: Send + Sync {
     /// Allows or forbids writes. A disk starts with writes forbidden.
     fn set_writable(&self, writable: bool) -> io::Result<()>;
 
-    /// Fills as much of `data` as is in memory already, without waiting for the disk, and returns
-    /// the number of bytes (from the start of `data`).
-    fn read_cached(&self, lba: u64, data: &mut [u8]) -> usize {
+    /// Fills as much of `data` as is in memory already, without waiting for the disk.
+    fn read_cached(&self, lba: u64, data: &mut [u8]) -> Look {
         let _ = (lba, data);
-        0
+        Look::default()
+    }
+
+    /// Like [`Disk::read`], of what is in memory or on its way there.
+    fn read_through_cache(&self, lba: u64, data: &mut [u8]) -> io::Result<()> {
+        self.read(lba, data)
     }
 
     /// Fetches a range into memory because it will soon be read; need not wait for it.
@@ -58,6 +62,16 @@ pub trait Disk: Send + Sync {
     fn files(&self) -> Option<Files> {
         None
     }
+}
+
+/// What a look into memory gave.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Look {
+    /// Bytes filled, from the start.
+    pub bytes: usize,
+    /// The rest may be on its way into memory now: it must be read through there, and nothing be written
+    /// to it before that read has ended.
+    pub begun: bool,
 }
 
 /// Two ways to one disk. The kernel keeps them in step: direct reads see what was written through the
@@ -129,6 +143,26 @@ fn open(path: &Path, writable: bool) -> io::Result<Files> {
     })
 }
 
+/// Whether `RWF_NOWAIT` has the kernel begin to read what is not in memory. Linux 6.1 does not and 6.18
+/// does (both tried); where the change is between them makes no difference to what is read, so all
+/// after 6.1 count as if they did.
+fn a_look_begins_a_read() -> bool {
+    static ANSWER: OnceLock<bool> = OnceLock::new();
+    *ANSWER.get_or_init(|| match nix::sys::utsname::uname() {
+        Ok(names) => begins_a_read(&names.release().to_string_lossy()),
+        Err(_) => true,
+    })
+}
+
+fn begins_a_read(release: &str) -> bool {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    let mut next = || numbers.next().and_then(|n| n.parse::<u32>().ok());
+    match (next(), next()) {
+        (Some(major), Some(minor)) => (major, minor) > (6, 1),
+        _ => true,
+    }
+}
+
 /// Whether single 512-byte sectors can be read directly: not where the file lies on a disk of larger
 /// sectors, and not on every file system.
 fn takes_sectors(file: &File) -> bool {
@@ -145,12 +179,15 @@ fn fetch(file: &File, at: u64, bytes: usize) {
     let end = at + bytes as u64;
     for from in (at..end).step_by(ADVICE as usize) {
         let bytes = (end - from).min(ADVICE);
-        let _ = posix_fadvise(
-            file,
-            from as libc::off_t,
-            bytes as libc::off_t,
-            PosixFadviseAdvice::POSIX_FADV_WILLNEED,
-        );
+        // SAFETY: no pointers are passed.
+        let _ = unsafe {
+            libc::posix_fadvise64(
+                file.as_raw_fd(),
+                from as libc::off64_t,
+                bytes as libc::off64_t,
+                libc::POSIX_FADV_WILLNEED,
+            )
+        };
     }
 }
 
@@ -196,7 +233,7 @@ impl Disk for FileDisk {
         Ok(())
     }
 
-    fn read_cached(&self, lba: u64, data: &mut [u8]) -> usize {
+    fn read_cached(&self, lba: u64, data: &mut [u8]) -> Look {
         let files = self.files.read();
         let files = files.unwrap_or_else(|poisoned| poisoned.into_inner());
         let file = &files.0.cached;
@@ -206,16 +243,24 @@ impl Disk for FileDisk {
         };
         // SAFETY: `into` describes `data`, which is borrowed for the length of the call.
         let read = unsafe {
-            libc::preadv2(
+            libc::preadv64v2(
                 file.as_raw_fd(),
                 &raw const into,
                 1,
-                (lba * SECTOR) as libc::off_t,
+                (lba * SECTOR) as libc::off64_t,
                 libc::RWF_NOWAIT,
             )
         };
         // Not in memory, or a file that cannot tell: the disk is asked.
-        usize::try_from(read).unwrap_or(0)
+        let bytes = usize::try_from(read).unwrap_or(0);
+        Look {
+            bytes,
+            begun: bytes < data.len() && a_look_begins_a_read(),
+        }
+    }
+
+    fn read_through_cache(&self, lba: u64, data: &mut [u8]) -> io::Result<()> {
+        self.now().cached.read_exact_at(data, lba * SECTOR)
     }
 
     fn will_need(&self, lba: u64, bytes: usize) {
@@ -243,5 +288,75 @@ impl Disk for FileDisk {
 
     fn files(&self) -> Option<Files> {
         Some(self.now())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bytes of `file` that are in memory, in whole pages.
+    fn resident(file: &File, bytes: usize) -> usize {
+        // SAFETY: a new mapping, unmapped below; `pages` has a byte for each page of it (of 4 KiB or
+        // more).
+        let pages = unsafe {
+            let fd = file.as_raw_fd();
+            let at = libc::mmap(
+                std::ptr::null_mut(),
+                bytes,
+                libc::PROT_READ,
+                libc::MAP_SHARED,
+                fd,
+                0,
+            );
+            assert_ne!(at, libc::MAP_FAILED);
+            let mut pages = vec![0; bytes / 4096];
+            assert_eq!(libc::mincore(at, bytes, pages.as_mut_ptr()), 0);
+            libc::munmap(at, bytes);
+            pages
+        };
+        pages.iter().filter(|page| **page & 1 == 1).count() * 4096
+    }
+
+    #[test]
+    fn what_a_look_begins_is_told() {
+        const BYTES: usize = 1 << 20;
+        let mut file = tempfile::NamedTempFile::new_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        std::io::Write::write_all(&mut file, &[7; BYTES]).unwrap();
+        file.as_file().sync_all().unwrap();
+        let gone = PosixFadviseAdvice::POSIX_FADV_DONTNEED;
+        posix_fadvise(file.as_file(), 0, 0, gone).unwrap();
+        if resident(file.as_file(), BYTES) > 0 {
+            eprintln!("not run: this file system keeps everything in memory");
+            return;
+        }
+        let disk = FileDisk::open(file.path()).unwrap();
+        posix_fadvise(file.as_file(), 0, 0, gone).unwrap();
+        let mut data = [0; 64 << 10];
+        let look = disk.read_cached(512, &mut data);
+        if !look.begun {
+            // What is on its way would have arrived by the time that a disk read has.
+            disk.read(1024, &mut Buffers::default().take(512)[..512])
+                .unwrap();
+            assert_eq!((look.bytes, resident(file.as_file(), BYTES)), (0, 0));
+        }
+        disk.read_through_cache(512, &mut data).unwrap();
+        assert!(data.iter().all(|byte| *byte == 7));
+        let look = disk.read_cached(512, &mut data);
+        assert_eq!((look.bytes, look.begun), (data.len(), false));
+    }
+
+    #[test]
+    fn kernels_that_read_when_looked_at() {
+        let old = [
+            "5.10.0-28-amd64",
+            "6.1.0-49-amd64",
+            "6.1",
+            "4.19.0",
+            "3.2.0",
+        ];
+        let new = ["6.2.0", "6.18.44-x", "7.0", "6.12.0-1-amd64", "none"];
+        assert!(old.iter().all(|release| !begins_a_read(release)));
+        assert!(new.iter().all(|release| begins_a_read(release)));
     }
 }

@@ -272,11 +272,11 @@ impl Engine {
         let size = volume.export.sectors;
         let bytes = (start.sectors * SECTOR) as usize;
         let mut buffer = self.buffers.take(bytes);
-        let there = volume
+        let look = volume
             .export
             .disk
             .read_cached(start.lba, &mut buffer[..bytes]);
-        let there = start.lba + (there as u64) / SECTOR;
+        let there = start.lba + (look.bytes as u64) / SECTOR;
         let missed = there < start.lba + start.sectors;
         let plan = volume.streams.note(start.lba, start.sectors, size, missed);
         let Start {
@@ -309,7 +309,7 @@ impl Engine {
             let read = Action::Read {
                 buffer: self.buffers.take(bytes),
                 bytes,
-                cached: plan.fetching,
+                cached: plan.fetching || look.begun,
             };
             self.submit(index, id, lba, read);
         }
@@ -356,7 +356,6 @@ impl Engine {
         let durable = volume.export.durability == Durability::Stable;
         let write = Action::Write {
             pieces,
-            cached: !durable,
             // One operation that is stable when it ends is quicker than a write and a flush; many
             // writes share one flush.
             stable: durable && alone && !volume.schedule.is_busy(),
@@ -401,7 +400,7 @@ impl Engine {
             (Action::ReadEach { buffer, .. }, Outcome::Each(results)) => {
                 self.end_read(index, id, lba, buffer, &results);
             }
-            (Action::Write { pieces, stable, .. }, Outcome::Whole(Ok(()))) => {
+            (Action::Write { pieces, stable }, Outcome::Whole(Ok(()))) => {
                 self.end_write(index, id, &[], stable);
                 self.give_back(pieces);
             }

@@ -44,7 +44,7 @@ mod schedule;
 mod stream;
 
 pub use announce::{Conflict, announce, conflicts};
-pub use disk::{Disk, FileDisk, Files};
+pub use disk::{Disk, FileDisk, Files, Look};
 pub use export::{Durability, Export};
 
 use control::{ControlState, Decision};

@@ -34,8 +34,6 @@ pub(super) enum Action {
     },
     Write {
         pieces: Vec<Piece>,
-        /// Through the page cache: nobody waits until it is stable.
-        cached: bool,
         /// Stable when it ends, so that no flush is needed after it.
         stable: bool,
     },
@@ -70,13 +68,22 @@ impl Operation {
     pub(super) fn run(mut self) -> Ended {
         let (disk, lba) = (&self.disk, self.lba);
         let outcome = match &mut self.action {
-            Action::Read { buffer, bytes, .. } => {
-                Outcome::Whole(disk.read(lba, &mut buffer[..*bytes]))
+            Action::Read {
+                buffer,
+                bytes,
+                cached,
+            } => {
+                let data = &mut buffer[..*bytes];
+                Outcome::Whole(if *cached {
+                    disk.read_through_cache(lba, data)
+                } else {
+                    disk.read(lba, data)
+                })
             }
             Action::ReadEach { buffer, sizes } => {
                 Outcome::Each(read_each(&**disk, lba, buffer, sizes))
             }
-            Action::Write { pieces, stable, .. } => Outcome::Whole(
+            Action::Write { pieces, stable } => Outcome::Whole(
                 write_all(&**disk, lba, pieces)
                     .and_then(|()| if *stable { disk.flush() } else { Ok(()) }),
             ),

@@ -10,10 +10,11 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::operation::{Ended, Operation};
+use super::schedule::AT_WORK_MAX;
 
-/// Threads at the most: as many requests are with a disk at once. A disk's own queue is no deeper
-/// (31 with SATA NCQ).
-const THREADS_MAX: usize = 32;
+/// Threads at the most: as many requests are with all disks at once. They are made when they are
+/// needed, so one disk has no more than [`AT_WORK_MAX`] of them.
+const THREADS_MAX: usize = 4 * AT_WORK_MAX;
 
 #[derive(Default)]
 struct State {

@@ -14,12 +14,14 @@ use nix::libc;
 
 use super::disk::ADVICE;
 use super::operation::{Action, Ended, Operation, Outcome};
+use super::schedule::AT_WORK_MAX;
 use crate::address::SECTOR;
 
 /// Operations at work at the most: with the requests of several hosts, each with a window of 64.
-const ENTRIES: u32 = 256;
-/// Kernel threads for what cannot be done without waiting (a read of a FUSE file, fetching ahead).
-const WORKERS: u32 = 64;
+const ENTRIES: u32 = 4 * AT_WORK_MAX as u32;
+/// Kernel threads at the most for what cannot be done without waiting (a read of a FUSE file, fetching
+/// ahead, a flush): enough that three disks that do not answer leave some for the others.
+const WORKERS: u32 = 4 * AT_WORK_MAX as u32;
 /// Completions with names from here on are of sockets that have become readable.
 const POLL: u64 = 1 << 32;
 /// A completion that means nothing: of a poll that was taken back.
@@ -113,16 +115,8 @@ impl Ring {
                 entries.push(read.offset(at).build());
                 (file, *bytes as i64)
             }
-            Action::Write {
-                pieces,
-                cached,
-                stable,
-            } => {
-                let file = if *cached {
-                    &files.cached
-                } else {
-                    files.direct()
-                };
+            Action::Write { pieces, stable } => {
+                let file = files.direct();
                 parts.extend(pieces.iter().map(|piece| libc::iovec {
                     iov_base: piece.data().as_ptr().cast_mut().cast(),
                     iov_len: piece.bytes,

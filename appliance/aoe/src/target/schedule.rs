@@ -19,6 +19,9 @@ use crate::vendor::Access;
 /// direct write in the same page could leave the page as it was before the write, so reads and
 /// writes of one page count as touching each other.
 const PAGE: u64 = 8;
+/// Operations of one disk at work at the most, so that a disk that does not answer leaves the others
+/// room: a disk's own queue is no deeper than 31 (SATA NCQ), of an array a few times that.
+pub(super) const AT_WORK_MAX: usize = 64;
 /// Answers to one request at the most: its first copy and those that came while it was at work.
 const COPIES_MAX: usize = 8;
 
@@ -245,6 +248,8 @@ impl Schedule {
             }
         }
         let mut passed_over = VecDeque::new();
+        // Neighbours will be one operation.
+        let mut room = AT_WORK_MAX.saturating_sub(self.active_count);
         while let Some(request) = self.waiting.pop_front() {
             let range = (request.lba, request.end());
             let free = match request.work {
@@ -282,7 +287,12 @@ impl Schedule {
                 Work::Read => reads.push(range),
                 _ => writes.push(range),
             }
-            if free {
+            let neighbour = chosen.last().is_some_and(|last| {
+                last.end() == request.lba
+                    && matches!(last.work, Work::Read) == matches!(request.work, Work::Read)
+            });
+            if free && (room > 0 || neighbour) {
+                room -= usize::from(!neighbour);
                 self.waiting_writes -= usize::from(matches!(request.work, Work::Write(_)));
                 chosen.push(request);
             } else {

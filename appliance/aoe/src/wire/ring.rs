@@ -72,7 +72,17 @@ impl Ring {
                 socket.as_fd(),
                 0,
             )
-        }?;
+        };
+        let memory = memory.inspect_err(|_| {
+            // Frames would go on to a ring that nobody sees: without one they go to the socket's queue.
+            let none = libc::tpacket_req {
+                tp_block_size: 0,
+                tp_block_nr: 0,
+                tp_frame_size: 0,
+                tp_frame_nr: 0,
+            };
+            let _ = set(socket, libc::PACKET_RX_RING, &none);
+        })?;
         Ok(Ring {
             memory,
             bytes,

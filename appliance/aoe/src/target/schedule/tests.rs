@@ -259,3 +259,28 @@ fn neighbours_are_merged_and_a_change_of_access_is_overtaken_by_nobody() {
     schedule.finish(name).unwrap();
     assert_eq!(schedule.ready().len(), 1);
 }
+
+#[test]
+fn a_disk_that_does_not_answer_has_its_share_of_the_machine_and_no_more() {
+    let mut schedule = Schedule::default();
+    let scattered = 3 * AT_WORK_MAX as u64;
+    for lba in 0..scattered {
+        schedule.push(request(lba as u32, lba * 8, 1, Work::Read, 0));
+    }
+    // Neighbours of one that starts go along.
+    schedule.push(request(9000, (scattered - 1) * 8 + 1, 1, Work::Read, 0));
+    let mut seen = 0;
+    while seen < scattered as usize + 1 {
+        let names: Vec<OpId> = schedule
+            .ready()
+            .into_iter()
+            .map(|start| schedule.activate(start))
+            .collect();
+        assert_eq!(names.len(), AT_WORK_MAX);
+        assert!(schedule.ready().is_empty(), "no room");
+        for name in names {
+            seen += schedule.finish(name).unwrap().requests.len();
+        }
+    }
+    assert_eq!(schedule.len(), 0);
+}
