@@ -125,17 +125,23 @@ fn target_and_initiator_over_packet_sockets() {
     });
 }
 
-/// Runs a story in which our two interfaces take jumbo frames and the switch between them does not.
-fn with_a_short_switch(story: impl FnOnce() + Send + 'static) {
+/// Joins an interface of ours, which takes jumbo frames, to the switch.
+fn plug_in(name: &str, octet: u8, switch_mtu: u32) {
+    ip(&format!(
+        "link add {name}0 address 02:00:00:00:00:0{octet} mtu 9000 type veth peer name {name}1 mtu {switch_mtu}"
+    ));
+    ip(&format!("link set {name}1 master switch up"));
+    ip(&format!("link set {name}0 up"));
+}
+
+/// Runs a story in which our two interfaces take jumbo frames and the switch between them takes frames
+/// of this size.
+fn with_a_switch(mtu: u32, story: impl FnOnce() + Send + 'static) {
     let thread = std::thread::spawn(move || {
         unshare(CloneFlags::CLONE_NEWNET).expect("the test needs root to make a network namespace");
         ip("link add switch type bridge");
         for (name, octet) in [("host", 1), ("old", 7)] {
-            ip(&format!(
-                "link add {name}0 address 02:00:00:00:00:0{octet} mtu 9000 type veth peer name {name}1 mtu 1500"
-            ));
-            ip(&format!("link set {name}1 master switch up"));
-            ip(&format!("link set {name}0 up"));
+            plug_in(name, octet, mtu);
         }
         ip("link set switch up");
         story();
@@ -206,7 +212,7 @@ fn long_frames_are_used_when_they_have_made_the_way() {
 
 #[test]
 fn a_switch_that_drops_long_frames_is_found_out_before_it_costs_anything() {
-    with_a_short_switch(|| {
+    with_a_switch(1500, || {
         let directory = tempfile::tempdir().unwrap();
         let (path, mut data) = disk_image(directory.path());
         with_target(&path, |host| {
@@ -227,6 +233,51 @@ fn a_switch_that_drops_long_frames_is_found_out_before_it_costs_anything() {
         let mut session = host.attach(E7_0).unwrap();
         assert_eq!(session.sectors_per_frame(), 2);
         read_and_write(&mut session, &path, &mut data);
+    });
+}
+
+#[test]
+fn a_session_goes_on_when_the_way_carries_less_than_it_did() {
+    with_a_switch(9000, || {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, mut data) = disk_image(directory.path());
+        with_target(&path, |host| {
+            let mut session = host.attach(E7_0).unwrap();
+            assert_eq!(session.sectors_per_frame(), 17);
+            for port in ["host1", "old1"] {
+                ip(&format!("link set {port} mtu 1500"));
+            }
+            session.set_patience(Duration::from_millis(500));
+            read_and_write(&mut session, &path, &mut data);
+            assert_eq!(session.sectors_per_frame(), 2);
+        });
+    });
+}
+
+#[test]
+fn an_interface_that_is_made_anew_is_opened_anew_and_one_that_is_gone_is_named() {
+    with_a_switch(1500, || {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, mut data) = disk_image(directory.path());
+        with_target(&path, |host| {
+            let mut session = host.attach(E7_0).unwrap();
+            read_and_write(&mut session, &path, &mut data);
+            ip("link del host0");
+            plug_in("host", 1, 1500);
+            let mut read = vec![0; data.len()];
+            session.read(0, &mut read).unwrap();
+            assert!(read == data);
+            read_and_write(&mut session, &path, &mut data);
+
+            ip("link del host0");
+            session.set_patience(Duration::from_secs(3));
+            let error = session.read(0, &mut read).unwrap_err();
+            assert!(
+                matches!(&error, Error::Wire { iface, .. } if iface == "host0"),
+                "{error}"
+            );
+            eprintln!("{error}");
+        });
     });
 }
 

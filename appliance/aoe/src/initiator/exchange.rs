@@ -31,6 +31,10 @@ const IDLE: Duration = Duration::from_secs(1);
 const TELL_AFTER: Duration = Duration::from_secs(5);
 /// And after this long at the latest.
 const TELL_EVERY: Duration = Duration::from_secs(60);
+/// How often the interfaces of ways that bring nothing are looked at.
+const TEND_EVERY: Duration = Duration::from_secs(1);
+/// A wait with nothing in flight.
+const NAP: Duration = Duration::from_millis(100);
 /// Bytes of headers and the largest body without data that a request has.
 const HEAD_MAX: usize = 256;
 
@@ -83,9 +87,12 @@ pub struct Counters {
 }
 
 /// An interface and the wire on it.
+#[derive(Clone)]
 pub(super) struct Link {
     pub(super) wire: Arc<dyn Wire>,
     pub(super) iface: String,
+    /// Opens the wire anew.
+    pub(super) open: Arc<super::Opener>,
 }
 
 impl Link {
@@ -98,33 +105,33 @@ impl Link {
     }
 }
 
-/// Hands what comes on any link within `wait` to `each`, with the link's index. An error is told with
-/// the index as well, when the other links have had their turn.
+/// Hands what comes on any of these links within `wait` to `each`, with the link's index. An error is
+/// told with the index as well, when the other links have had their turn.
 pub(super) fn receive(
-    links: &[Link],
+    links: &[(usize, &Link)],
     wait: Duration,
     each: &mut dyn FnMut(usize, &[u8]),
 ) -> Result<(), (usize, std::io::Error)> {
-    if let [link] = links {
-        let received = link.wire.receive(wait, &mut |bytes| each(0, bytes));
-        return received.map(|_| ()).map_err(|error| (0, error));
+    if let [(index, link)] = links {
+        let received = link.wire.receive(wait, &mut |bytes| each(*index, bytes));
+        return received.map(|_| ()).map_err(|error| (*index, error));
     }
     let mut polled: Vec<PollFd<'_>> = links
         .iter()
-        .map(|link| PollFd::new(link.wire.readiness(), PollFlags::POLLIN))
+        .map(|(_, link)| PollFd::new(link.wire.readiness(), PollFlags::POLLIN))
         .collect();
     let timeout = PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX);
     match poll(&mut polled, timeout) {
         Ok(_) | Err(nix::errno::Errno::EINTR) => {}
-        Err(error) => return Err((0, error.into())),
+        Err(error) => return Err((links.first().map_or(0, |(index, _)| *index), error.into())),
     }
     let mut failed = Ok(());
-    for (index, link) in links.iter().enumerate() {
+    for (index, link) in links {
         let received = link
             .wire
-            .receive(Duration::ZERO, &mut |bytes| each(index, bytes));
+            .receive(Duration::ZERO, &mut |bytes| each(*index, bytes));
         if let Err(error) = received {
-            failed = failed.and(Err((index, error)));
+            failed = failed.and(Err((*index, error)));
         }
     }
     failed
@@ -157,6 +164,10 @@ pub(super) struct Exchange {
     pub(super) suspect: bool,
     /// When the target was heard last.
     heard: Instant,
+    /// When the interfaces were looked at last.
+    tended: Instant,
+    /// How the link that failed last did.
+    broken: Option<Error>,
     /// Requests in flight, each at the place that its tag names.
     slots: Vec<Option<Pending>>,
     free: Vec<usize>,
@@ -192,6 +203,8 @@ impl Exchange {
             listener: None,
             suspect: false,
             heard: Instant::now(),
+            tended: Instant::now(),
+            broken: None,
             slots: vec![None; places],
             free: (0..places).rev().collect(),
             next_number: seed as u32,
@@ -223,13 +236,18 @@ impl Exchange {
     /// Sends all requests of `ask` and hands the body of each answer to `take` with the request's
     /// index, in whatever order they come.
     pub(super) fn run(&mut self, ask: &Ask<'_>, take: &mut Take<'_>) -> Result<(), Error> {
-        self.suspect |= self.heard.elapsed() > IDLE;
+        self.suspect |= self.is_idle();
         let result = self.run_all(ask, take);
         // What is still in flight after an error is nobody's any more.
         self.slots.fill(None);
         self.free = (0..self.slots.len()).rev().collect();
         self.paths.iter_mut().for_each(Path::clear);
         result
+    }
+
+    /// Whether the target was not heard for so long that it may be another.
+    pub(super) fn is_idle(&self) -> bool {
+        self.heard.elapsed() > IDLE
     }
 
     /// Does the same on one way, with a patience of its own, and learns nothing from it: what is lost
@@ -266,13 +284,9 @@ impl Exchange {
                 next += 1;
             }
             self.repeat(ask, now);
-            self.send(ask)?;
-            if self.in_flight() == 0 {
-                if next == ask.count {
-                    return Ok(());
-                }
-                // No way is left: `send` has said why, unless the only one allowed was gone before.
-                return Err(self.silent(ask, now - answers.heard));
+            self.send(ask);
+            if self.in_flight() == 0 && next == ask.count {
+                return Ok(());
             }
 
             let due = self
@@ -281,13 +295,14 @@ impl Exchange {
                 .flatten()
                 .map(|p| p.sent + p.timeout)
                 .min()
-                .unwrap_or(now);
+                .unwrap_or(now + NAP);
             let wait = due
                 .saturating_duration_since(Instant::now())
                 .max(Duration::from_millis(1));
             let before = answers.heard;
             answers.now = None;
-            self.receive(wait, ask, take, &mut answers)?;
+            self.receive(wait, ask, take, &mut answers);
+            self.tend();
             if let Some(error) = answers.failed {
                 return Err(error);
             }
@@ -302,7 +317,8 @@ impl Exchange {
                 self.tell(Silence::Lasts(waited));
             }
             let stuck = ask.path.is_some_and(|path| self.paths[path].gone);
-            if self.in_flight() > 0 && (waited > self.patience || stuck) {
+            let done = self.in_flight() == 0 && next == ask.count;
+            if !done && (waited > self.patience || stuck) {
                 return Err(self.silent(ask, waited));
             }
         }
@@ -314,7 +330,12 @@ impl Exchange {
         }
     }
 
-    fn silent(&self, ask: &Ask<'_>, waited: Duration) -> Error {
+    fn silent(&mut self, ask: &Ask<'_>, waited: Duration) -> Error {
+        if self.paths.iter().all(|path| path.gone)
+            && let Some(error) = self.broken.take()
+        {
+            return error;
+        }
         Error::Silent {
             address: self.address,
             mac: self.paths[ask.path.unwrap_or(self.main())].mac,
@@ -331,28 +352,57 @@ impl Exchange {
         ask: &Ask<'_>,
         take: &mut Take<'_>,
         answers: &mut Answers,
-    ) -> Result<(), Error> {
+    ) {
         let links = self.links.clone();
-        let received = receive(&links, wait, &mut |link, bytes| {
+        let there: Vec<(usize, &Link)> = links
+            .iter()
+            .enumerate()
+            .filter(|(link, _)| self.paths.iter().any(|p| p.wire == *link && !p.gone))
+            .collect();
+        if there.is_empty() {
+            // Until an interface is there again.
+            std::thread::sleep(wait.min(NAP));
+            return;
+        }
+        let received = receive(&there, wait, &mut |link, bytes| {
             self.arrived(link, bytes, ask, take, answers);
         });
-        received.or_else(|(link, error)| self.lose(link, "receive from", error))
+        if let Err((link, error)) = received {
+            self.lose(link, "receive from", error);
+        }
     }
 
-    /// A link has failed: the ways over it are gone, and it is an error if no other is left.
-    fn lose(
-        &mut self,
-        link: usize,
-        what: &'static str,
-        source: std::io::Error,
-    ) -> Result<(), Error> {
+    /// A link has failed: the ways over it are gone until it can be opened anew.
+    fn lose(&mut self, link: usize, what: &'static str, source: std::io::Error) {
         for path in self.paths.iter_mut().filter(|p| p.wire == link) {
             path.gone = true;
         }
-        if self.paths.iter().all(|p| p.gone) {
-            return Err(self.links[link].failed(what, source));
+        self.broken = Some(self.links[link].failed(what, source));
+    }
+
+    /// Looks after the ways that bring nothing: is their interface still the one that was opened (a
+    /// bridge may be built anew), and can it be opened anew?
+    fn tend(&mut self) {
+        let bad = |path: &Path| path.gone || path.is_suspect();
+        if !self.paths.iter().any(bad) || self.tended.elapsed() < TEND_EVERY {
+            return;
         }
-        Ok(())
+        self.tended = Instant::now();
+        let mut links = self.links.to_vec();
+        for (index, link) in links.iter_mut().enumerate() {
+            let own = |path: &&mut Path| path.wire == index;
+            if self.paths.iter_mut().filter(own).any(|path| path.gone) {
+                let Ok(wire) = (link.open)() else {
+                    continue;
+                };
+                link.wire = wire;
+                self.paths.iter_mut().filter(own).for_each(Path::is_back);
+            } else if self.paths.iter_mut().filter(own).any(|path| bad(path)) {
+                // An interface that is no more says so with the next thing asked of it.
+                link.wire.refresh();
+            }
+        }
+        self.links = links.into();
     }
 
     /// One frame came on a link.
@@ -412,10 +462,14 @@ impl Exchange {
     /// Gives a request a place and a way; false when there is none.
     fn begin(&mut self, ask: &Ask<'_>, index: usize, now: Instant) -> bool {
         let room = |i: &usize| self.paths[*i].room(now);
+        let preferred = |i: &usize| (self.paths[*i].is_due(now), room(i));
         let mut path = match ask.path {
             Some(path) => path,
             // The first of equals.
-            None => (0..self.paths.len()).rev().max_by_key(room).unwrap_or(0),
+            None => (0..self.paths.len())
+                .rev()
+                .max_by_key(preferred)
+                .unwrap_or(0),
         };
         if room(&path) == 0 {
             // Where no way answers, one must still be tried.
@@ -444,9 +498,9 @@ impl Exchange {
     }
 
     /// Sends what is outgoing: headers and bodies from `heads`, data from where it is.
-    fn send(&mut self, ask: &Ask<'_>) -> Result<(), Error> {
+    fn send(&mut self, ask: &Ask<'_>) {
         if self.outgoing.is_empty() {
-            return Ok(());
+            return;
         }
         self.heads.clear();
         for (slot, end) in &mut self.outgoing {
@@ -489,9 +543,8 @@ impl Exchange {
         }
         self.outgoing.clear();
         for (link, error) in failed {
-            self.lose(link, "send to", error)?;
+            self.lose(link, "send to", error);
         }
-        Ok(())
     }
 
     /// The request with this tag, which has its answer now.
@@ -514,7 +567,10 @@ impl Exchange {
             let Some(request) = request.as_mut().filter(|p| now >= p.sent + p.timeout) else {
                 continue;
             };
-            self.paths[request.path].losing = true;
+            let timeout = (request.timeout * 2).min(RTO_MAX.max(request.timeout));
+            // One that keeps the target busy says nothing of the way.
+            let learned = ask.slow.is_zero().then_some(timeout);
+            self.paths[request.path].lose(request.sent, learned);
             if ask.path.is_none()
                 && let Some(other) = better(&self.paths, request.path, request.sent)
             {
@@ -523,7 +579,7 @@ impl Exchange {
                 request.path = other;
             }
             request.sent = now;
-            request.timeout = (request.timeout * 2).min(RTO_MAX.max(request.timeout));
+            request.timeout = timeout;
             request.again = true;
             self.outgoing.push((slot, 0));
             lost += 1;

@@ -31,9 +31,9 @@ pub use session::{Digest, Session};
 const TAG_OURS: u32 = 0x8000_0000;
 /// How long one round of asking for an address waits for answers. All answers of a round are
 /// taken, because a second one is a second machine.
-const ATTACH_WAIT: Duration = Duration::from_millis(400);
+const ATTACH_WAIT: Duration = Duration::from_millis(300);
 /// Rounds of asking before an address counts as not there.
-const ATTACH_TRIES: u32 = 5;
+const ATTACH_TRIES: u32 = 6;
 
 /// One answer to discovery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -58,12 +58,12 @@ pub enum Silence {
 }
 
 /// Gives a wire of its own to each session.
-type Opener = dyn Fn() -> Result<Arc<dyn Wire>, Error> + Send + Sync;
+pub(crate) type Opener = dyn Fn() -> Result<Arc<dyn Wire>, Error> + Send + Sync;
 
 /// An interface of this host.
 struct Interface {
     name: String,
-    open: Box<Opener>,
+    open: Arc<Opener>,
 }
 
 /// Interfaces of this host over which targets are reached.
@@ -98,7 +98,7 @@ impl Initiator {
         let mac = open()?.mac();
         let interface = Interface {
             name,
-            open: Box::new(open),
+            open: Arc::new(open),
         };
         Ok(Initiator {
             interfaces: vec![interface],
@@ -111,6 +111,7 @@ impl Initiator {
             Ok(Link {
                 wire: (interface.open)()?,
                 iface: interface.name.clone(),
+                open: interface.open.clone(),
             })
         };
         self.interfaces.iter().map(link).collect()
@@ -143,8 +144,10 @@ impl Initiator {
     pub fn attach(&self, address: Address) -> Result<Session, Error> {
         let links = self.links()?;
         for _ in 0..ATTACH_TRIES {
-            let found = ask_all(&links, address, ATTACH_WAIT)?;
+            let mut found = ask_all(&links, address, ATTACH_WAIT)?;
             if !found.is_empty() {
+                // Asked twice: the one answer that was lost may be that of a second machine.
+                found.extend(ask_all(&links, address, ATTACH_WAIT)?);
                 return Session::start(links, &found);
             }
         }
@@ -176,13 +179,14 @@ fn ask_all(
             .map_err(|e| link.failed("send to", e))?;
     }
     let mut found = BTreeSet::new();
+    let all: Vec<(usize, &Link)> = links.iter().enumerate().collect();
     let until = Instant::now() + wait;
     loop {
         let left = until.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return Ok(found);
         }
-        exchange::receive(links, left, &mut |link, bytes| {
+        exchange::receive(&all, left, &mut |link, bytes| {
             found.extend(answer(bytes, address).map(|found| (link, found)));
         })
         .map_err(|(link, error)| links[link].failed("receive from", error))?;

@@ -34,7 +34,7 @@ pub(super) struct Path {
     /// The interface is no more.
     pub(super) gone: bool,
     /// Requests were lost on it just now.
-    pub(super) losing: bool,
+    losing: bool,
     window_max: f64,
     window: f64,
     threshold: f64,
@@ -43,6 +43,8 @@ pub(super) struct Path {
     /// Rounds of losses since an answer came, and when the last one was.
     losses: u32,
     lost_at: Option<Instant>,
+    /// What the time-out has grown to, until an answer says how long one takes now.
+    backed_off: Duration,
 }
 
 impl Path {
@@ -63,13 +65,31 @@ impl Path {
             variance: Duration::ZERO,
             losses: 0,
             lost_at: None,
+            backed_off: Duration::ZERO,
         }
+    }
+
+    /// Nothing has come this way for some rounds of losses.
+    pub(super) fn is_suspect(&self) -> bool {
+        self.losses >= SUSPECT
+    }
+
+    /// Whether it is to be tried again now, though others have more room: nobody would know otherwise
+    /// that it works again.
+    pub(super) fn is_due(&self, now: Instant) -> bool {
+        self.is_suspect() && self.room(now) > 0
+    }
+
+    /// Its interface is there again.
+    pub(super) fn is_back(&mut self) {
+        self.gone = false;
+        (self.losses, self.lost_at) = (SUSPECT, None);
     }
 
     /// What is to be expected of it, against others: ways that answer by when they did last, those that
     /// do not by how long ago they were tried.
     pub(super) fn promise(&self) -> impl Ord + use<> {
-        let suspect = self.losses >= SUSPECT;
+        let suspect = self.is_suspect();
         let tried = Reverse(self.lost_at.filter(|_| suspect));
         (!self.gone, !suspect, tried, self.heard)
     }
@@ -86,10 +106,20 @@ impl Path {
 
     /// How long an answer to a new request is waited for.
     pub(super) fn timeout(&self) -> Duration {
-        match self.smoothed {
+        let measured = match self.smoothed {
             None => RTO_START,
             Some(smoothed) => (smoothed + 4 * self.variance).clamp(RTO_MIN, RTO_MAX),
-        }
+        };
+        measured.max(self.backed_off)
+    }
+
+    /// A request that left at `sent` was not answered in time; `timeout` is how long it is waited for
+    /// now, if that says something of the way. Those that left before the last round of losses was seen
+    /// belong to it.
+    pub(super) fn lose(&mut self, sent: Instant, timeout: Option<Duration>) {
+        self.losing |= self.lost_at.is_none_or(|at| sent >= at);
+        let timeout = timeout.unwrap_or_default().min(RTO_MAX);
+        self.backed_off = self.backed_off.max(timeout);
     }
 
     /// An answer came this way; after `round_trip`, if that is known.
@@ -98,6 +128,7 @@ impl Path {
         self.losses = 0;
         // RFC 6298.
         if let Some(sample) = round_trip {
+            self.backed_off = Duration::ZERO;
             match self.smoothed {
                 None => {
                     self.smoothed = Some(sample);
@@ -134,8 +165,10 @@ impl Path {
 
     /// Takes back what was learned since `before`.
     pub(super) fn unlearn(&mut self, before: &Path) {
-        (self.window, self.threshold, self.losses) =
-            (before.window, before.threshold, before.losses);
+        self.window = before.window;
+        self.threshold = before.threshold;
+        self.losses = before.losses;
+        self.backed_off = before.backed_off;
     }
 }
 
@@ -144,8 +177,52 @@ mod tests {
     use super::*;
 
     fn lose(path: &mut Path) {
-        path.losing = true;
+        path.lose(Instant::now(), None);
         path.settle(Instant::now());
+    }
+
+    #[test]
+    fn what_was_lost_together_is_one_round() {
+        let mut path = path(64);
+        let begun = Instant::now();
+        (0..100).for_each(|_| path.answered(begun, None));
+        // All left before the first of them was missed.
+        for seen in 1..5 {
+            path.lose(begun, None);
+            path.settle(begun + Duration::from_millis(seen));
+        }
+        assert_eq!(path.room(begun), 32);
+        path.lose(begun + Duration::from_millis(1), None);
+        path.settle(begun + Duration::from_millis(40));
+        assert_eq!(path.room(begun), 16);
+    }
+
+    #[test]
+    fn a_time_out_that_has_grown_stays_until_a_round_trip_is_known() {
+        let mut path = path(64);
+        let now = Instant::now();
+        path.answered(now, Some(Duration::from_millis(1)));
+        assert_eq!(path.timeout(), RTO_MIN);
+        path.lose(now, Some(Duration::from_millis(240)));
+        path.lose(now, None);
+        assert_eq!(path.timeout(), Duration::from_millis(240));
+        path.answered(now, None);
+        assert_eq!(path.timeout(), Duration::from_millis(240));
+        path.answered(now, Some(Duration::from_millis(200)));
+        assert!(path.timeout() < Duration::from_millis(240));
+    }
+
+    #[test]
+    fn a_way_that_was_left_is_tried_though_another_has_room() {
+        let mut path = path(64);
+        let now = Instant::now();
+        assert!(!path.is_due(now));
+        (0..SUSPECT).for_each(|_| lose(&mut path));
+        assert!(path.is_due(Instant::now() + TRY_EVERY));
+        path.gone = true;
+        assert!(!path.is_due(Instant::now() + TRY_EVERY));
+        path.is_back();
+        assert!(path.is_due(Instant::now()));
     }
 
     fn path(most: usize) -> Path {

@@ -13,6 +13,9 @@ use crate::vendor::{Probe, Reply, Request};
 /// Silence after which long frames count as lost on their way: three tries at the first time-out.
 const PATIENCE: Duration = Duration::from_millis(1700);
 
+/// Sectors in a frame that every Ethernet carries.
+pub(super) const ALWAYS_FITS: u8 = 2;
+
 /// Sectors that make it in one frame both ways: `most` if long frames arrive, otherwise as many as
 /// every Ethernet carries. `offered` is what the target says it takes.
 pub(super) fn sectors(
@@ -21,8 +24,7 @@ pub(super) fn sectors(
     most: u8,
     offered: u8,
 ) -> Result<u8, Error> {
-    const ALWAYS: u8 = 2;
-    if most <= ALWAYS {
+    if most <= ALWAYS_FITS {
         return Ok(most.min(offered.max(1)));
     }
     let mut ask = |body: &dyn Fn(usize, &mut Vec<u8>), command| {
@@ -69,12 +71,12 @@ pub(super) fn sectors(
         return Ok(if probe(confirm)?.is_some() {
             most
         } else {
-            ALWAYS
+            ALWAYS_FITS
         });
     }
     let most = most.min(offered);
-    if most <= ALWAYS {
-        return Ok(ALWAYS.min(offered.max(1)));
+    if most <= ALWAYS_FITS {
+        return Ok(ALWAYS_FITS.min(offered.max(1)));
     }
     // A foreign target that offers long frames: a read whose request is as long as its answer.
     let length = ATA_LEN + usize::from(most) * SECTOR as usize;
@@ -91,5 +93,5 @@ pub(super) fn sectors(
         let read = Registers::parse(&body);
         body.len() >= length && read.is_ok_and(|(r, _)| r.command & STATUS_FAILED == 0)
     });
-    Ok(if arrived { most } else { ALWAYS })
+    Ok(if arrived { most } else { ALWAYS_FITS })
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use pnet::util::MacAddr;
 
 use super::exchange::{Ask, Counters, Exchange, Link, Take, no_data};
+use super::probe::ALWAYS_FITS;
 use super::{ATTACH_WAIT, Error, Found, Silence, ask_all, probe};
 use crate::acl::{Reserve, reserve};
 use crate::address::{Address, SECTOR};
@@ -38,6 +39,8 @@ pub struct Session {
     exchange: Exchange,
     identify: Identify,
     sectors_per_frame: u8,
+    /// Answers to reads name the sector that was asked for.
+    names_sectors: bool,
     /// Which start of the agent the inventory was of that was read last.
     boot_id: Option<String>,
 }
@@ -68,6 +71,7 @@ impl Session {
             ),
             identify: Identify::default(),
             sectors_per_frame: 1,
+            names_sectors: false,
             boot_id: None,
         };
         session.use_ways_to_one_disk()?;
@@ -153,7 +157,9 @@ impl Session {
         if !std::mem::take(&mut self.exchange.suspect) {
             return Ok(());
         }
-        let now = self.ask_identify(None)?;
+        let now = self.ask_identify(None);
+        // A question without an answer leaves it open.
+        let now = now.inspect_err(|_| self.exchange.suspect = true)?;
         // The firmware's revision is that of the agent, which may be a newer one.
         let same = Identify {
             firmware: now.firmware.clone(),
@@ -174,6 +180,12 @@ impl Session {
             was: words(&self.identify),
             is: words(&now),
         })
+    }
+
+    /// The same before something that cannot be taken back.
+    fn check_after_pause(&mut self) -> Result<(), Error> {
+        self.exchange.suspect |= self.exchange.is_idle();
+        self.verify().map_err(|error| self.with_whereabouts(error))
     }
 
     /// Adds to the news of silence who answers for the address now.
@@ -237,7 +249,12 @@ impl Session {
     /// After [`Error::Unreadable`] all of `data` but the bad sectors is right, and those are zero.
     /// After any other error nothing of it is known.
     pub fn read(&mut self, lba: u64, data: &mut [u8]) -> Result<(), Error> {
-        let suspects = self.read_pieces(lba, data, self.sectors_per_frame)?;
+        let suspects = match self.read_pieces(lba, data, self.sectors_per_frame) {
+            Err(error) if self.shorten(&error) => {
+                self.read_pieces(lba, data, self.sectors_per_frame)
+            }
+            read => read,
+        }?;
         if suspects.is_empty() {
             return Ok(());
         }
@@ -263,6 +280,34 @@ impl Session {
         }
     }
 
+    /// Whether a silence ends with shorter frames: the way may carry less than it did when the session
+    /// began.
+    fn shorten(&mut self, error: &Error) -> bool {
+        let answers = |macs: &[MacAddr]| self.exchange.paths.iter().any(|p| macs.contains(&p.mac));
+        let Error::Silent {
+            now: Some(macs), ..
+        } = error
+        else {
+            return false;
+        };
+        if self.sectors_per_frame <= ALWAYS_FITS || !answers(macs) {
+            return false;
+        }
+        let mut most = u8::MAX;
+        for path in 0..self.paths() {
+            self.exchange.links[self.exchange.paths[path].wire]
+                .wire
+                .refresh();
+            match self.probe(path, self.sectors_per_frame) {
+                Ok(sectors) => most = most.min(sectors),
+                Err(_) => return false,
+            }
+        }
+        let shorter = most < self.sectors_per_frame;
+        self.sectors_per_frame = self.sectors_per_frame.min(most);
+        shorter
+    }
+
     /// Reads in pieces of `most` sectors; returns start and length of those the disk failed on.
     fn read_pieces(
         &mut self,
@@ -273,6 +318,8 @@ impl Session {
         let pieces = self.pieces(lba, data.len(), most)?;
         let address = self.address();
         let mut failed = Vec::new();
+        let mut learned = self.names_sectors;
+        let names_sectors = &mut learned;
         let body = |i: usize, body: &mut Vec<u8>| {
             body.extend(Registers::transfer(false, pieces[i].0, pieces[i].1).to_bytes());
         };
@@ -287,6 +334,14 @@ impl Session {
             if registers.command & STATUS_FAILED != 0 {
                 failed.push((from, u64::from(count)));
                 return Ok(());
+            }
+            // Tags are not enough where another program of this host reads the same disk.
+            if registers.lba == Registers::transfer(false, from, count).lba {
+                // A target that says 0 always says nothing.
+                *names_sectors |= from != 0;
+            } else if *names_sectors {
+                let other = registers.lba();
+                return Err(nonsense(format!("sector {other} instead of {from}")));
             }
             let at = ((from - lba) * SECTOR) as usize;
             let bytes = usize::from(count) * SECTOR as usize;
@@ -305,7 +360,9 @@ impl Session {
             slow: Duration::ZERO,
             path: None,
         };
-        self.run(&ask, &mut take)?;
+        let result = self.run(&ask, &mut take);
+        self.names_sectors = learned;
+        result?;
         failed.sort_unstable();
         Ok(failed)
     }
@@ -326,6 +383,8 @@ impl Session {
         };
         let mut take =
             |i: usize, body: &[u8]| check_ata(address, "write", pieces[i].0, body).map(|_| ());
+        // What is written to another disk is lost with the disk's own: asked before, not after.
+        self.check_after_pause()?;
         let ask = Ask {
             what: "write",
             command: command::ATA,
@@ -487,7 +546,11 @@ impl Session {
         path: Option<usize>,
     ) -> Result<Reply, Error> {
         let answer = self.ask(what, command::P2V, &request.to_bytes(), slow, path)?;
-        match Reply::parse(&answer).map_err(|e| self.nonsense(what, e))? {
+        self.vendor_reply(what, &answer)
+    }
+
+    fn vendor_reply(&self, what: &'static str, answer: &[u8]) -> Result<Reply, Error> {
+        match Reply::parse(answer).map_err(|e| self.nonsense(what, e))? {
             Reply::Refused { status, lba, .. } => Err(Error::Vendor {
                 address: self.address(),
                 what,
@@ -611,7 +674,12 @@ impl Session {
         } else {
             Request::Finish(control)
         };
-        match self.vendor(what, request, Duration::ZERO, Some(path))? {
+        // Is it the same disk? Asked before: a machine that was told to end does not answer afterwards.
+        self.check_after_pause()?;
+        let request = request.to_bytes();
+        let answer = self.ask_whoever(what, command::P2V, &request, Duration::ZERO, Some(path));
+        let answer = answer.map_err(|error| self.with_whereabouts(error))?;
+        match self.vendor_reply(what, &answer)? {
             Reply::Done {
                 operation: o,
                 argument: a,
