@@ -202,6 +202,13 @@ pub struct CopyRecord {
     /// meanwhile.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unguarded: bool,
+    /// Name of the journal's content: what is noted there is right while this stands. Taken away when
+    /// the disk may have changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub journal: Option<String>,
+    /// When a copy was made while the domain ran, to be brought up to date.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub precopied: Option<Timestamp>,
     /// Set when every range was compared; taken away when the source may have changed since.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verified: Option<Verified>,
@@ -353,6 +360,7 @@ impl Record {
         for disk in self.disks.values_mut() {
             if let Some(copy) = &mut disk.copy {
                 copy.verified = None;
+                copy.journal = None;
             }
         }
     }
@@ -436,6 +444,8 @@ mod tests {
             },
             begun: Timestamp::from_unix(0),
             unguarded: false,
+            journal: None,
+            precopied: None,
             verified: Some(Verified {
                 at: Timestamp::from_unix(1),
                 boot_id: boot.into(),

@@ -1,5 +1,6 @@
 //! How long work tells what it is doing.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::wire::{Silence, SilenceListener};
@@ -17,6 +18,8 @@ pub struct Progress {
     pub equal: u64,
     /// Of `checked`: bytes written as zeros without crossing the wire.
     pub zeroed: u64,
+    /// Of `checked`: bytes that an earlier run had copied and checked.
+    pub before: u64,
 }
 
 /// What an old machine's silence is, for the operator; `what` is the disk's address.
@@ -30,6 +33,34 @@ pub fn silence(what: &str, silence: Silence, patience: Duration) -> String {
         ),
         Silence::Ended(after) => format!("{what} answers again, after {} s", after.as_secs()),
     }
+}
+
+/// Two listeners for two sessions with one machine: what both hear is told once.
+pub fn told_once(listener: SilenceListener) -> (SilenceListener, SilenceListener) {
+    /// Both tell of one silence within this time.
+    const TOGETHER: Duration = Duration::from_secs(4);
+    let shared = Arc::new(Mutex::new((listener, None::<Duration>)));
+    let half = || -> SilenceListener {
+        let shared = shared.clone();
+        Box::new(move |silence| {
+            let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
+            let (listener, told) = &mut *shared;
+            let news = match silence {
+                Silence::Lasts(now) => {
+                    let news = told.is_none_or(|before| now > before + TOGETHER);
+                    if news {
+                        *told = Some(now);
+                    }
+                    news
+                }
+                Silence::Ended(_) => told.take().is_some(),
+            };
+            if news {
+                listener(silence);
+            }
+        })
+    };
+    (half(), half())
 }
 
 /// Receives what a workflow has to say. All methods may be called from any thread.
@@ -57,4 +88,34 @@ impl Report for Silent {
     fn step(&self, _: &str) {}
     fn warn(&self, _: &str) {}
     fn progress(&self, _: &str, _: Progress) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_silence_that_both_hear_is_told_once() {
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let told = heard.clone();
+        let (one, other) = told_once(Box::new(move |s| told.lock().unwrap().push(s)));
+        let mut both = [one, other];
+        let lasts = |seconds| Silence::Lasts(Duration::from_secs(seconds));
+        let ended = Silence::Ended(Duration::from_secs(12));
+        for (listener, silence) in [
+            (0, lasts(5)),
+            (1, lasts(5)),
+            (1, lasts(10)),
+            (0, lasts(11)),
+            (0, ended),
+            (1, ended),
+            (1, lasts(5)),
+        ] {
+            both[listener](silence);
+        }
+        assert_eq!(
+            *heard.lock().unwrap(),
+            [lasts(5), lasts(10), ended, lasts(5)]
+        );
+    }
 }

@@ -20,6 +20,7 @@ use crate::timestamp::Timestamp;
 pub struct Store {
     machines: PathBuf,
     locks: PathBuf,
+    copies: PathBuf,
 }
 
 /// What went wrong with the records.
@@ -136,8 +137,9 @@ impl Store {
         let store = Store {
             machines: state.join("machines"),
             locks: state.join("locks"),
+            copies: state.join("copies"),
         };
-        for dir in [&store.machines, &store.locks] {
+        for dir in [&store.machines, &store.locks, &store.copies] {
             fs::DirBuilder::new()
                 .recursive(true)
                 .mode(0o700)
@@ -149,6 +151,11 @@ impl Store {
                 })?;
         }
         Ok(store)
+    }
+
+    /// The file of a copy: its journal, its certificate.
+    pub fn copy_file(&self, name: &MachineName, slot: u8, ending: &str) -> PathBuf {
+        self.copies.join(format!("{name}-disk{slot}.{ending}"))
     }
 
     /// The file of a machine's record.

@@ -52,7 +52,7 @@ pub struct WireError(pub String);
 pub type SilenceListener = Box<dyn FnMut(Silence) + Send>;
 
 /// A segment with AoE targets on it.
-pub trait Wire {
+pub trait Wire: Sync {
     /// Every answer within `wait`.
     ///
     /// # Errors
@@ -67,7 +67,7 @@ pub trait Wire {
 }
 
 /// One target: its blocks, and what it lets the host do.
-pub trait Export: Source {
+pub trait Export: Source + Send {
     /// The target's MAC.
     fn mac(&self) -> MacAddr;
 

@@ -77,6 +77,8 @@ pub struct Prepared {
     pub sink: FileSink,
     /// Made by this run: nothing in it is worth keeping.
     pub fresh: bool,
+    /// Reads as zeros where nothing was written yet.
+    pub blank: bool,
 }
 
 /// Why a destination cannot be used.
@@ -281,6 +283,7 @@ fn volume(
         destination: Destination::Volume { vg, lv, uuid },
         sink,
         fresh,
+        blank: false,
     })
 }
 
@@ -345,7 +348,11 @@ fn new_file(path: PathBuf, request: Request<'_>) -> Result<Prepared, Destination
         .map_err(|e| io_error("create", &path, e))?;
     file.set_len(request.sectors * SECTOR)
         .map_err(|e| io_error("size", &path, e))?;
-    open_file(path)
+    Ok(Prepared {
+        fresh: true,
+        blank: true,
+        ..open_file(path)?
+    })
 }
 
 fn old_file(
@@ -388,8 +395,8 @@ fn open_file(path: PathBuf) -> Result<Prepared, DestinationError> {
             path,
         },
         sink,
-        // A new file reads as zeros: comparing first costs nothing and keeps it sparse.
         fresh: false,
+        blank: false,
     })
 }
 
@@ -420,6 +427,7 @@ fn device(
         destination,
         sink,
         fresh: false,
+        blank: false,
     })
 }
 

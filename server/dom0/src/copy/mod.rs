@@ -1,34 +1,50 @@
-//! The copy: every range of the old disk compared by digest, moved if it differs, and read back.
+//! The copy: every piece of the old disk compared by digest, moved if it differs, and read back.
 //!
-//! There is no state file to distrust. For every range the agent's digest is asked for; a range
-//! that the destination already holds is left alone, so a run after an interruption (or after the
-//! old system ran on) moves only what differs. What is written is synced and read back from the
-//! medium, and must have the agent's digest again.
+//! Four steps overlap, each on a thread of its own: the agent's digest of a piece is asked for; the
+//! piece is compared with the destination, or read; it is written; what was written is synced, read back
+//! from the medium, and must have the agent's digest. Pieces are handled in the order of the disk, so
+//! that one with heads streams. Memory is bounded by a fixed number of buffers.
 //!
-//! Reading from the wire and writing to the destination overlap; memory is bounded by
-//! [`IN_FLIGHT`] ranges of [`RANGE_SECTORS`].
+//! What is done is noted in a [`Journal`], so that a copy that was killed goes on where it was. What is
+//! not in it is compared: a run after the old system ran on moves only what differs.
+//!
+//! Pieces that cannot be read are passed over and named in the summary; [`rescue`] comes back to them.
 
-use std::collections::VecDeque;
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+use std::sync::mpsc::sync_channel;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use p2v_aoe::SECTOR;
 
 use crate::report::Progress;
 
+pub mod certificate;
 pub mod destination;
+mod fetch;
+pub mod journal;
+pub mod limit;
+pub mod pieces;
+pub mod pool;
 pub mod sink;
+mod write;
 
+pub use journal::Journal;
+pub use limit::Limit;
+pub use pieces::Piece;
 pub use sink::{FileSink, Sink};
 
 /// Sectors of one range: 4 MiB. Large enough for the disk to stream, small enough that a change
 /// of one sector does not move much.
 pub const RANGE_SECTORS: u32 = 8192;
-/// Ranges between reader and writer: 8 of 4 MiB.
-pub const IN_FLIGHT: usize = 8;
-/// Ranges that are synced and read back together.
-const BATCH: usize = 8;
+/// Memory that a copy uses unless told otherwise: 128 MiB.
+pub const MEMORY: usize = 128 << 20;
+/// Digests known ahead of the piece that is read: so many pieces lie in the old machine's memory,
+/// which may be as little as 128 MB.
+const AHEAD: usize = 3;
+/// Buffers without which the steps would wait for each other.
+const BUFFERS_MIN: usize = 4;
 
 /// Digest of a range, as the agent computes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,9 +85,19 @@ pub trait Source {
     /// # Errors
     /// As [`Source::read`].
     fn digest(&mut self, lba: u64, sectors: u32) -> Result<Digest, SourceError>;
+
+    /// Which of `bits` stretches of `sectors` sectors each, from `lba` on, read as zeros. A source that
+    /// cannot tell says that none does.
+    ///
+    /// # Errors
+    /// As [`Source::read`].
+    fn zeros(&mut self, lba: u64, sectors: u32, bits: u16) -> Result<Vec<bool>, SourceError> {
+        let _ = (lba, sectors);
+        Ok(vec![false; bits.into()])
+    }
 }
 
-/// What a copy did. Bytes count the disk's own; each byte is in exactly one of the three.
+/// What a copy did. Bytes count the disk's own; each byte is in one of the four, or unreadable.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
     /// Bytes that came over the wire.
@@ -80,12 +106,14 @@ pub struct Summary {
     pub equal: u64,
     /// Bytes that are zero, written without crossing the wire.
     pub zeroed: u64,
-    /// Sectors that could not be read: first LBA and count, ascending, not touching.
+    /// Bytes that an earlier run had copied and checked.
+    pub before: u64,
+    /// What could not be read: first LBA and count, ascending.
     pub unreadable: Vec<(u64, u64)>,
 }
 
 impl Summary {
-    /// Whether the destination holds every byte of the source.
+    /// Whether the destination holds every byte that was to be copied.
     pub fn is_complete(&self) -> bool {
         self.unreadable.is_empty()
     }
@@ -146,6 +174,14 @@ pub enum CopyError {
         /// What the system said.
         source: io::Error,
     },
+    /// What is done cannot be noted.
+    #[error("cannot write the copy's journal {}: {source}; run the same command again to go on", path.display())]
+    Journal {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
     /// The destination does not hold what was written to it.
     #[error(
         "the destination does not hold what was written to it: sectors {lba} to {last} read back differently \
@@ -160,356 +196,208 @@ pub enum CopyError {
     },
 }
 
-/// How to copy.
-#[derive(Clone, Copy, Debug)]
-pub struct Options {
-    /// The destination was made for this run: nothing in it is worth comparing first or keeping.
-    pub fresh: bool,
-    /// Sectors per range; [`RANGE_SECTORS`] but for tests.
-    pub range_sectors: u32,
+/// What is checked of what was moved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verify {
+    /// What arrived has the digest that the old machine computed.
+    pub source: bool,
+    /// The destination holds what was written to it.
+    pub written: bool,
 }
 
-impl Default for Options {
-    fn default() -> Options {
+impl Verify {
+    /// Both: what the destination holds has the digest that the old machine computed.
+    pub const BOTH: Verify = Verify {
+        source: true,
+        written: true,
+    };
+}
+
+/// How to copy.
+#[derive(Clone, Copy, Debug)]
+pub struct Options<'a> {
+    /// The destination was made for this run: nothing in it is worth comparing first or keeping.
+    pub fresh: bool,
+    /// The destination is known to read as zeros where nothing was written yet.
+    pub blank: bool,
+    /// What is checked.
+    pub verify: Verify,
+    /// The disk is written meanwhile: what its digest says may be out of date a moment later, and what
+    /// comes of it is no copy to start from.
+    pub changing: bool,
+    /// Bytes of memory for pieces on their way.
+    pub memory: usize,
+    /// Limit on what crosses the wire.
+    pub limit: Option<&'a Limit>,
+}
+
+impl Default for Options<'_> {
+    fn default() -> Self {
         Options {
             fresh: false,
-            range_sectors: RANGE_SECTORS,
+            blank: false,
+            verify: Verify::BOTH,
+            changing: false,
+            memory: MEMORY,
+            limit: None,
         }
     }
 }
 
-enum Content {
-    Equal,
-    Zero,
-    Data(Vec<u8>),
+/// A source for digests and one for data, so that neither waits for the other: two sessions with one
+/// disk.
+pub struct Sources<'a> {
+    /// Is asked for digests.
+    pub digests: &'a mut (dyn Source + Send),
+    /// Is read.
+    pub data: &'a mut (dyn Source + Send),
 }
 
-struct Job {
-    lba: u64,
-    bytes: usize,
-    expected: blake3::Hash,
-    content: Content,
+/// What is to be copied.
+pub struct Job<'a> {
+    /// The pieces, ascending.
+    pub pieces: &'a [Piece],
+    /// What is done of them already.
+    pub journal: Option<&'a Mutex<Journal>>,
+    /// How.
+    pub options: Options<'a>,
 }
 
-/// Copies `source` to `sink`, until `stop` is set. `progress` is called from another thread.
+impl Job<'_> {
+    /// Whether an earlier run copied and checked this piece.
+    fn is_done(&self, index: usize) -> bool {
+        self.journal
+            .is_some_and(|journal| lock(journal).done(index).is_some())
+    }
+}
+
+fn lock(journal: &Mutex<Journal>) -> MutexGuard<'_, Journal> {
+    journal.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Copies the pieces of a job from a source to `sink`, until `stop` is set. `progress` is called from
+/// other threads.
 ///
-/// Unreadable sectors do not end the copy: they are in the summary, and the destination keeps what
-/// it had there (zeros in a fresh one).
+/// Pieces with unreadable sectors do not end the copy: they are in the summary, and the destination
+/// keeps what it had there.
 ///
 /// # Errors
 /// [`CopyError`]; everything checked until then is in place.
 pub fn run(
-    source: &mut dyn Source,
+    sources: Sources<'_>,
     sink: &dyn Sink,
-    options: Options,
+    job: &Job<'_>,
     stop: &AtomicBool,
     progress: &(dyn Fn(Progress) + Sync),
 ) -> Result<Summary, CopyError> {
-    let total = source.sectors() * SECTOR;
-    if sink.bytes() < total {
+    let need = sources.data.sectors() * SECTOR;
+    if sink.bytes() < need {
         return Err(CopyError::Short {
             have: sink.bytes(),
-            need: total,
+            need,
         });
     }
-    let (jobs, queue) = sync_channel(IN_FLIGHT);
-    let (read, written) = std::thread::scope(|scope| {
-        let writer = scope.spawn(move || write_all(sink, &queue, total, progress));
-        let read = read_all(source, sink, options, stop, jobs);
-        let written = writer
-            .join()
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        (read, written)
-    });
-    // The writer's error is the cause when both failed: it hung up on the reader.
-    let done = written?;
-    let unreadable = read?;
+    let all: Vec<usize> = (0..job.pieces.len()).collect();
+    let start = Progress {
+        total: job.pieces.iter().map(|p| p.bytes() as u64).sum(),
+        ..Progress::default()
+    };
+    let mut sources = sources;
+    let first = Pass {
+        sink,
+        job,
+        pieces: &all,
+        careful: false,
+        stop,
+        progress,
+    };
+    let mut ended = first.run(&mut sources, start)?;
+    if !ended.doubtful.is_empty() {
+        // What arrived is not what the old machine read: asked once more, and compared on arrival.
+        let again = std::mem::take(&mut ended.doubtful);
+        let second = Pass {
+            pieces: &again,
+            careful: true,
+            ..first
+        };
+        let more = second.run(&mut sources, ended.done)?;
+        ended.done = more.done;
+        ended.unreadable.extend(more.unreadable);
+        ended.unreadable.sort_by_key(|piece| piece.lba);
+    }
+    let unreadable = ended.unreadable.iter();
     Ok(Summary {
-        moved: done.moved,
-        equal: done.equal,
-        zeroed: done.zeroed,
-        unreadable,
+        moved: ended.done.moved,
+        equal: ended.done.equal,
+        zeroed: ended.done.zeroed,
+        before: ended.done.before,
+        unreadable: unreadable.map(|p| (p.lba, p.count.into())).collect(),
     })
 }
 
-fn read_all(
-    source: &mut dyn Source,
-    sink: &dyn Sink,
-    options: Options,
-    stop: &AtomicBool,
-    jobs: SyncSender<Job>,
-) -> Result<Vec<(u64, u64)>, CopyError> {
-    let sectors = source.sectors();
-    let step = u64::from(options.range_sectors.max(1));
-    let mut unreadable = Vec::new();
-    let mut lba = 0;
-    while lba < sectors {
-        if stop.load(Ordering::Relaxed) {
-            return Err(CopyError::Interrupted);
-        }
-        let count = step.min(sectors - lba) as u32;
-        let mut range = Range {
-            source,
-            sink,
-            lba,
-            count,
-            fresh: options.fresh,
-        };
-        let job = range.fetch(&mut unreadable)?;
-        if jobs.send(job).is_err() {
-            // The writer has failed, and says why.
-            break;
-        }
-        lba += u64::from(count);
-    }
-    Ok(unreadable)
-}
-
-/// One range on its way from the source.
-struct Range<'a> {
-    source: &'a mut dyn Source,
+/// Some pieces, once from the first to the last.
+#[derive(Clone, Copy)]
+struct Pass<'a> {
     sink: &'a dyn Sink,
-    lba: u64,
-    count: u32,
-    fresh: bool,
+    job: &'a Job<'a>,
+    /// Which of the job's pieces, by their index.
+    pieces: &'a [usize],
+    /// What arrives is compared with its digest at once, and asked for again if it differs.
+    careful: bool,
+    stop: &'a AtomicBool,
+    progress: &'a (dyn Fn(Progress) + Sync),
 }
 
-impl Range<'_> {
-    fn bytes(&self) -> usize {
-        self.count as usize * SECTOR as usize
-    }
+struct Ended {
+    done: Progress,
+    unreadable: Vec<Piece>,
+    /// Pieces that did not arrive as their digest says, by index.
+    doubtful: Vec<usize>,
+}
 
-    fn fetch(&mut self, unreadable: &mut Vec<(u64, u64)>) -> Result<Job, CopyError> {
-        match self.fetch_whole() {
-            Ok(Some((expected, content))) => Ok(self.job(expected, content)),
-            Ok(None) => Err(self.disagrees(self.lba, self.count)),
-            Err(SourceError::Unreadable { .. }) => {
-                let data = self.salvage(unreadable)?;
-                Ok(self.job(blake3::hash(&data), Content::Data(data)))
-            }
-            Err(SourceError::Failed(why)) => Err(CopyError::Source { lba: self.lba, why }),
-        }
-    }
-
-    fn job(&self, expected: blake3::Hash, content: Content) -> Job {
-        Job {
-            lba: self.lba,
-            bytes: self.bytes(),
-            expected,
-            content,
-        }
-    }
-
-    fn disagrees(&self, lba: u64, count: u32) -> CopyError {
-        CopyError::SourceDisagrees {
-            lba,
-            last: lba + u64::from(count) - 1,
-        }
-    }
-
-    /// The whole range by digest. `None`: digest and data disagreed twice.
-    fn fetch_whole(&mut self) -> Result<Option<(blake3::Hash, Content)>, SourceError> {
-        let mut compare = !self.fresh;
-        for _ in 0..2 {
-            let digest = self.source.digest(self.lba, self.count)?;
-            let expected = blake3::Hash::from_bytes(digest.blake3);
-            if digest.zero && expected != blake3::hash(&vec![0; self.bytes()]) {
-                continue;
-            }
-            if compare {
-                compare = false;
-                let mut have = vec![0; self.bytes()];
-                // A destination that cannot be read here is written, and then read back by the
-                // writer, where failing again is an error.
-                if self.sink.read_back(self.lba * SECTOR, &mut have).is_ok()
-                    && blake3::hash(&have) == expected
-                {
-                    return Ok(Some((expected, Content::Equal)));
-                }
-            }
-            if digest.zero {
-                return Ok(Some((expected, Content::Zero)));
-            }
-            let mut data = vec![0; self.bytes()];
-            self.source.read(self.lba, &mut data)?;
-            if blake3::hash(&data) == expected {
-                return Ok(Some((expected, Content::Data(data))));
-            }
-        }
-        Ok(None)
-    }
-
-    /// Everything of the range that can be read, each readable part checked by its own digest;
-    /// elsewhere what the destination had.
-    fn salvage(&mut self, unreadable: &mut Vec<(u64, u64)>) -> Result<Vec<u8>, CopyError> {
-        let mut data = vec![0; self.bytes()];
-        let end = self.lba + u64::from(self.count);
-        let mut parts = VecDeque::from([(self.lba, end)]);
-        while let Some((from, to)) = parts.pop_front() {
-            let (a, b) = (self.offset(from), self.offset(to));
-            let mut agreed = false;
-            let mut failed = None;
-            for _ in 0..2 {
-                let part = &mut data[a..b];
-                let digest = self
-                    .source
-                    .read(from, part)
-                    .and_then(|()| self.source.digest(from, (to - from) as u32));
-                match digest {
-                    Ok(digest) if *blake3::hash(part).as_bytes() == digest.blake3 => {
-                        agreed = true;
-                        break;
-                    }
-                    Ok(_) => {}
-                    Err(error) => {
-                        failed = Some(error);
-                        break;
-                    }
-                }
-            }
-            match failed {
-                None if agreed => {}
-                None => return Err(self.disagrees(from, (to - from) as u32)),
-                Some(SourceError::Unreadable { bad })
-                    if bad.iter().any(|lba| (from..to).contains(lba)) =>
-                {
-                    // The sectors between bad ones came by a request that failed as a whole: each
-                    // stretch is read and compared again.
-                    let mut next = from;
-                    for lba in bad.into_iter().filter(|lba| (from..to).contains(lba)) {
-                        self.keep_old(lba, &mut data)?;
-                        note_unreadable(unreadable, lba);
-                        if next < lba {
-                            parts.push_back((next, lba));
-                        }
-                        next = next.max(lba + 1);
-                    }
-                    if next < to {
-                        parts.push_back((next, to));
-                    }
-                }
-                Some(error) => {
-                    return Err(CopyError::Source {
-                        lba: from,
-                        why: error.to_string(),
-                    });
-                }
-            }
-        }
-        Ok(data)
-    }
-
-    /// A sector that cannot be read: what the destination has there, zeros in a fresh one.
-    fn keep_old(&self, lba: u64, data: &mut [u8]) -> Result<(), CopyError> {
-        let sector = &mut data[self.offset(lba)..self.offset(lba + 1)];
-        sector.fill(0);
-        if self.fresh {
-            return Ok(());
-        }
-        self.sink
-            .read_back(lba * SECTOR, sector)
-            .map_err(|source| CopyError::Sink {
-                doing: "read",
-                lba,
-                source,
-            })
-    }
-
-    fn offset(&self, lba: u64) -> usize {
-        (lba - self.lba) as usize * SECTOR as usize
+impl Pass<'_> {
+    fn run(&self, sources: &mut Sources<'_>, start: Progress) -> Result<Ended, CopyError> {
+        let pieces = self.pieces.iter().map(|index| self.job.pieces[*index]);
+        let largest = pieces.map(Piece::bytes).max().unwrap_or(0);
+        // One more is the checker's own.
+        let count = (self.job.options.memory / largest.max(1))
+            .saturating_sub(1)
+            .clamp(BUFFERS_MIN, self.pieces.len().max(BUFFERS_MIN));
+        let (pool, giver) = pool::Pool::new(count, largest);
+        let (digests, found) = sync_channel(AHEAD);
+        let (fetched, to_write) = sync_channel(count);
+        let (written, to_check) = sync_channel(count);
+        let Sources {
+            digests: asked,
+            data,
+        } = sources;
+        let (asked, read, wrote, checked) = std::thread::scope(|scope| {
+            let checker = write::Checker::new(self, largest, giver, start);
+            let checker = scope.spawn(move || checker.run(&to_check));
+            let writer = scope.spawn(move || write::write_all(self, &to_write, &written));
+            let fetcher = fetch::Fetcher::new(*data, self, pool);
+            let fetcher = scope.spawn(move || fetcher.run(&found, &fetched));
+            let asked = fetch::ask_all(*asked, self, &digests);
+            drop(digests);
+            (asked, joined(fetcher), joined(writer), joined(checker))
+        });
+        // The last step that failed is the cause: it hung up on those before it.
+        let (done, doubtful) = checked?;
+        wrote?;
+        let unreadable = read?;
+        asked?;
+        Ok(Ended {
+            done,
+            unreadable,
+            doubtful,
+        })
     }
 }
 
-/// Adds one sector to the list, keeping it ascending and merged.
-fn note_unreadable(list: &mut Vec<(u64, u64)>, lba: u64) {
-    let at = list.partition_point(|(first, _)| *first <= lba);
-    list.insert(at, (lba, 1));
-    let mut merged: Vec<(u64, u64)> = Vec::with_capacity(list.len());
-    for (first, count) in list.drain(..) {
-        match merged.last_mut() {
-            Some((f, c)) if *f + *c >= first => *c = (*c).max(first + count - *f),
-            _ => merged.push((first, count)),
-        }
-    }
-    *list = merged;
-}
-
-fn write_all(
-    sink: &dyn Sink,
-    queue: &Receiver<Job>,
-    total: u64,
-    progress: &(dyn Fn(Progress) + Sync),
-) -> Result<Progress, CopyError> {
-    let mut done = Progress {
-        total,
-        ..Progress::default()
-    };
-    let mut written: Vec<Job> = Vec::new();
-    for job in queue {
-        let failed = |source| CopyError::Sink {
-            doing: "write",
-            lba: job.lba,
-            source,
-        };
-        match &job.content {
-            Content::Equal => {
-                done.equal += job.bytes as u64;
-                done.checked += job.bytes as u64;
-                progress(done);
-                continue;
-            }
-            Content::Zero => sink
-                .write_at(job.lba * SECTOR, &vec![0; job.bytes])
-                .map_err(failed)?,
-            Content::Data(data) => sink.write_at(job.lba * SECTOR, data).map_err(failed)?,
-        }
-        // The data itself is not kept: what counts from here on is the digest.
-        let content = match job.content {
-            Content::Data(_) => Content::Data(Vec::new()),
-            other => other,
-        };
-        written.push(Job { content, ..job });
-        if written.len() >= BATCH {
-            check(sink, &mut written, &mut done)?;
-            progress(done);
-        }
-    }
-    check(sink, &mut written, &mut done)?;
-    progress(done);
-    Ok(done)
-}
-
-/// Syncs the destination and compares what it holds with the digests.
-fn check(sink: &dyn Sink, written: &mut Vec<Job>, done: &mut Progress) -> Result<(), CopyError> {
-    let at = written.first().map_or(0, |j| j.lba);
-    // Also when nothing was written: what was found equal may still be in a volatile cache.
-    sink.sync().map_err(|source| CopyError::Sink {
-        doing: "sync",
-        lba: at,
-        source,
-    })?;
-    for job in written.drain(..) {
-        let mut back = vec![0; job.bytes];
-        sink.read_back(job.lba * SECTOR, &mut back)
-            .map_err(|source| CopyError::Sink {
-                doing: "read back",
-                lba: job.lba,
-                source,
-            })?;
-        if blake3::hash(&back) != job.expected {
-            return Err(CopyError::SinkDisagrees {
-                lba: job.lba,
-                last: job.lba + job.bytes as u64 / SECTOR - 1,
-            });
-        }
-        let bytes = job.bytes as u64;
-        done.checked += bytes;
-        match job.content {
-            Content::Zero => done.zeroed += bytes,
-            _ => done.moved += bytes,
-        }
-    }
-    Ok(())
+fn joined<T>(thread: std::thread::ScopedJoinHandle<'_, T>) -> T {
+    thread
+        .join()
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 #[cfg(test)]

@@ -1,14 +1,16 @@
-//! Where a copy is written: a file or a block device, read back from the medium.
+//! Where a copy is written: a file or a block device, past the page cache where that can be done, and
+//! read back from the medium.
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
-use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+use nix::fcntl::{FallocateFlags, PosixFadviseAdvice, fallocate, posix_fadvise};
 
-/// Alignment of direct reads: the largest logical block size in use.
-const ALIGN: usize = 4096;
+use super::pool::{ALIGN, Buffer};
+
 /// Bytes per direct read.
 const CHUNK: usize = 1 << 20;
 
@@ -22,6 +24,14 @@ pub trait Sink: Sync {
     /// # Errors
     /// What the system said.
     fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()>;
+
+    /// Has `bytes` bytes from `offset` on read as zeros, in the cheapest way there is.
+    ///
+    /// # Errors
+    /// What the system said.
+    fn zero(&self, offset: u64, bytes: usize) -> io::Result<()> {
+        self.write_at(offset, &vec![0; bytes])
+    }
 
     /// Has everything written put on stable storage.
     ///
@@ -42,7 +52,13 @@ pub struct FileSink {
     file: File,
     /// The same file opened with O_DIRECT; `None` where the file system has no direct I/O (tmpfs).
     direct: Option<File>,
+    block_device: bool,
     bytes: u64,
+}
+
+mod ioctl {
+    // BLKZEROOUT (linux/fs.h): first byte and number of bytes.
+    nix::ioctl_write_ptr_bad!(zero_out, nix::request_code_none!(0x12, 127), [u64; 2]);
 }
 
 impl FileSink {
@@ -59,8 +75,10 @@ impl FileSink {
             .custom_flags(exclusive)
             .open(path)?;
         let bytes = io::Seek::seek(&mut file, io::SeekFrom::End(0))?;
+        // Not exclusive: the first one is, and would be in its way.
         let direct = OpenOptions::new()
             .read(true)
+            .write(true)
             .custom_flags(nix::libc::O_DIRECT)
             .open(path);
         let direct = match direct {
@@ -71,6 +89,7 @@ impl FileSink {
         Ok(FileSink {
             file,
             direct,
+            block_device,
             bytes,
         })
     }
@@ -81,17 +100,19 @@ impl FileSink {
     }
 
     fn read_direct(&self, direct: &File, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        if is_aligned(offset, buffer) {
+            return direct.read_exact_at(buffer, offset);
+        }
         // Reads begin and end on ALIGN so that they suit every device; the end of the file cuts
         // the last one short, which direct I/O allows.
-        let mut space = vec![0; CHUNK + 2 * ALIGN];
-        let skip = space.as_ptr().align_offset(ALIGN);
+        let mut space = Buffer::new(CHUNK + ALIGN);
         let mut done = 0;
         while done < buffer.len() {
             let at = offset + done as u64;
             let start = at - at % ALIGN as u64;
             let lead = (at - start) as usize;
             let want = (lead + buffer.len() - done).min(CHUNK);
-            let window = &mut space[skip..skip + want.next_multiple_of(ALIGN)];
+            let window = &mut space[..want.next_multiple_of(ALIGN)];
             let got = match direct.read_at(window, start) {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 other => other?,
@@ -107,6 +128,12 @@ impl FileSink {
     }
 }
 
+/// Whether this can be read and written directly.
+fn is_aligned(offset: u64, data: &[u8]) -> bool {
+    let all = offset as usize | data.len() | data.as_ptr() as usize;
+    all.is_multiple_of(ALIGN)
+}
+
 impl Drop for FileSink {
     fn drop(&mut self) {
         // Ends a lock the opener took, as `lock::Held` does; closing follows.
@@ -120,7 +147,37 @@ impl Sink for FileSink {
     }
 
     fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.file.write_all_at(data, offset)
+        let Some(direct) = &self.direct else {
+            return self.file.write_all_at(data, offset);
+        };
+        // The end of a disk of an odd size goes through the page cache.
+        let whole = data.len() - data.len() % ALIGN;
+        let (whole, rest) = data.split_at(whole);
+        if !is_aligned(offset, whole) {
+            return self.file.write_all_at(data, offset);
+        }
+        direct.write_all_at(whole, offset)?;
+        self.file.write_all_at(rest, offset + whole.len() as u64)
+    }
+
+    fn zero(&self, offset: u64, bytes: usize) -> io::Result<()> {
+        let zeroed = if self.block_device {
+            // SAFETY: the range is two numbers, which the kernel reads during the call.
+            unsafe { ioctl::zero_out(self.file.as_raw_fd(), &[offset, bytes as u64]) }.is_ok()
+        } else {
+            let hole = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+            fallocate(&self.file, hole, offset.cast_signed(), bytes as i64).is_ok()
+        };
+        if zeroed {
+            return Ok(());
+        }
+        // What cannot be had cheaply is written.
+        let zeros = Buffer::new(bytes.min(CHUNK));
+        for from in (0..bytes).step_by(CHUNK) {
+            let part = &zeros[..(bytes - from).min(CHUNK)];
+            self.write_at(offset + from as u64, part)?;
+        }
+        Ok(())
     }
 
     fn sync(&self) -> io::Result<()> {
@@ -145,6 +202,33 @@ impl Sink for FileSink {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn zeros_are_zeros_and_nothing_beside_them() {
+        for base in [Path::new(env!("CARGO_MANIFEST_DIR")), Path::new("/dev/shm")] {
+            let file = tempfile::NamedTempFile::new_in(base).unwrap();
+            let size = 2 * CHUNK + 1536;
+            let sink_of = || FileSink::open(file.path(), false).unwrap();
+            file.as_file().set_len(size as u64).unwrap();
+            for (from, to) in [
+                (0, size),
+                (512, 1536),
+                (4096, CHUNK + 4096),
+                (CHUNK + 512, size),
+            ] {
+                let sink = sink_of();
+                let mut all = Buffer::new(size);
+                all.fill(7);
+                sink.write_at(0, &all).unwrap();
+                sink.zero(from as u64, to - from).unwrap();
+                sink.sync().unwrap();
+                all[from..to].fill(0);
+                let mut back = vec![1; size];
+                sink.read_back(0, &mut back).unwrap();
+                assert!(back[..] == all[..], "{from}..{to} in {}", base.display());
+            }
+        }
+    }
 
     #[test]
     fn reads_back_what_was_written_at_any_sector() {

@@ -111,11 +111,55 @@ impl Sink for Forgetful {
 
 const SMALL: u32 = 16;
 
-fn options(fresh: bool) -> Options {
+/// One disk for both sessions.
+#[derive(Clone)]
+struct Both<'a>(&'a Mutex<Memory>);
+
+impl Source for Both<'_> {
+    fn sectors(&self) -> u64 {
+        self.0.lock().unwrap().sectors()
+    }
+    fn read(&mut self, lba: u64, buffer: &mut [u8]) -> Result<(), SourceError> {
+        self.0.lock().unwrap().read(lba, buffer)
+    }
+    fn digest(&mut self, lba: u64, sectors: u32) -> Result<Digest, SourceError> {
+        self.0.lock().unwrap().digest(lba, sectors)
+    }
+    fn zeros(&mut self, lba: u64, sectors: u32, bits: u16) -> Result<Vec<bool>, SourceError> {
+        self.0.lock().unwrap().zeros(lba, sectors, bits)
+    }
+}
+
+fn options(fresh: bool) -> Options<'static> {
     Options {
         fresh,
-        range_sectors: SMALL,
+        ..Options::default()
     }
+}
+
+fn run_with(
+    source: &mut Memory,
+    sink: &dyn Sink,
+    options: Options<'_>,
+    journal: Option<&Mutex<Journal>>,
+    stop: &AtomicBool,
+    progress: &(dyn Fn(Progress) + Sync),
+) -> Result<Summary, CopyError> {
+    let pieces = pieces::cut(source.sectors(), &[(0, source.sectors())], SMALL);
+    let both = Mutex::new(std::mem::take(source));
+    let (mut digests, mut data) = (Both(&both), Both(&both));
+    let sources = Sources {
+        digests: &mut digests,
+        data: &mut data,
+    };
+    let job = Job {
+        pieces: &pieces,
+        journal,
+        options,
+    };
+    let result = run(sources, sink, &job, stop, progress);
+    *source = both.into_inner().unwrap();
+    result
 }
 
 fn file(content: &[u8]) -> tempfile::NamedTempFile {
@@ -125,10 +169,11 @@ fn file(content: &[u8]) -> tempfile::NamedTempFile {
 }
 
 fn copy(source: &mut Memory, sink: &dyn Sink, fresh: bool) -> Result<Summary, CopyError> {
-    run(
+    run_with(
         source,
         sink,
         options(fresh),
+        None,
         &AtomicBool::new(false),
         &|_| (),
     )
@@ -146,10 +191,11 @@ fn equal_at_the_end_and_the_tail_is_untouched() {
     let file = file(&vec![0xEE; 1024 * 512]);
     let sink = FileSink::open(file.path(), false).unwrap();
     let seen = Mutex::new(Vec::new());
-    let summary = run(
+    let summary = run_with(
         &mut source,
         &sink,
         options(true),
+        None,
         &AtomicBool::new(false),
         &|p| {
             seen.lock().unwrap().push(p);
@@ -200,7 +246,7 @@ fn stopped_means_stopped_and_says_how_to_go_on() {
     let file = file(&vec![0; 800 * 512]);
     let sink = FileSink::open(file.path(), false).unwrap();
     let stop = AtomicBool::new(true);
-    let error = run(&mut source, &sink, options(false), &stop, &|_| ()).unwrap_err();
+    let error = run_with(&mut source, &sink, options(false), None, &stop, &|_| ()).unwrap_err();
     assert!(matches!(error, CopyError::Interrupted));
     assert!(error.to_string().contains("run the same command again"));
     assert_eq!(source.read_bytes, 0);

@@ -62,6 +62,10 @@ impl Source for Session {
             blake3: digest.blake3,
         })
     }
+
+    fn zeros(&mut self, lba: u64, sectors: u32, bits: u16) -> Result<Vec<bool>, SourceError> {
+        Session::zero_map(self, lba, sectors, bits).map_err(source_error)
+    }
 }
 
 impl Export for Session {

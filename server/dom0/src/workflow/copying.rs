@@ -1,20 +1,23 @@
 //! `p2v copy`: the old disks, copied and checked.
 
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
 
 use p2v_aoe::Address;
 use p2v_aoe::inventory::Disk;
 use p2v_aoe::token::Token;
 
 use super::{Contact, Context, Error, addresses, refused};
+use crate::copy::certificate::Certificate;
 use crate::copy::destination::{self, Wanted};
-use crate::copy::{self, CopyError, Options, Summary};
+use crate::copy::{Limit, MEMORY, Summary, Verify};
 use crate::name::MachineName;
-use crate::record::{CopyRecord, Destination, State, Verified};
+use crate::record::{Destination, State};
 use crate::timestamp::Timestamp;
-use crate::tool::lvm;
-use crate::wire::{Access, Export};
+use crate::wire::Access;
+
+mod disk;
+
+use disk::DiskCopy;
 
 /// What is copied.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,8 +42,34 @@ pub struct CopyRequest<'a> {
     pub not_booted_by_this_host: bool,
     /// Slots of disks that are gone for good.
     pub without: &'a [u8],
+    /// While the domain runs: a copy to be brought up to date when it is shut down.
+    pub precopy: bool,
+    /// What is compared.
+    pub verify: Verify,
+    /// Bytes per second that may cross the wire for all disks together.
+    pub limit: Option<u64>,
+    /// Bytes of memory for all disks together.
+    pub memory: usize,
     /// Set to stop in good order (by a signal handler).
     pub stop: &'a AtomicBool,
+}
+
+impl<'a> CopyRequest<'a> {
+    /// The copy of `target` to `to`, with everything else as it is usual.
+    pub fn new(target: &'a CopyTarget, to: &'a str, stop: &'a AtomicBool) -> CopyRequest<'a> {
+        CopyRequest {
+            target,
+            to,
+            overwrite: false,
+            not_booted_by_this_host: false,
+            without: &[],
+            precopy: false,
+            verify: Verify::BOTH,
+            limit: None,
+            memory: MEMORY,
+            stop,
+        }
+    }
 }
 
 /// One disk's copy that came to its end.
@@ -52,6 +81,8 @@ pub struct CopyDone {
     pub destination: Destination,
     /// What was done. Only with no unreadable sectors is the disk copied.
     pub summary: Summary,
+    /// What the copy can be held to; none for one that was made while the domain ran.
+    pub certificate: Option<Certificate>,
 }
 
 /// Copies and checks. Refuses while anything uses the disks.
@@ -71,15 +102,19 @@ pub fn copy(context: Context<'_>, request: CopyRequest<'_>) -> Result<Vec<CopyDo
             "{name} is {state}: the domain runs on its volume, which is newer than the old disk. There is nothing to copy"
         ));
     }
-    // Before the wire is asked: a running domain is the first thing to hear of.
-    context.refuse_while_in_use(
-        &name,
-        &super::stop::known_addresses(&host.store.get(&name)?),
-    )?;
+    if !request.precopy {
+        // Before the wire is asked: a running domain is the first thing to hear of.
+        context.refuse_while_in_use(
+            &name,
+            &super::stop::known_addresses(&host.store.get(&name)?),
+        )?;
+    }
     let contact = context.contact(&name)?;
     context.refuse_missing(&contact.record, request.without)?;
     let all = addresses(&contact.disks);
-    context.refuse_while_in_use(&name, &all)?;
+    if !request.precopy {
+        context.refuse_while_in_use(&name, &all)?;
+    }
     let chosen: Vec<(Address, Disk)> = match request.target {
         CopyTarget::Machine(_) => contact.disks.clone(),
         CopyTarget::Disk(address) => contact
@@ -103,26 +138,89 @@ pub fn copy(context: Context<'_>, request: CopyRequest<'_>) -> Result<Vec<CopyDo
             chosen[0].0
         ));
     }
-    let guard = guard(context, &contact, request)?;
-    context.let_go(&name, &all)?;
-    if let Some(token) = &guard {
-        report.step("making the exports read-only");
-        context.set_access(&contact, &all, token, Access::ReadOnly)?;
+    let mut unguarded = false;
+    if request.precopy {
+        report.warn(&format!(
+            "{name} may write to its disks while they are copied: this copy is to begin with, and no domain is switched \
+             to it. Shut the domain down and run `p2v copy {name} --to {}` then: it moves only what differs",
+            request.to
+        ));
+    } else {
+        let guard = guard(context, &contact, request)?;
+        context.let_go(&name, &all)?;
+        if let Some(token) = &guard {
+            report.step("making the exports read-only");
+            context.set_access(&contact, &all, token, Access::ReadOnly)?;
+        }
+        unguarded = guard.is_none();
     }
-    let unguarded = guard.is_none();
-    let mut done = Vec::new();
-    for (address, disk) in &chosen {
-        done.push(copy_disk(
-            context, &contact, *address, disk, &wanted, request, unguarded,
-        )?);
+    let limit = request.limit.map(Limit::new);
+    let job = disk::Job {
+        context,
+        contact: &contact,
+        wanted: &wanted,
+        request,
+        unguarded,
+        limit: limit.as_ref(),
+        memory: request.memory / chosen.len(),
+    };
+    let mut open = Vec::new();
+    let copied = copy_disks(&job, &chosen, &mut open);
+    // Also after a failure: the domain's driver must be let in again.
+    for disk in &mut open {
+        disk.let_go(context);
     }
-    let complete = finish_state(context, &name, &all)?;
-    if complete {
+    let done = copied?;
+    if request.precopy {
+        return Ok(done);
+    }
+    if finish_state(context, &name, &all)? {
         report.step(&format!(
             "{name} is copied and checked; next: `p2v cutover {name}`"
         ));
     }
     Ok(done)
+}
+
+/// Opens all disks' sources and destinations, one after the other, and copies them at the same time.
+fn copy_disks<'a>(
+    job: &disk::Job<'a>,
+    chosen: &[(Address, Disk)],
+    open: &mut Vec<DiskCopy>,
+) -> Result<Vec<CopyDone>, Error> {
+    for (address, disk) in chosen {
+        let copy = DiskCopy::reserve(job, *address, disk, open)?;
+        copy.prepare(job)?;
+    }
+    let results: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = open
+            .iter_mut()
+            .map(|disk| scope.spawn(|| disk.run(job)))
+            .collect();
+        threads
+            .into_iter()
+            .map(|thread| {
+                thread
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            })
+            .collect()
+    });
+    let mut done = Vec::new();
+    let mut failed = None;
+    for (disk, result) in open.iter_mut().zip(results) {
+        match result.and_then(|summary| disk.finish(job, summary)) {
+            Ok(copied) => done.push(copied),
+            // Those that were copied are; the error is told when that is written down.
+            Err(error) => {
+                failed.get_or_insert(error);
+            }
+        }
+    }
+    match failed {
+        None => Ok(done),
+        Some(error) => Err(error),
+    }
 }
 
 /// The machine of a target; one without a record that answers gets one.
@@ -175,160 +273,6 @@ fn guard(
              from `p2v serve` here; or, if you know that nothing writes to its disks, say --not-booted-by-this-host"
         )),
     }
-}
-
-fn copy_disk(
-    context: Context<'_>,
-    contact: &Contact,
-    address: Address,
-    disk: &Disk,
-    wanted: &Wanted,
-    request: CopyRequest<'_>,
-    unguarded: bool,
-) -> Result<CopyDone, Error> {
-    let name = &contact.record.name;
-    let mut session = context.attach(contact, address, disk)?;
-    let patience = Duration::from_secs(context.host.settings.silence_seconds);
-    let listener = context.report.silence(&address.to_string(), patience);
-    session.wait_out_silence(patience, listener);
-    // So that a disk that changed places is noticed before a volume is touched.
-    let before = context.host.store.update(name, |record| {
-        Ok::<_, Error>(record.use_disk(address, disk)?.copy.clone())
-    })?;
-    context.report.step(&format!("reserving {address}"));
-    session.reserve()?;
-    let copied = copy_reserved(
-        context,
-        contact,
-        address,
-        disk,
-        wanted,
-        request,
-        unguarded,
-        before,
-        &mut *session,
-    );
-    // Also after a failure: the domain's driver must be let in again.
-    if let Err(error) = session.release() {
-        context.report.warn(&format!(
-            "the reservation of {address} could not be ended: {error}"
-        ));
-    }
-    copied
-}
-
-#[allow(
-    clippy::too_many_arguments,
-    reason = "one step of copy_disk, split off for its error path"
-)]
-fn copy_reserved(
-    context: Context<'_>,
-    contact: &Contact,
-    address: Address,
-    disk: &Disk,
-    wanted: &Wanted,
-    request: CopyRequest<'_>,
-    unguarded: bool,
-    before: Option<CopyRecord>,
-    session: &mut dyn Export,
-) -> Result<CopyDone, Error> {
-    let Context { host, report, .. } = context;
-    let name = &contact.record.name;
-    let Some(tag) = host.store.get(name)?.volume_tag(address.slot) else {
-        return refused(format!("the record of {name} lost its disk {address}"));
-    };
-    let prepared = destination::prepare(
-        host,
-        wanted,
-        destination::Request {
-            name,
-            slot: address.slot,
-            tag: &tag,
-            sectors: disk.sectors,
-            before: before.as_ref().map(|c| &c.destination),
-            overwrite: request.overwrite,
-        },
-    )?;
-    let to = prepared.destination.clone();
-    if let Some(earlier) = before
-        .as_ref()
-        .map(|copy| &copy.destination)
-        .filter(|d| **d != to)
-    {
-        // One disk has one copy that the domain can be switched to: the operator must know which.
-        report.warn(&format!(
-            "`p2v cutover {name}` will use {to} for {address} from now on, instead of the earlier copy in {earlier}; that \
-             one is left as it is (to use it again, run the copy to it again: only what differs is moved)"
-        ));
-    }
-    host.store.update(name, |record| {
-        let begun = match &before {
-            Some(copy) if copy.destination == to => copy.begun,
-            _ => Timestamp::now(),
-        };
-        record.use_disk(address, disk)?.copy = Some(CopyRecord {
-            destination: to.clone(),
-            begun,
-            unguarded,
-            verified: None,
-        });
-        record.state = State::Copying;
-        record.note(Timestamp::now(), format!("copying {address} to {to}"));
-        Ok::<_, Error>(())
-    })?;
-    report.step(&format!("copying {address} to {to}"));
-    let label = address.to_string();
-    let options = Options {
-        fresh: prepared.fresh,
-        ..Options::default()
-    };
-    let summary = copy::run(session, &prepared.sink, options, request.stop, &|p| {
-        report.progress(&label, p)
-    })
-    .inspect_err(|error| note_failure(context, name, address, error))?;
-    // A restart of the old machine in between would have been heard as silence at most.
-    let now = session.inventory()?;
-    if now.boot_id != contact.inventory.boot_id {
-        return refused(format!(
-            "the old machine restarted while {address} was copied: its disk may have changed. Run the copy again; it \
-             moves only what differs"
-        ));
-    }
-    host.store.update(name, |record| {
-        if let Some(copy) = &mut record.use_disk(address, disk)?.copy {
-            copy.verified = Some(Verified {
-                at: Timestamp::now(),
-                boot_id: now.boot_id.clone(),
-                unreadable: summary.unreadable.clone(),
-            });
-        }
-        record.note(
-            Timestamp::now(),
-            format!(
-                "{address} compared with {to}: {} bytes moved, {} equal, {} zero, {} sectors unreadable",
-                summary.moved,
-                summary.equal,
-                summary.zeroed,
-                summary.unreadable_sectors()
-            ),
-        );
-        Ok::<_, Error>(())
-    })?;
-    if let Destination::Volume { vg, lv, .. } = &to
-        && summary.is_complete()
-    {
-        lvm::retag(&host.tools, vg, lv, &[], &[lvm::TAG_COPYING])?;
-    }
-    Ok(CopyDone {
-        address,
-        destination: to,
-        summary,
-    })
-}
-
-fn note_failure(context: Context<'_>, name: &MachineName, address: Address, error: &CopyError) {
-    // The copy's own error is what the operator must see.
-    let _ = context.note(name, &format!("copying {address} ended: {error}"));
 }
 
 /// `copied` if every disk is, in this boot and completely.

@@ -409,14 +409,7 @@ impl Lab {
     ) -> Result<Vec<CopyDone>, Error> {
         let stop = AtomicBool::new(false);
         let target = CopyTarget::Machine(self.name.clone());
-        let mut request = CopyRequest {
-            target: &target,
-            to,
-            overwrite: false,
-            not_booted_by_this_host: false,
-            without: &[],
-            stop: &stop,
-        };
+        let mut request = CopyRequest::new(&target, to, &stop);
         change(&mut request);
         copy(self.context(), request)
     }

@@ -1,0 +1,264 @@
+//! The first two steps: a piece's digest is asked for, and then the piece is compared with the
+//! destination, or read.
+
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, SyncSender};
+
+use p2v_aoe::SECTOR;
+
+use super::pool::{Buffer, Pool};
+use super::write::{Content, Fetched};
+use super::{CopyError, Digest, Pass, Piece, Source, SourceError};
+
+/// Sectors of the stretches that are left out where they are zeros: 64 KiB.
+const STRETCH: u32 = 128;
+
+/// Pieces after one without zeros of which it is not asked where theirs are: asking makes the old
+/// machine look at all of the piece once more.
+const ASK_EVERY: u32 = 8;
+
+/// A piece and what its digest is.
+pub(super) struct Found {
+    index: usize,
+    digest: Asked,
+}
+
+enum Asked {
+    /// An earlier run copied and checked it.
+    Done,
+    /// Nobody was asked: the piece is read whatever its digest is.
+    Unknown,
+    Digest(Digest),
+    Unreadable,
+}
+
+fn failed(piece: Piece, why: String) -> CopyError {
+    CopyError::Source {
+        lba: piece.lba,
+        why,
+    }
+}
+
+/// Asks for the digests of all pieces that are not done.
+pub(super) fn ask_all(
+    source: &mut dyn Source,
+    pass: &Pass<'_>,
+    found: &SyncSender<Found>,
+) -> Result<(), CopyError> {
+    // A digest of what changes says only whether there is something to move.
+    let options = pass.job.options;
+    let ask = !(options.changing && options.fresh);
+    for index in pass.pieces.iter().copied() {
+        let piece = pass.job.pieces[index];
+        if pass.stop.load(Ordering::Relaxed) {
+            return Err(CopyError::Interrupted);
+        }
+        let digest = if pass.job.is_done(index) {
+            Asked::Done
+        } else if !ask {
+            Asked::Unknown
+        } else {
+            match source.digest(piece.lba, piece.count) {
+                Ok(digest) => Asked::Digest(digest),
+                Err(SourceError::Unreadable { .. }) => Asked::Unreadable,
+                Err(SourceError::Failed(why)) => return Err(failed(piece, why)),
+            }
+        };
+        if found.send(Found { index, digest }).is_err() {
+            // A later step has failed, and says why.
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Compares and reads.
+pub(super) struct Fetcher<'a> {
+    source: &'a mut (dyn Source + Send),
+    pass: &'a Pass<'a>,
+    pool: Pool,
+    spare: Option<Buffer>,
+    /// Hash of so many zeros.
+    zeros: (usize, [u8; 32]),
+    /// Pieces until it is asked again where there are zeros.
+    ask_in: u32,
+}
+
+/// How fetching a piece ended without a failure of its own.
+enum End {
+    Fetched(Fetched),
+    Unreadable,
+    /// The pool gives nothing more: a later step has failed, and says why.
+    HungUp,
+}
+
+impl<'a> Fetcher<'a> {
+    pub(super) fn new(
+        source: &'a mut (dyn Source + Send),
+        pass: &'a Pass<'a>,
+        pool: Pool,
+    ) -> Fetcher<'a> {
+        Fetcher {
+            source,
+            pass,
+            pool,
+            spare: None,
+            zeros: (0, *blake3::hash(&[]).as_bytes()),
+            ask_in: 0,
+        }
+    }
+
+    fn buffer(&mut self) -> Option<Buffer> {
+        self.spare.take().or_else(|| self.pool.take())
+    }
+
+    fn is_hash_of_zeros(&mut self, hash: [u8; 32], bytes: usize) -> bool {
+        if self.zeros.0 != bytes {
+            self.zeros = (bytes, hash_of_zeros(bytes));
+        }
+        self.zeros.1 == hash
+    }
+
+    /// Fetches what was found until there is no more; the pieces that cannot be read.
+    pub(super) fn run(
+        mut self,
+        found: &Receiver<Found>,
+        fetched: &SyncSender<Fetched>,
+    ) -> Result<Vec<Piece>, CopyError> {
+        let mut unreadable = Vec::new();
+        for Found { index, digest } in found {
+            match self.fetch(index, digest)? {
+                End::Fetched(piece) => {
+                    if fetched.send(piece).is_err() {
+                        break;
+                    }
+                }
+                End::Unreadable => unreadable.push(self.pass.job.pieces[index]),
+                End::HungUp => break,
+            }
+        }
+        Ok(unreadable)
+    }
+
+    fn fetch(&mut self, index: usize, asked: Asked) -> Result<End, CopyError> {
+        let piece = self.pass.job.pieces[index];
+        let fetched = |expected, content| {
+            End::Fetched(Fetched {
+                index,
+                piece,
+                expected,
+                content,
+            })
+        };
+        let mut digest = match asked {
+            Asked::Done => return Ok(fetched(None, Content::Before)),
+            Asked::Unreadable => return Ok(End::Unreadable),
+            Asked::Unknown => None,
+            Asked::Digest(digest) => Some(digest),
+        };
+        if let (Some(digest), false) = (digest, self.pass.job.options.fresh) {
+            let Some(mut have) = self.buffer() else {
+                return Ok(End::HungUp);
+            };
+            // A destination that cannot be read here is written, and then read back, where failing
+            // again is an error.
+            let part = &mut have[..piece.bytes()];
+            if self.pass.sink.read_back(piece.offset(), part).is_ok()
+                && *blake3::hash(part).as_bytes() == digest.blake3
+            {
+                return Ok(fetched(Some(digest.blake3), Content::Equal(have)));
+            }
+            self.spare = Some(have);
+        }
+        for again in [false, true] {
+            if again {
+                match self.source.digest(piece.lba, piece.count) {
+                    Ok(now) => digest = Some(now),
+                    Err(SourceError::Unreadable { .. }) => return Ok(End::Unreadable),
+                    Err(SourceError::Failed(why)) => return Err(failed(piece, why)),
+                }
+            }
+            if let Some(digest) = digest.filter(|digest| digest.zero) {
+                if self.is_hash_of_zeros(digest.blake3, piece.bytes()) {
+                    return Ok(fetched(Some(digest.blake3), Content::Zero));
+                }
+                continue;
+            }
+            let Some(mut space) = self.buffer() else {
+                return Ok(End::HungUp);
+            };
+            match self.read(piece, &mut space) {
+                Ok(()) => {}
+                Err(SourceError::Unreadable { .. }) => {
+                    self.spare = Some(space);
+                    return Ok(End::Unreadable);
+                }
+                Err(SourceError::Failed(why)) => return Err(failed(piece, why)),
+            }
+            let options = self.pass.job.options;
+            let now = || *blake3::hash(&space[..piece.bytes()]).as_bytes();
+            let expected = match digest.filter(|_| options.verify.source && !options.changing) {
+                // What is read back is compared with the old machine's digest: no need to do it twice.
+                Some(digest) if options.verify.written && !self.pass.careful => digest.blake3,
+                Some(digest) if digest.blake3 == now() => digest.blake3,
+                Some(_) => {
+                    self.spare = Some(space);
+                    continue;
+                }
+                None => now(),
+            };
+            return Ok(fetched(Some(expected), Content::Data(space)));
+        }
+        Err(CopyError::SourceDisagrees {
+            lba: piece.lba,
+            last: piece.last(),
+        })
+    }
+
+    /// Reads a piece; what reads as zeros does not cross the wire.
+    fn read(&mut self, piece: Piece, space: &mut Buffer) -> Result<(), SourceError> {
+        let data = &mut space[..piece.bytes()];
+        let bits = piece.count.div_ceil(STRETCH) as u16;
+        // Where the disk changes, what was zero may not be it now.
+        let zeros = if bits > 1 && !self.pass.job.options.changing && self.ask_in == 0 {
+            let zeros = self.source.zeros(piece.lba, STRETCH, bits)?;
+            self.ask_in = if zeros.contains(&true) { 0 } else { ASK_EVERY };
+            zeros
+        } else {
+            self.ask_in = self.ask_in.saturating_sub(1);
+            vec![false; bits.into()]
+        };
+        let mut from = 0;
+        while from < zeros.len() {
+            let zero = zeros[from];
+            let run = zeros[from..].iter().take_while(|z| **z == zero).count();
+            let stretch = STRETCH as usize * SECTOR as usize;
+            let end = ((from + run) * stretch).min(data.len());
+            let part = &mut data[from * stretch..end];
+            if zero {
+                part.fill(0);
+            } else {
+                if let Some(limit) = self.pass.job.options.limit {
+                    limit.wait_for(part.len() as u64, self.pass.stop);
+                }
+                let lba = piece.lba + from as u64 * u64::from(STRETCH);
+                self.source.read(lba, part)?;
+            }
+            from += run;
+        }
+        Ok(())
+    }
+}
+
+/// BLAKE3 of so many zeros.
+fn hash_of_zeros(bytes: usize) -> [u8; 32] {
+    static CHUNK: [u8; 64 << 10] = [0; 64 << 10];
+    let mut hasher = blake3::Hasher::new();
+    let mut left = bytes;
+    while left > 0 {
+        let part = left.min(CHUNK.len());
+        hasher.update(&CHUNK[..part]);
+        left -= part;
+    }
+    *hasher.finalize().as_bytes()
+}

@@ -1,0 +1,355 @@
+//! The copy of one disk: its sessions, its destination, its journal and its certificate.
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use p2v_aoe::inventory::Disk;
+use p2v_aoe::{Address, SECTOR};
+
+use super::{CopyDone, CopyRequest};
+use crate::copy::certificate::Certificate;
+use crate::copy::destination::{self, Prepared, Wanted};
+use crate::copy::journal::{Identity, Journal};
+use crate::copy::{
+    self, CopyError, Limit, Options, Piece, RANGE_SECTORS, Sources, Summary, pieces,
+};
+use crate::name::MachineName;
+use crate::record::{CopyRecord, Destination, State, Verified};
+use crate::report;
+use crate::timestamp::Timestamp;
+use crate::tool::lvm;
+use crate::wire::Export;
+use crate::workflow::{Contact, Context, Error, refused};
+
+/// What the copies of one command have in common.
+pub(super) struct Job<'a> {
+    pub(super) context: Context<'a>,
+    pub(super) contact: &'a Contact,
+    pub(super) wanted: &'a Wanted,
+    pub(super) request: CopyRequest<'a>,
+    /// This host cannot make the disks read-only.
+    pub(super) unguarded: bool,
+    pub(super) limit: Option<&'a Limit>,
+    /// Bytes for each disk.
+    pub(super) memory: usize,
+}
+
+impl Job<'_> {
+    fn name(&self) -> &MachineName {
+        &self.contact.record.name
+    }
+}
+
+/// One disk on its way.
+pub(super) struct DiskCopy {
+    address: Address,
+    disk: Disk,
+    data: Box<dyn Export>,
+    digests: Box<dyn Export>,
+    reserved: bool,
+    /// The copy as the record had it before.
+    before: Option<CopyRecord>,
+    prepared: Option<Prepared>,
+    pieces: Vec<Piece>,
+    journal: Option<Mutex<Journal>>,
+    begun: Timestamp,
+}
+
+impl DiskCopy {
+    /// Reaches the disk and reserves it; it is in `open` then, and must be let go.
+    pub(super) fn reserve<'o>(
+        job: &Job<'_>,
+        address: Address,
+        disk: &Disk,
+        open: &'o mut Vec<DiskCopy>,
+    ) -> Result<&'o mut DiskCopy, Error> {
+        let Context { host, report, .. } = job.context;
+        let mut data = job.context.attach(job.contact, address, disk)?;
+        let mut digests = job.context.attach(job.contact, address, disk)?;
+        let patience = Duration::from_secs(host.settings.silence_seconds);
+        let (one, other) = report::told_once(report.silence(&address.to_string(), patience));
+        data.wait_out_silence(patience, one);
+        digests.wait_out_silence(patience, other);
+        // So that a disk that changed places is noticed before a volume is touched.
+        let before = host.store.update(job.name(), |record| {
+            Ok::<_, Error>(record.use_disk(address, disk)?.copy.clone())
+        })?;
+        let reserved = !job.request.precopy;
+        if reserved {
+            report.step(&format!("reserving {address}"));
+            data.reserve()?;
+        }
+        open.push(DiskCopy {
+            address,
+            disk: disk.clone(),
+            data,
+            digests,
+            reserved,
+            before,
+            prepared: None,
+            pieces: pieces::cut(disk.sectors, &[(0, disk.sectors)], RANGE_SECTORS),
+            journal: None,
+            begun: Timestamp::now(),
+        });
+        let last = open.len() - 1;
+        Ok(&mut open[last])
+    }
+
+    /// Ends the reservation.
+    pub(super) fn let_go(&mut self, context: Context<'_>) {
+        if !std::mem::take(&mut self.reserved) {
+            return;
+        }
+        if let Err(error) = self.data.release() {
+            context.report.warn(&format!(
+                "the reservation of {} could not be ended: {error}",
+                self.address
+            ));
+        }
+    }
+
+    /// Finds or makes the destination, and notes in the record what is copied where.
+    pub(super) fn prepare(&mut self, job: &Job<'_>) -> Result<(), Error> {
+        let Context { host, report, .. } = job.context;
+        let (name, address, disk) = (job.name(), self.address, &self.disk);
+        let Some(tag) = host.store.get(name)?.volume_tag(address.slot) else {
+            return refused(format!("the record of {name} lost its disk {address}"));
+        };
+        let prepared = destination::prepare(
+            host,
+            job.wanted,
+            destination::Request {
+                name,
+                slot: address.slot,
+                tag: &tag,
+                sectors: disk.sectors,
+                before: self.before.as_ref().map(|c| &c.destination),
+                overwrite: job.request.overwrite,
+            },
+        )?;
+        let to = prepared.destination.clone();
+        if let Some(earlier) = self
+            .before
+            .as_ref()
+            .map(|copy| &copy.destination)
+            .filter(|d| **d != to)
+        {
+            // One disk has one copy that the domain can be switched to: the operator must know which.
+            report.warn(&format!(
+                "`p2v cutover {name}` will use {to} for {address} from now on, instead of the earlier copy in {earlier}; that \
+                 one is left as it is (to use it again, run the copy to it again: only what differs is moved)"
+            ));
+        }
+        let same = self.before.as_ref().filter(|copy| copy.destination == to);
+        self.begun = same.map_or_else(Timestamp::now, |copy| copy.begun);
+        // What an unfinished run noted counts while nothing could write to the disk or to its copy. After
+        // a finished one all is compared: that is what it is run again for.
+        let guarded = !job.request.precopy && !job.unguarded;
+        let unfinished = same.filter(|copy| copy.verified.is_none() && !prepared.fresh);
+        let noted = unfinished.and_then(|copy| copy.journal.clone());
+        let id = match noted.filter(|_| guarded) {
+            Some(id) => id,
+            None => new_id()?,
+        };
+        host.store.update(name, |record| {
+            record.use_disk(address, disk)?.copy = Some(CopyRecord {
+                destination: to.clone(),
+                begun: self.begun,
+                unguarded: job.unguarded,
+                journal: guarded.then(|| id.clone()),
+                precopied: job.request.precopy.then(Timestamp::now),
+                verified: None,
+            });
+            if job.request.precopy {
+                record.note(
+                    Timestamp::now(),
+                    format!("copying {address} to {to} while it may be written"),
+                );
+            } else {
+                record.state = State::Copying;
+                record.note(Timestamp::now(), format!("copying {address} to {to}"));
+            }
+            Ok::<_, Error>(())
+        })?;
+        if !job.request.precopy {
+            self.journal = Some(Mutex::new(self.open_journal(job, id, &to)?));
+        }
+        self.prepared = Some(prepared);
+        report.step(&format!("copying {address} to {to}"));
+        Ok(())
+    }
+
+    fn open_journal(
+        &self,
+        job: &Job<'_>,
+        copy: String,
+        to: &Destination,
+    ) -> Result<Journal, Error> {
+        let path = job
+            .context
+            .host
+            .store
+            .copy_file(job.name(), self.address.slot, "journal");
+        let identity = Identity {
+            copy,
+            model: self.disk.model.clone(),
+            serial: self.disk.serial.clone(),
+            sectors: self.disk.sectors,
+            boot_id: job.contact.inventory.boot_id.clone(),
+            destination: format!("{to:?}"),
+            pieces: pieces::fingerprint(&self.pieces).to_string(),
+        };
+        let journal = Journal::open(&path, &identity, self.pieces.len());
+        Ok(journal.map_err(|source| CopyError::Journal { path, source })?)
+    }
+
+    /// Copies.
+    pub(super) fn run(&mut self, job: &Job<'_>) -> Result<Summary, Error> {
+        let Some(prepared) = &self.prepared else {
+            return refused(format!("{} has no destination", self.address));
+        };
+        let label = self.address.to_string();
+        let options = Options {
+            fresh: prepared.fresh,
+            blank: prepared.blank,
+            verify: job.request.verify,
+            changing: job.request.precopy,
+            memory: job.memory,
+            limit: job.limit,
+        };
+        let sources = Sources {
+            digests: &mut *self.digests,
+            data: &mut *self.data,
+        };
+        let work = copy::Job {
+            pieces: &self.pieces,
+            journal: self.journal.as_ref(),
+            options,
+        };
+        let report = job.context.report;
+        let copied = copy::run(sources, &prepared.sink, &work, job.request.stop, &|p| {
+            report.progress(&label, p);
+        });
+        Ok(copied.inspect_err(|error| {
+            // The copy's own error is what the operator must see.
+            let what = format!("copying {label} ended: {error}");
+            let _ = job.context.note(job.name(), &what);
+        })?)
+    }
+
+    /// Makes sure that it was the same disk to the end, and writes down what the copy is.
+    pub(super) fn finish(&mut self, job: &Job<'_>, summary: Summary) -> Result<CopyDone, Error> {
+        let Context { host, .. } = job.context;
+        let (name, address) = (job.name(), self.address);
+        let Some(prepared) = &self.prepared else {
+            return refused(format!("{address} has no destination"));
+        };
+        let to = prepared.destination.clone();
+        // A restart of the old machine in between would have been heard as silence at most.
+        let now = self.data.inventory()?;
+        if now.boot_id != job.contact.inventory.boot_id {
+            return refused(format!(
+                "the old machine restarted while {address} was copied: its disk may have changed. Run the copy again; it \
+                 moves only what differs"
+            ));
+        }
+        let ended = Timestamp::now();
+        let certificate = if job.request.precopy {
+            None
+        } else {
+            let certificate = self.certificate(job, &summary, &to, ended);
+            let json = serde_json::to_vec_pretty(&certificate).map_err(std::io::Error::from);
+            for (ending, bytes) in [
+                ("certificate.json", json),
+                ("certificate.txt", Ok(certificate.to_string().into_bytes())),
+            ] {
+                let path = host.store.copy_file(name, address.slot, ending);
+                let written =
+                    bytes.and_then(|bytes| crate::atomic_file::replace(&path, &bytes, 0o600));
+                written.map_err(|source| CopyError::Journal { path, source })?;
+            }
+            Some(certificate)
+        };
+        host.store.update(name, |record| {
+            let disk = record.use_disk(address, &self.disk)?;
+            if let Some(copy) = disk.copy.as_mut().filter(|_| !job.request.precopy) {
+                copy.verified = Some(Verified {
+                    at: ended,
+                    boot_id: now.boot_id.clone(),
+                    unreadable: summary.unreadable.clone(),
+                });
+            }
+            record.note(
+                ended,
+                format!(
+                    "{address} compared with {to}: {} bytes moved, {} equal, {} zero, {} copied before, {} sectors \
+                     unreadable",
+                    summary.moved,
+                    summary.equal,
+                    summary.zeroed,
+                    summary.before,
+                    summary.unreadable_sectors()
+                ),
+            );
+            Ok::<_, Error>(())
+        })?;
+        if let Destination::Volume { vg, lv, .. } = &to
+            && summary.is_complete()
+            && !job.request.precopy
+        {
+            lvm::retag(&host.tools, vg, lv, &[], &[lvm::TAG_COPYING])?;
+        }
+        Ok(CopyDone {
+            address,
+            destination: to,
+            summary,
+            certificate,
+        })
+    }
+
+    fn certificate(
+        &self,
+        job: &Job<'_>,
+        summary: &Summary,
+        to: &Destination,
+        ended: Timestamp,
+    ) -> Certificate {
+        let bytes: u64 = self.pieces.iter().map(|p| p.bytes() as u64).sum();
+        let root = self.journal.as_ref().and_then(|journal| {
+            let journal = journal.lock().ok()?;
+            journal.root()
+        });
+        Certificate {
+            version: 1,
+            p2v: env!("CARGO_PKG_VERSION").into(),
+            machine: job.name().clone(),
+            disk: self.address,
+            model: self.disk.model.clone(),
+            serial: self.disk.serial.clone(),
+            sectors: self.disk.sectors,
+            boot_id: job.contact.inventory.boot_id.clone(),
+            destination: to.clone(),
+            begun: self.begun,
+            ended,
+            pieces: self.pieces.len(),
+            bytes,
+            moved: summary.moved,
+            equal: summary.equal,
+            zeroed: summary.zeroed,
+            before: summary.before,
+            unused: self.disk.sectors * SECTOR - bytes,
+            verified: job.request.verify.word().into(),
+            unreadable: summary.unreadable.clone(),
+            root: root.map(|root| root.to_string()),
+        }
+    }
+}
+
+/// A name that no other copy has.
+fn new_id() -> Result<String, Error> {
+    let mut bytes = [0; 16];
+    match getrandom::fill(&mut bytes) {
+        Ok(()) => Ok(format!("{:032x}", u128::from_le_bytes(bytes))),
+        Err(error) => refused(format!("the system gives no random numbers: {error}")),
+    }
+}
