@@ -20,6 +20,8 @@ pub struct Progress {
     pub zeroed: u64,
     /// Of `checked`: bytes that an earlier run had copied and checked.
     pub before: u64,
+    /// Bytes that cannot be read so far; not in `checked`.
+    pub unreadable: u64,
 }
 
 /// What an old machine's silence is, for the operator; `what` is the disk's address.

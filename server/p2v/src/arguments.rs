@@ -2,13 +2,14 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Exit codes, for scripts; also in `p2v help`.
 pub mod exit {
     /// Something failed; what and what to do is on standard error.
     pub const FAILED: u8 = 1;
-    /// `p2v doctor` found something that must be mended; `p2v copy` ended with unreadable sectors.
+    /// `p2v doctor` found something that must be mended; `p2v copy` ended with unreadable sectors;
+    /// `p2v verify` found a difference.
     pub const INCOMPLETE: u8 = 3;
 }
 
@@ -30,7 +31,7 @@ States: seen -> exported -> running -> copying -> copied -> moved -> released.
 Nothing is overwritten or deleted silently, and until `p2v start` nothing can write to the old disk.
 
 Exit codes: 0 done; 1 failed, with the reason and what to do on standard error; 2 wrong usage; 3 doctor found \
-something to mend, or a copy ended with sectors that could not be read.
+something to mend, a copy ended with sectors that could not be read, or verify found a difference.
 
 If you are in the middle of a night: `p2v show NAME` says where a machine is and what to do next.";
 
@@ -114,9 +115,23 @@ pub enum Command {
         /// VG (volumes are made in it), VG/LV, a file (a path with a slash), or a device under /dev
         #[arg(long, value_name = "VG[/LV]|FILE|DEVICE")]
         to: String,
-        /// Use a destination that exists and is not a copy of ours: what is on it is lost
+        /// Use a destination that exists and is not a copy of this disk: what is on it is lost. Give its name (VG/LV
+        /// or the path), or type it when asked
+        #[arg(long, value_name = "NAME", num_args = 0..=1, require_equals = true, default_missing_value = "")]
+        overwrite: Vec<String>,
+        /// Copy while the domain runs, to begin with: after the domain is shut down, the same command without this
+        /// moves only what has changed since
         #[arg(long)]
-        overwrite: bool,
+        precopy: bool,
+        /// What is compared: what arrives with the old disk (source), what was written with what arrived (written)
+        #[arg(long, value_enum, default_value_t = Verify::Both)]
+        verify: Verify,
+        /// Bytes per second that may cross the wire, as in 50M (K, M, G: powers of 1024)
+        #[arg(long, value_name = "RATE", value_parser = bytes)]
+        limit: Option<u64>,
+        /// Memory for what is on its way
+        #[arg(long, value_name = "SIZE", value_parser = bytes, default_value = "128M")]
+        memory: u64,
         /// Go on although this host did not boot the old machine and cannot make its disks read-only: you know that
         /// no domain on another host writes to them
         #[arg(long)]
@@ -124,6 +139,14 @@ pub enum Command {
         /// A disk (its number in e7.N) that the machine had once, and that is meant to be gone
         #[arg(long, value_name = "N")]
         without_disk: Vec<u8>,
+    },
+    /// Compare finished copies once more, with the old disks or with what was noted when they were made
+    Verify {
+        /// Name of the machine
+        name: String,
+        /// Do not ask the old machine: compare with what was noted
+        #[arg(long)]
+        from_certificate: bool,
     },
     /// Run the domain from the copies from now on
     Cutover {
@@ -163,6 +186,31 @@ pub enum Command {
     },
 }
 
+/// What a copy compares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Verify {
+    /// What the copy holds, with the old disk
+    Both,
+    /// What arrives, with the old disk
+    Source,
+    /// What the copy holds, with what arrived
+    Written,
+    /// Nothing
+    None,
+}
+
+/// A number of bytes as an operator writes it: `50M` is 50 * 1024 * 1024.
+fn bytes(text: &str) -> Result<u64, String> {
+    let sizes = parse_size::Config::new().with_binary();
+    match sizes.parse_size(text) {
+        Ok(0) => Err("0 would be nothing at all".into()),
+        Ok(bytes) => Ok(bytes),
+        Err(error) => Err(format!(
+            "{error}: write a number of bytes, or as in 50M or 2G"
+        )),
+    }
+}
+
 /// What to do with the device-mapper devices.
 #[derive(Clone, Copy, Debug, Subcommand)]
 pub enum Devices {
@@ -180,6 +228,28 @@ mod tests {
     #[test]
     fn the_definition_is_sound() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes_are_read_as_they_are_written() {
+        assert_eq!(bytes("50M"), Ok(50 << 20));
+        assert_eq!(bytes("1G"), Ok(1 << 30));
+        assert_eq!(bytes("1234"), Ok(1234));
+        assert!(bytes("0").is_err() && bytes("fast").unwrap_err().contains("50M"));
+    }
+
+    #[test]
+    fn what_may_be_overwritten_is_named_or_asked_for() {
+        let overwrite = |line: &str| match Arguments::try_parse_from(line.split(' ')) {
+            Ok(Arguments {
+                command: Command::Copy { overwrite, .. },
+                ..
+            }) => overwrite,
+            other => panic!("{other:?}"),
+        };
+        assert!(overwrite("p2v copy e1 --to vg").is_empty());
+        assert_eq!(overwrite("p2v copy e1 --overwrite --to vg"), [""]);
+        assert_eq!(overwrite("p2v copy e1 --overwrite=vg/a --to vg"), ["vg/a"]);
     }
 
     #[test]

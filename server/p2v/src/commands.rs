@@ -4,27 +4,26 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, bail};
-use indicatif::HumanBytes;
 use p2v_aoe::Address;
 use p2v_aoe::initiator::Initiator;
 use p2v_dom0::Host;
+use p2v_dom0::copy::Verify;
 use p2v_dom0::name::MachineName;
 use p2v_dom0::workflow::{
-    self, CopyDone, CopyRequest, CopyTarget, CutoverOptions, ReleaseOptions, StartOptions,
-    StopOptions,
+    self, CopyRequest, CopyTarget, CutoverOptions, ReleaseOptions, StartOptions, StopOptions,
 };
 use serde_json::json;
 
 use crate::arguments::{Arguments, Command, Devices, exit};
 use crate::report::Told;
 use crate::settings::Settings;
-use crate::{doctor, serve, show};
+use crate::{copying, doctor, serve, show};
 
 /// Runs the command that was asked for.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let settings = Settings::load(&arguments.global)?;
     let json = arguments.global.json;
-    let told = Told::new();
+    let told = Told::new(json);
     if let Command::Serve = arguments.command {
         return serve::run(settings).map(|()| ExitCode::SUCCESS);
     }
@@ -87,6 +86,10 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             what,
             to,
             overwrite,
+            precopy,
+            verify,
+            limit,
+            memory,
             not_booted_by_this_host,
             without_disk,
         } => with_wire(&host, &settings, &told, |context| {
@@ -100,16 +103,27 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
                 }
                 Err(_) => CopyTarget::Machine(name_of(what)?),
             };
+            let may_go = |name: &str, holds: Option<&str>| copying::may_go(overwrite, name, holds);
             let request = CopyRequest {
-                target: &target,
-                to,
-                overwrite: *overwrite,
+                may_go: &may_go,
                 not_booted_by_this_host: *not_booted_by_this_host,
                 without: without_disk,
-                stop: stop_on_signal()?,
+                precopy: *precopy,
+                verify: Verify::from(*verify),
+                limit: *limit,
+                memory: usize::try_from(*memory).unwrap_or(usize::MAX),
+                ..CopyRequest::new(&target, to, stop_on_signal()?)
             };
             let copies = workflow::copy(context, request)?;
-            Ok(copied(&copies, json))
+            Ok(copying::copied(&copies, json))
+        }),
+        Command::Verify {
+            name,
+            from_certificate,
+        } => with_wire(&host, &settings, &told, |context| {
+            let name = name_of(name)?;
+            let done = workflow::verify(context, &name, *from_certificate, stop_on_signal()?)?;
+            Ok(copying::verified(&done, json))
         }),
         Command::Cutover {
             name,
@@ -234,49 +248,4 @@ fn devices(host: &Host, told: &Told, action: Devices) -> Result<ExitCode> {
         }
     }
     Ok(code)
-}
-
-fn copied(copies: &[CopyDone], json: bool) -> ExitCode {
-    let mut code = ExitCode::SUCCESS;
-    for CopyDone {
-        address,
-        destination,
-        summary,
-    } in copies
-    {
-        if !summary.is_complete() {
-            code = ExitCode::from(exit::INCOMPLETE);
-        }
-        if json {
-            println!(
-                "{}",
-                json!({
-                    "disk": address, "destination": destination, "complete": summary.is_complete(),
-                    "moved": summary.moved, "equal": summary.equal, "zeroed": summary.zeroed,
-                    "unreadable": summary.unreadable,
-                })
-            );
-            continue;
-        }
-        let moved = format!(
-            "{} came over the wire, {} were there already or are zeros, {} were written as zeros",
-            HumanBytes(summary.moved),
-            HumanBytes(summary.equal),
-            HumanBytes(summary.zeroed)
-        );
-        if summary.is_complete() {
-            println!(
-                "{address} is copied to {destination}: {moved}; every range was compared with the old disk"
-            );
-        } else {
-            println!(
-                "{address} is NOT completely copied to {destination}: {} sectors of the old disk cannot be read ({moved})",
-                summary.unreadable_sectors()
-            );
-            for (lba, count) in &summary.unreadable {
-                println!("  unreadable: {count} from sector {lba} on");
-            }
-        }
-    }
-    code
 }

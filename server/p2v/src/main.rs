@@ -6,6 +6,7 @@ use clap::Parser;
 
 mod arguments;
 mod commands;
+mod copying;
 mod doctor;
 mod report;
 mod serve;

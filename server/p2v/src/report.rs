@@ -11,6 +11,8 @@ use p2v_dom0::wire::SilenceListener;
 
 /// Time between two lines about one disk where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(5);
+/// Time between two events about one disk for programs.
+const EVENT_EVERY: Duration = Duration::from_secs(1);
 
 /// One copy under way.
 struct Running {
@@ -22,16 +24,19 @@ struct Running {
 
 /// Tells the operator on standard error, so that standard output is for results.
 pub struct Told {
+    /// Progress goes to standard output, as JSON for programs.
+    json: bool,
     bars: Option<MultiProgress>,
     running: Mutex<BTreeMap<String, Running>>,
 }
 
 impl Told {
-    /// For standard error as it is.
-    pub fn new() -> Told {
-        let bars = std::io::stderr().is_terminal().then(MultiProgress::new);
+    /// For standard error as it is; with `json`, progress goes to standard output.
+    pub fn new(json: bool) -> Told {
+        let terminal = std::io::stderr().is_terminal() && !json;
         Told {
-            bars,
+            json,
+            bars: terminal.then(MultiProgress::new),
             running: Mutex::default(),
         }
     }
@@ -87,7 +92,7 @@ impl Report for Told {
     }
 
     fn progress(&self, what: &str, progress: Progress) {
-        let complete = progress.checked >= progress.total;
+        let complete = progress.checked + progress.unreadable >= progress.total;
         let line = {
             let mut all = self.running();
             let running = all
@@ -95,25 +100,50 @@ impl Report for Told {
                 .or_insert_with(|| self.start(what, progress.total));
             if let Some(bar) = &running.bar {
                 bar.set_position(progress.checked);
-                bar.set_message(format!("{} moved", HumanBytes(progress.moved)));
+                bar.set_message(details(progress));
                 if complete {
                     bar.finish_and_clear();
                 }
             }
-            let due = running
-                .last_line
-                .is_none_or(|last| last.elapsed() >= LINE_EVERY);
+            let every = if self.json { EVENT_EVERY } else { LINE_EVERY };
+            let due = running.last_line.is_none_or(|last| last.elapsed() >= every);
             let ends = complete && !running.complete;
             running.complete = complete;
             (running.bar.is_none() && (ends || (due && !complete))).then(|| {
                 running.last_line = Some(Instant::now());
-                plain(what, progress, running.began.elapsed())
+                running.began.elapsed()
             })
         };
-        if let Some(line) = line {
-            self.line(&line);
+        match line {
+            Some(elapsed) if self.json => println!("{}", event(what, progress, elapsed)),
+            Some(elapsed) => self.line(&plain(what, progress, elapsed)),
+            None => {}
         }
     }
+}
+
+/// What became of the bytes, in a few words.
+fn details(progress: Progress) -> String {
+    let parts = [
+        (progress.moved, "moved"),
+        (progress.zeroed, "zeros"),
+        (progress.equal + progress.before, "there before"),
+        (progress.unreadable, "unreadable"),
+    ];
+    let parts = parts.iter().filter(|(bytes, _)| *bytes > 0);
+    let words: Vec<String> = parts
+        .map(|(bytes, what)| format!("{} {what}", HumanBytes(*bytes)))
+        .collect();
+    words.join(", ")
+}
+
+/// An event for programs.
+fn event(what: &str, progress: Progress, elapsed: Duration) -> serde_json::Value {
+    serde_json::json!({
+        "event": "progress", "disk": what, "checked": progress.checked, "total": progress.total,
+        "moved": progress.moved, "zeroed": progress.zeroed, "equal": progress.equal,
+        "before": progress.before, "unreadable": progress.unreadable, "seconds": elapsed.as_secs_f64(),
+    })
 }
 
 /// A line about a copy after `elapsed`.
@@ -122,24 +152,22 @@ fn plain(what: &str, progress: Progress, elapsed: Duration) -> String {
         checked,
         total,
         moved,
-        equal,
-        zeroed,
+        ..
     } = progress;
     let percent = (checked * 100).checked_div(total).unwrap_or(100);
     let mut line = format!(
-        "  {what}: {percent:>3} %, {} of {} copied and checked",
+        "  {what}: {percent:>3} %, {} of {} checked",
         HumanBytes(checked),
         HumanBytes(total)
     );
-    if equal > 0 {
-        line += &format!(", {} were there already or are zeros", HumanBytes(equal));
-    }
-    if zeroed > 0 {
-        line += &format!(", {} written as zeros", HumanBytes(zeroed));
+    let details = details(progress);
+    if !details.is_empty() {
+        line += &format!(" ({details})");
     }
     let seconds = elapsed.as_secs_f64();
-    if checked > 0 && checked < total && seconds >= 1.0 {
-        let rate = checked as f64 / seconds;
+    let now = checked.saturating_sub(progress.before);
+    if now > 0 && checked < total && seconds >= 1.0 {
+        let rate = now as f64 / seconds;
         let left = Duration::from_secs_f64((total - checked) as f64 / rate);
         line += &format!(
             ", {}/s, {} left",
@@ -163,23 +191,21 @@ mod tests {
             checked: 256 << 20,
             total: 1 << 30,
             moved: 256 << 20,
-            equal: 0,
-            zeroed: 0,
+            ..Progress::default()
         };
         assert_eq!(
             plain("e7.0", progress, Duration::from_secs(16)),
-            "  e7.0:  25 %, 256.00 MiB of 1.00 GiB copied and checked, 16.00 MiB/s, 48 seconds left"
+            "  e7.0:  25 %, 256.00 MiB of 1.00 GiB checked (256.00 MiB moved), 16.00 MiB/s, 48 seconds left"
         );
         let done = Progress {
             checked: 1 << 30,
             total: 1 << 30,
-            moved: 0,
             equal: 1 << 30,
-            zeroed: 0,
+            ..Progress::default()
         };
         assert_eq!(
             plain("e7.0", done, Duration::from_secs(16)),
-            "  e7.0: 100 %, 1.00 GiB of 1.00 GiB copied and checked, 1.00 GiB were there already or are zeros (nothing had to cross the wire)"
+            "  e7.0: 100 %, 1.00 GiB of 1.00 GiB checked (1.00 GiB there before) (nothing had to cross the wire)"
         );
         assert!(plain("e7.0", Progress::default(), Duration::ZERO).contains("100 %"));
     }

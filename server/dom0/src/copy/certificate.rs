@@ -49,6 +49,9 @@ pub struct Certificate {
     pub before: u64,
     /// Bytes that no file system uses, which were not copied.
     pub unused: u64,
+    /// What was copied where it was not all: first sector and number of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub extents: Option<Vec<(u64, u64)>>,
     /// What was compared: `both`, `source`, `written` or `none`.
     pub verified: String,
     /// What could not be read: first sector and number of them.

@@ -14,7 +14,7 @@ use crate::host::Host;
 use crate::name::MachineName;
 use crate::record::Destination;
 use crate::tool::lvm::{self, BadVolumeName, Volume};
-use crate::tool::{ToolError, aoe_driver};
+use crate::tool::{ToolError, aoe_driver, blkid};
 
 /// Bytes at the start of a device that must be zero for it to count as empty: partition tables,
 /// file systems, RAID and LVM all leave a mark here.
@@ -52,7 +52,7 @@ impl FromStr for Wanted {
 }
 
 /// Which disk is copied, and how freely.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Request<'a> {
     /// The machine.
     pub name: &'a MachineName,
@@ -64,9 +64,13 @@ pub struct Request<'a> {
     pub sectors: u64,
     /// Where an earlier run copied it to.
     pub before: Option<&'a Destination>,
-    /// The operator said that what is there may go.
-    pub overwrite: bool,
+    /// Asks whether what is there may go.
+    pub may_go: MayGo<'a>,
 }
+
+/// Asks the operator whether something that is not this disk's copy may be overwritten: its name, and what
+/// is on it, if that is known.
+pub type MayGo<'a> = &'a (dyn Fn(&str, Option<&str>) -> bool + Sync);
 
 /// A destination that is open and ours to write.
 #[derive(Debug)]
@@ -107,8 +111,9 @@ pub enum DestinationError {
     },
     /// The volume is not this machine's.
     #[error(
-        "volume {vg}/{lv} exists and is not marked as the copy of this disk (tag {tag}): it may hold data. Name \
-         another volume, remove it yourself, or say --overwrite if what it holds may go"
+        "volume {vg}/{lv} exists and is not marked as the copy of this disk (tag {tag}): {}. Name another volume, \
+         remove it yourself, or say --overwrite={vg}/{lv} if what it holds may go",
+        holds(holds_what)
     )]
     Foreign {
         /// The group.
@@ -117,6 +122,8 @@ pub enum DestinationError {
         lv: String,
         /// The tag it lacks.
         tag: String,
+        /// What is on it.
+        holds_what: Option<String>,
     },
     /// The volume is in use by the moved system.
     #[error(
@@ -159,11 +166,16 @@ pub enum DestinationError {
     },
     /// Not empty.
     #[error(
-        "{} holds something that is not an earlier copy of this disk. Name another destination, or say --overwrite \
-         if what it holds may go",
-        .0.display()
+        "{} is not an earlier copy of this disk: {}. Name another destination, or say --overwrite={} if what it holds \
+         may go",
+        path.display(), holds(holds_what), path.display()
     )]
-    Holds(PathBuf),
+    Holds {
+        /// The destination.
+        path: PathBuf,
+        /// What is on it.
+        holds_what: Option<String>,
+    },
     /// Sectors of another size.
     #[error(
         "{} has {size}-byte sectors: an old disk with 512-byte sectors cannot be put on it exactly. Name a \
@@ -191,6 +203,13 @@ pub enum DestinationError {
     },
 }
 
+fn holds(what: &Option<String>) -> String {
+    match what {
+        Some(what) => format!("it holds {what}"),
+        None => "it may hold data".into(),
+    }
+}
+
 /// Finds or makes the destination and opens it for this host's use alone.
 ///
 /// # Errors
@@ -207,7 +226,13 @@ pub fn prepare(
             &request.name.volume_name(request.slot.into()),
             request,
         ),
-        Wanted::Volume(vg, lv) => volume(host, vg, lv, request),
+        Wanted::Volume(vg, lv) => match lvm::volume(&host.tools, vg, lv)? {
+            Some(pool) if pool.is_thin_pool => {
+                let name = request.name.volume_name(request.slot.into());
+                volume_in(host, vg, &name, Some(lv), request)
+            }
+            _ => volume(host, vg, lv, request),
+        },
         Wanted::Path(path) => at_path(host, path, request),
     }
 }
@@ -218,6 +243,17 @@ fn volume(
     lv: &str,
     request: Request<'_>,
 ) -> Result<Prepared, DestinationError> {
+    volume_in(host, vg, lv, None, request)
+}
+
+/// The volume `vg/lv`, made if it is not there: in the thin pool, if one is named.
+fn volume_in(
+    host: &Host,
+    vg: &str,
+    lv: &str,
+    pool: Option<&str>,
+    request: Request<'_>,
+) -> Result<Prepared, DestinationError> {
     lvm::check_name(lv)?;
     let need = request.sectors * SECTOR;
     let tag = request.tag;
@@ -226,7 +262,7 @@ fn volume(
     let fresh = existing.is_none();
     match &existing {
         Some(volume) => {
-            may_overwrite(volume, tag, request.overwrite)?;
+            may_overwrite(host, volume, tag, request.may_go)?;
             if volume.size < need {
                 return Err(DestinationError::Short {
                     what: format!("volume {vg}/{lv}"),
@@ -249,14 +285,19 @@ fn volume(
                 };
                 return Err(DestinationError::NoGroup(vg, names));
             };
-            if group.free < need {
-                return Err(DestinationError::NoRoom {
-                    vg,
-                    free: group.free,
-                    need,
-                });
+            let tags = [tag, lvm::TAG_COPYING];
+            match pool {
+                // How much room a thin volume will need is not known before.
+                Some(pool) => lvm::create_thin(&host.tools, &vg, pool, &lv, need, &tags)?,
+                None if group.free < need => {
+                    return Err(DestinationError::NoRoom {
+                        vg,
+                        free: group.free,
+                        need,
+                    });
+                }
+                None => lvm::create(&host.tools, &vg, &lv, need, &tags)?,
             }
-            lvm::create(&host.tools, &vg, &lv, need, &[tag, lvm::TAG_COPYING])?;
         }
     }
     let path = host.paths.dev.join(&vg).join(&lv);
@@ -283,25 +324,36 @@ fn volume(
         destination: Destination::Volume { vg, lv, uuid },
         sink,
         fresh,
-        blank: false,
+        blank: fresh && pool.is_some(),
     })
 }
 
 /// The rule for a volume that exists.
-fn may_overwrite(volume: &Volume, tag: &str, overwrite: bool) -> Result<(), DestinationError> {
+fn may_overwrite(
+    host: &Host,
+    volume: &Volume,
+    tag: &str,
+    may_go: MayGo<'_>,
+) -> Result<(), DestinationError> {
     if volume.has_tag(lvm::TAG_MOVED) {
         return Err(DestinationError::Moved(
             volume.vg.clone(),
             volume.lv.clone(),
         ));
     }
-    if volume.has_tag(tag) || overwrite {
+    if volume.has_tag(tag) {
+        return Ok(());
+    }
+    let name = format!("{}/{}", volume.vg, volume.lv);
+    let holds_what = blkid::content(&host.tools, &host.paths.dev.join(&name));
+    if may_go(&name, holds_what.as_deref()) {
         return Ok(());
     }
     Err(DestinationError::Foreign {
         vg: volume.vg.clone(),
         lv: volume.lv.clone(),
         tag: tag.to_owned(),
+        holds_what,
     })
 }
 
@@ -364,8 +416,8 @@ fn old_file(
     let prepared = open_file(path.clone())?;
     let have = prepared.sink.bytes();
     let ours = request.before == Some(&prepared.destination);
-    if !(ours || have == 0 || request.overwrite) {
-        return Err(DestinationError::Holds(path));
+    if !(ours || have == 0) {
+        ask_for(host, &path, request.may_go)?;
     }
     let need = request.sectors * SECTOR;
     if have >= need {
@@ -420,14 +472,26 @@ fn device(
     let known =
         matches!(&destination, Destination::Device { identity, .. } if !identity.is_empty());
     let ours = known && request.before == Some(&destination);
-    if !(ours || request.overwrite || is_blank(&sink).map_err(|e| io_error("read", &path, e))?) {
-        return Err(DestinationError::Holds(path));
+    if !(ours || is_blank(&sink).map_err(|e| io_error("read", &path, e))?) {
+        ask_for(host, &path, request.may_go)?;
     }
     Ok(Prepared {
         destination,
         sink,
         fresh: false,
         blank: false,
+    })
+}
+
+/// Refuses what is not empty, unless the operator says that it may go.
+fn ask_for(host: &Host, path: &Path, may_go: MayGo<'_>) -> Result<(), DestinationError> {
+    let holds_what = blkid::content(&host.tools, path);
+    if may_go(&path.display().to_string(), holds_what.as_deref()) {
+        return Ok(());
+    }
+    Err(DestinationError::Holds {
+        path: path.to_owned(),
+        holds_what,
     })
 }
 
@@ -588,8 +652,14 @@ mod tests {
             size: 1,
             tags: tags.iter().map(|t| (*t).to_owned()).collect(),
             active: true,
+            is_thin_pool: false,
         };
         let ours = "p2v.web.0.aa";
+        let dir = tempfile::tempdir().unwrap();
+        let host = host(dir.path());
+        let may_overwrite = |volume: &Volume, tag: &str, said: bool| {
+            super::may_overwrite(&host, volume, tag, &|_, _| said)
+        };
         assert!(may_overwrite(&volume(&[ours, "p2v.copying"]), ours, false).is_ok());
         for tags in [
             &[][..],
@@ -620,7 +690,7 @@ mod tests {
             tag: "p2v.web.0.00",
             sectors: 10,
             before,
-            overwrite: false,
+            may_go: &|_, _| false,
         };
         let path = dir.path().join("disk.img");
         let wanted = Wanted::Path(path.clone());
@@ -637,18 +707,18 @@ mod tests {
         assert!(prepare(&host, &wanted, request(Some(&destination))).is_ok());
         assert!(matches!(
             prepare(&host, &wanted, request(None)),
-            Err(DestinationError::Holds(_))
+            Err(DestinationError::Holds { .. })
         ));
         // Another file of that name (the old one still has its inode).
         fs::rename(&path, dir.path().join("old")).unwrap();
         fs::write(&path, "something else").unwrap();
         assert!(matches!(
             prepare(&host, &wanted, request(Some(&destination))),
-            Err(DestinationError::Holds(_))
+            Err(DestinationError::Holds { .. })
         ));
         assert_eq!(fs::read(&path).unwrap(), b"something else");
         let forced = Request {
-            overwrite: true,
+            may_go: &|name, _| name.ends_with("disk.img"),
             ..request(None)
         };
         assert_eq!(prepare(&host, &wanted, forced).unwrap().sink.bytes(), 5120);

@@ -133,7 +133,19 @@ impl<'a> Fetcher<'a> {
                         break;
                     }
                 }
-                End::Unreadable => unreadable.push(self.pass.job.pieces[index]),
+                End::Unreadable => {
+                    let piece = self.pass.job.pieces[index];
+                    unreadable.push(piece);
+                    let news = Fetched {
+                        index,
+                        piece,
+                        expected: None,
+                        content: Content::Unreadable,
+                    };
+                    if fetched.send(news).is_err() {
+                        break;
+                    }
+                }
                 End::HungUp => break,
             }
         }

@@ -109,6 +109,24 @@ impl Journal {
         Ok(journal)
     }
 
+    /// Opens the journal at `path`, of whatever copy it is, to read what it noted of so many pieces.
+    ///
+    /// # Errors
+    /// What the system said.
+    pub fn existing(path: &Path, pieces: usize) -> io::Result<Journal> {
+        let file = File::open(path)?;
+        let mut head = vec![0; HEAD];
+        file.read_exact_at(&mut head, 0)?;
+        let mut journal = Journal {
+            file,
+            path: path.to_owned(),
+            key: *blake3::hash(&head).as_bytes(),
+            done: vec![None; pieces],
+        };
+        journal.read()?;
+        Ok(journal)
+    }
+
     fn read(&mut self) -> io::Result<()> {
         let mut bytes = vec![0; BATCH * ENTRY];
         for from in (0..self.done.len()).step_by(BATCH) {

@@ -21,6 +21,7 @@ use p2v_aoe::SECTOR;
 use crate::report::Progress;
 
 pub mod certificate;
+pub mod compare;
 pub mod destination;
 mod fetch;
 pub mod journal;

@@ -21,6 +21,8 @@ const JOURNAL_EVERY: Duration = Duration::from_secs(1);
 pub(super) enum Content {
     /// It was copied and checked by an earlier run.
     Before,
+    /// It cannot be read, and nothing is written.
+    Unreadable,
     /// The destination has it; the buffer has done its work.
     Equal(Buffer),
     /// It is zeros.
@@ -47,7 +49,7 @@ pub(super) fn write_all(
     for fetched in to_write {
         let piece = fetched.piece;
         let result = match &fetched.content {
-            Content::Before | Content::Equal(_) => Ok(()),
+            Content::Before | Content::Unreadable | Content::Equal(_) => Ok(()),
             // Reading it back tells whether it is so.
             Content::Zero if options.fresh && options.blank && options.verify.written => Ok(()),
             Content::Zero => sink.zero(piece.offset(), piece.bytes()),
@@ -107,9 +109,7 @@ impl<'a> Checker<'a> {
         loop {
             match written.recv_timeout(BATCH_WAIT) {
                 Ok(fetched) => {
-                    if let Content::Before = fetched.content {
-                        self.done.checked += fetched.piece.bytes() as u64;
-                        self.done.before += fetched.piece.bytes() as u64;
+                    if self.is_news(&fetched) {
                         (self.pass.progress)(self.done);
                         continue;
                     }
@@ -134,6 +134,20 @@ impl<'a> Checker<'a> {
             }
             (self.pass.progress)(self.done);
         }
+    }
+
+    /// Counts a piece with which there is nothing to be done.
+    fn is_news(&mut self, fetched: &Fetched) -> bool {
+        let bytes = fetched.piece.bytes() as u64;
+        match fetched.content {
+            Content::Before => {
+                self.done.before += bytes;
+                self.done.checked += bytes;
+            }
+            Content::Unreadable => self.done.unreadable += bytes,
+            _ => return false,
+        }
+        true
     }
 
     /// Gives the buffer back where its content is not needed any more.
@@ -190,7 +204,7 @@ impl<'a> Checker<'a> {
                     }
                     Kind::Moved
                 }
-                Content::Before => continue,
+                Content::Before | Content::Unreadable => continue,
             };
             match kind {
                 Kind::Equal => self.done.equal += bytes,

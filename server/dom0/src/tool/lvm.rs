@@ -38,6 +38,8 @@ pub struct Volume {
     pub tags: Vec<String>,
     /// Whether its device node is there.
     pub active: bool,
+    /// Thin volumes are made in it, and nothing is written to it.
+    pub is_thin_pool: bool,
 }
 
 impl Volume {
@@ -103,6 +105,8 @@ struct VolumeRow {
     lv_size: String,
     lv_tags: String,
     lv_active: String,
+    #[serde(default)]
+    segtype: String,
 }
 
 /// Every volume group.
@@ -139,7 +143,7 @@ pub fn volumes(tools: &Tools) -> Result<Vec<Volume>, ToolError> {
             "b",
             "--nosuffix",
             "-o",
-            "vg_name,lv_name,lv_uuid,lv_size,lv_tags,lv_active",
+            "vg_name,lv_name,lv_uuid,lv_size,lv_tags,lv_active,segtype",
         ],
     )?;
     parse_volumes(&text)
@@ -182,6 +186,34 @@ pub fn create(
         args.extend(["--addtag", tag]);
     }
     args.push(vg);
+    tools.run("lvcreate", args).map(drop)
+}
+
+/// Makes a thin volume of at least `bytes` bytes in the pool `vg/pool`, with `tags`. It reads as zeros.
+///
+/// # Errors
+/// What `lvcreate` said; also if the name is taken.
+pub fn create_thin(
+    tools: &Tools,
+    vg: &str,
+    pool: &str,
+    lv: &str,
+    bytes: u64,
+    tags: &[&str],
+) -> Result<(), ToolError> {
+    let (size, pool) = (format!("{bytes}b"), format!("{vg}/{pool}"));
+    let mut args = vec![
+        "--yes",
+        "--virtualsize",
+        &size,
+        "--thinpool",
+        &pool,
+        "--name",
+        lv,
+    ];
+    for tag in tags {
+        args.extend(["--addtag", tag]);
+    }
     tools.run("lvcreate", args).map(drop)
 }
 
@@ -256,6 +288,7 @@ fn parse_volumes(text: &str) -> Result<Vec<Volume>, ToolError> {
                     .map(str::to_owned)
                     .collect(),
                 active: row.lv_active.starts_with("active"),
+                is_thin_pool: row.segtype == "thin-pool",
                 vg: row.vg_name,
                 lv: row.lv_name,
                 uuid: row.lv_uuid,

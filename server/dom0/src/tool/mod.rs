@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 pub mod aoe_driver;
+pub mod blkid;
 pub mod dmsetup;
 pub mod lvm;
 pub mod xl;
@@ -148,6 +149,7 @@ fn package(program: &str) -> &'static str {
         "xl" => "xen-utils-common",
         "dmsetup" => "dmsetup",
         "modprobe" => "kmod",
+        "blkid" => "util-linux",
         _ => "lvm2",
     }
 }

@@ -8,7 +8,7 @@ use p2v_aoe::token::Token;
 
 use super::{Contact, Context, Error, addresses, refused};
 use crate::copy::certificate::Certificate;
-use crate::copy::destination::{self, Wanted};
+use crate::copy::destination::{self, MayGo, Wanted};
 use crate::copy::{Limit, MEMORY, Summary, Verify};
 use crate::name::MachineName;
 use crate::record::{Destination, State};
@@ -29,14 +29,14 @@ pub enum CopyTarget {
 }
 
 /// A copy as it was asked for.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct CopyRequest<'a> {
     /// What.
     pub target: &'a CopyTarget,
     /// Where to: `VG`, `VG/LV`, a file or a block device.
     pub to: &'a str,
-    /// What is there may go.
-    pub overwrite: bool,
+    /// Asks whether what is there may go.
+    pub may_go: MayGo<'a>,
     /// Go on although the old machine takes no orders from this host: the operator knows that no
     /// other host writes to its disks.
     pub not_booted_by_this_host: bool,
@@ -60,7 +60,7 @@ impl<'a> CopyRequest<'a> {
         CopyRequest {
             target,
             to,
-            overwrite: false,
+            may_go: &|_, _| false,
             not_booted_by_this_host: false,
             without: &[],
             precopy: false,

@@ -47,6 +47,7 @@ mod discover;
 mod release;
 mod start;
 mod stop;
+mod verify;
 
 pub use config::{ConfigWritten, config, write_config};
 pub use copying::{CopyDone, CopyRequest, CopyTarget, copy};
@@ -56,6 +57,7 @@ pub use discover::{MachineView, discover, statistics};
 pub use release::{ReleaseOptions, release};
 pub use start::{StartOptions, start};
 pub use stop::{StopOptions, stop};
+pub use verify::{Against, VerifyDone, verify};
 
 /// Why a command did not do what it was asked to.
 #[derive(Debug, thiserror::Error)]

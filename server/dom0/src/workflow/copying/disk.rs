@@ -124,7 +124,7 @@ impl DiskCopy {
                 tag: &tag,
                 sectors: disk.sectors,
                 before: self.before.as_ref().map(|c| &c.destination),
-                overwrite: job.request.overwrite,
+                may_go: job.request.may_go,
             },
         )?;
         let to = prepared.destination.clone();
@@ -338,6 +338,7 @@ impl DiskCopy {
             zeroed: summary.zeroed,
             before: summary.before,
             unused: self.disk.sectors * SECTOR - bytes,
+            extents: None,
             verified: job.request.verify.word().into(),
             unreadable: summary.unreadable.clone(),
             root: root.map(|root| root.to_string()),

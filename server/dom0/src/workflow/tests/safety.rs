@@ -253,7 +253,8 @@ fn a_volume_of_another_machine_of_that_name_is_not_this_ones() {
     assert!(lab.volume(0) == before);
 
     // What the operator gives up is nobody's copy any more.
-    lab.copy_with("vg", |r| r.overwrite = true).unwrap();
+    lab.copy_with("vg", |r| r.may_go = &|name, _| name == "vg/e1-disk0")
+        .unwrap();
     let now = lab.file("lv");
     assert!(now.contains("keep.me") && !now.contains(theirs), "{now}");
     // And another machine's copy over it is seen at cutover.

@@ -1,0 +1,194 @@
+//! `p2v verify`: finished copies, compared once more.
+
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+
+use p2v_aoe::Address;
+
+use super::{Context, Error, refused};
+use crate::copy::certificate::Certificate;
+use crate::copy::compare::{self, Compared, Original};
+use crate::copy::destination::refuse_domains_disk;
+use crate::copy::journal::Journal;
+use crate::copy::{CopyError, FileSink, RANGE_SECTORS, pieces};
+use crate::name::MachineName;
+use crate::record::{CopyRecord, Destination};
+use crate::tool::lvm;
+
+/// What a copy was compared with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Against {
+    /// The old disk, by the digests of its agent.
+    OldDisk,
+    /// What was noted when the copy was made.
+    Certificate,
+}
+
+/// A copy that was compared.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VerifyDone {
+    /// The disk.
+    pub address: Address,
+    /// Its copy.
+    pub destination: Destination,
+    /// With what.
+    pub against: Against,
+    /// What was found.
+    pub compared: Compared,
+}
+
+/// Compares every finished copy of the machine: with the old disk if that answers, else with what was
+/// noted when the copy was made. Changes nothing.
+///
+/// # Errors
+/// What stopped it. A difference is no error: it is in the result.
+pub fn verify(
+    context: Context<'_>,
+    name: &MachineName,
+    from_certificate: bool,
+    stop: &AtomicBool,
+) -> Result<Vec<VerifyDone>, Error> {
+    let Context { host, report, .. } = context;
+    let record = host.store.get(name)?;
+    let _lock = host
+        .store
+        .lock(&record.name, &format!("p2v verify {name}"))?;
+    let record = host.store.get(name)?;
+    let copies: Vec<(u8, CopyRecord)> = record
+        .disks
+        .iter()
+        .filter_map(|(slot, disk)| Some((*slot, disk.copy.clone()?)))
+        .collect();
+    if copies.is_empty() {
+        return refused(format!(
+            "{} has no copy to verify: `p2v copy {} --to VG` makes one",
+            record.name, record.name
+        ));
+    }
+    let contact = match from_certificate {
+        true => None,
+        false => match context.contact(&record.name) {
+            Ok(contact) => Some(contact),
+            Err(error) => {
+                report.warn(&format!(
+                    "{error}. The copies are compared with what was noted when they were made"
+                ));
+                None
+            }
+        },
+    };
+    let mut done = Vec::new();
+    for (slot, copy) in copies {
+        let address = Address::new(record.shelf, slot);
+        let certificate = certificate(context, &record.name, slot, &copy)?;
+        let path = backing(context, &copy.destination)?;
+        refuse_domains_disk(host, &path)?;
+        let is_file = matches!(copy.destination, Destination::File { .. });
+        let sink = FileSink::open(&path, !is_file).map_err(|source| {
+            crate::tool::ToolError::NotDone(format!(
+                "cannot open {}: {source}. It may be mounted or in use",
+                copy.destination
+            ))
+        })?;
+        let whole = [(0, certificate.sectors)];
+        let extents = certificate.extents.as_deref().unwrap_or(&whole);
+        let pieces = pieces::cut(certificate.sectors, extents, RANGE_SECTORS);
+        let disk = contact.as_ref().and_then(|contact| {
+            Some((contact, contact.disks.iter().find(|(a, _)| *a == address)?))
+        });
+        let label = address.to_string();
+        let progress = |p| report.progress(&label, p);
+        let (against, compared) = match disk {
+            Some((contact, (_, disk))) => {
+                report.step(&format!("comparing {} with {address}", copy.destination));
+                let mut session = context.attach(contact, address, disk)?;
+                let original = Original::Disk(&mut *session);
+                let compared = compare::compare(original, &sink, &pieces, stop, &progress)?;
+                (Against::OldDisk, compared)
+            }
+            None => {
+                report.step(&format!(
+                    "comparing {} with its certificate",
+                    copy.destination
+                ));
+                let hashes = noted(context, &record.name, slot, &certificate, pieces.len())?;
+                let original = Original::Noted(&hashes);
+                let compared = compare::compare(original, &sink, &pieces, stop, &progress)?;
+                (Against::Certificate, compared)
+            }
+        };
+        done.push(VerifyDone {
+            address,
+            destination: copy.destination,
+            against,
+            compared,
+        });
+    }
+    Ok(done)
+}
+
+/// The certificate of a copy, if it is of that copy.
+fn certificate(
+    context: Context<'_>,
+    name: &MachineName,
+    slot: u8,
+    copy: &CopyRecord,
+) -> Result<Certificate, Error> {
+    let path = context.host.store.copy_file(name, slot, "certificate.json");
+    let read = std::fs::read(&path).map_err(|error| error.to_string());
+    let parsed = read.and_then(|bytes| {
+        serde_json::from_slice::<Certificate>(&bytes).map_err(|error| error.to_string())
+    });
+    match parsed {
+        Ok(certificate) if certificate.destination == copy.destination => Ok(certificate),
+        Ok(_) => refused(format!(
+            "{} is that of another copy: the last one was not finished. Run `p2v copy {name}` to its end first",
+            path.display()
+        )),
+        Err(why) => refused(format!(
+            "there is no certificate of a finished copy of disk {slot} of {name} ({}: {why}): run `p2v copy {name}` to \
+             its end first",
+            path.display()
+        )),
+    }
+}
+
+/// The hashes that were noted, if they are those of the certificate.
+fn noted(
+    context: Context<'_>,
+    name: &MachineName,
+    slot: u8,
+    certificate: &Certificate,
+    pieces: usize,
+) -> Result<Vec<[u8; 32]>, Error> {
+    let path: PathBuf = context.host.store.copy_file(name, slot, "journal");
+    let journal = Journal::existing(&path, pieces).map_err(|source| CopyError::Journal {
+        path: path.clone(),
+        source,
+    })?;
+    let root = journal.root().map(|root| root.to_string());
+    if root.is_none() || root != certificate.root {
+        return refused(format!(
+            "{} does not hold what the certificate names: it can only be compared with the old disk, which does not \
+             answer",
+            path.display()
+        ));
+    }
+    Ok((0..pieces)
+        .filter_map(|index| journal.done(index).map(|done| done.hash))
+        .collect())
+}
+
+/// Where a copy is, ready to be opened.
+fn backing(context: Context<'_>, destination: &Destination) -> Result<PathBuf, Error> {
+    let host = context.host;
+    match destination {
+        Destination::Volume { vg, lv, .. } => {
+            if lvm::volume(&host.tools, vg, lv)?.is_some_and(|volume| !volume.active) {
+                lvm::activate(&host.tools, vg, lv)?;
+            }
+            Ok(host.paths.dev.join(vg).join(lv))
+        }
+        other => Ok(other.path()),
+    }
+}

@@ -1,0 +1,171 @@
+//! `p2v copy` and `p2v verify` at the operator's end: what may be overwritten, and what came of it.
+
+use std::io::{IsTerminal, Write};
+use std::process::ExitCode;
+
+use indicatif::HumanBytes;
+use p2v_dom0::copy::Verify;
+use p2v_dom0::workflow::{Against, CopyDone, VerifyDone};
+use serde_json::json;
+
+use crate::arguments::{self, exit};
+
+impl From<arguments::Verify> for Verify {
+    fn from(verify: arguments::Verify) -> Verify {
+        let (source, written) = match verify {
+            arguments::Verify::Both => (true, true),
+            arguments::Verify::Source => (true, false),
+            arguments::Verify::Written => (false, true),
+            arguments::Verify::None => (false, false),
+        };
+        Verify { source, written }
+    }
+}
+
+/// Whether what is called `name` may be overwritten: it was named on the command line, or is typed now.
+pub fn may_go(named: &[String], name: &str, holds: Option<&str>) -> bool {
+    if named.iter().any(|given| is_named(given, name)) {
+        return true;
+    }
+    // `--overwrite` alone.
+    let ask = named.iter().any(String::is_empty);
+    if !ask || !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
+        return false;
+    }
+    let holds = holds.map_or("may hold data".into(), |holds| format!("holds {holds}"));
+    eprint!("{name} {holds}. To have it overwritten, type its name: ");
+    let _ = std::io::stderr().flush();
+    let mut typed = String::new();
+    std::io::stdin().read_line(&mut typed).is_ok() && is_named(typed.trim(), name)
+}
+
+/// Whether an operator's word names this volume (`vg/lv`) or path.
+fn is_named(given: &str, name: &str) -> bool {
+    given == name || given.strip_prefix("/dev/") == Some(name)
+}
+
+/// Tells what was copied.
+pub fn copied(copies: &[CopyDone], json: bool) -> ExitCode {
+    let mut code = ExitCode::SUCCESS;
+    for copy in copies {
+        let CopyDone {
+            address,
+            destination,
+            summary,
+            certificate,
+        } = copy;
+        if !summary.is_complete() {
+            code = ExitCode::from(exit::INCOMPLETE);
+        }
+        if json {
+            println!(
+                "{}",
+                json!({
+                    "event": "copied", "disk": address, "destination": destination,
+                    "complete": summary.is_complete(), "precopy": certificate.is_none(),
+                    "moved": summary.moved, "equal": summary.equal, "zeroed": summary.zeroed,
+                    "before": summary.before, "unreadable": summary.unreadable, "certificate": certificate,
+                })
+            );
+            continue;
+        }
+        let moved = format!(
+            "{} came over the wire, {} were there already, {} are zeros",
+            HumanBytes(summary.moved),
+            HumanBytes(summary.equal + summary.before),
+            HumanBytes(summary.zeroed)
+        );
+        let compared = match certificate {
+            None => {
+                "it was copied while it may have been written, and no domain is switched to this copy"
+            }
+            Some(certificate) => match certificate.verified.as_str() {
+                "both" => "every range of the copy was read back and compared with the old disk",
+                "source" => {
+                    "what arrived was compared with the old disk; the copy was not read back"
+                }
+                "written" => "the copy was read back; it was not compared with the old disk",
+                _ => "nothing was compared",
+            },
+        };
+        if summary.is_complete() {
+            println!("{address} is copied to {destination}: {moved}; {compared}");
+        } else {
+            println!(
+                "{address} is NOT completely copied to {destination}: {} sectors of the old disk cannot be read ({moved})",
+                summary.unreadable_sectors()
+            );
+            for (lba, count) in &summary.unreadable {
+                println!("  unreadable: {count} from sector {lba} on");
+            }
+        }
+        if let Some(root) = certificate.as_ref().and_then(|c| c.root.as_ref()) {
+            println!("  BLAKE3 {root}");
+        }
+    }
+    code
+}
+
+/// Tells what a comparison found.
+pub fn verified(done: &[VerifyDone], json: bool) -> ExitCode {
+    let mut code = ExitCode::SUCCESS;
+    for VerifyDone {
+        address,
+        destination,
+        against,
+        compared,
+    } in done
+    {
+        let equal = compared.differ.is_empty() && compared.unreadable.is_empty();
+        if !equal {
+            code = ExitCode::from(exit::INCOMPLETE);
+        }
+        let with = match against {
+            Against::OldDisk => "the old disk",
+            Against::Certificate => "what was noted when it was made",
+        };
+        if json {
+            println!(
+                "{}",
+                json!({
+                    "event": "verified", "disk": address, "destination": destination, "equal": equal,
+                    "against": if *against == Against::OldDisk { "disk" } else { "certificate" },
+                    "bytes_equal": compared.equal, "differ": compared.differ,
+                    "unreadable": compared.unreadable,
+                })
+            );
+            continue;
+        }
+        if equal {
+            println!(
+                "{destination} is equal to {with} ({address}): {} compared",
+                HumanBytes(compared.equal)
+            );
+            continue;
+        }
+        println!("{destination} is NOT equal to {with} ({address}):");
+        for (what, list) in [
+            ("differs", &compared.differ),
+            ("the old disk cannot be read", &compared.unreadable),
+        ] {
+            for (lba, count) in list {
+                println!("  {what}: within {count} sectors from sector {lba} on");
+            }
+        }
+    }
+    code
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_named_may_go() {
+        let named = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>();
+        let vg_a = |names: &[&str]| may_go(&named(names), "vg/a", None);
+        assert!(vg_a(&["vg/a"]) && vg_a(&["x", "/dev/vg/a"]));
+        assert!(!vg_a(&[]) && !vg_a(&["a"]) && !vg_a(&["vg/ab"]) && !vg_a(&["/vg/a"]));
+        assert!(may_go(&named(&["/srv/x.img"]), "/srv/x.img", None));
+    }
+}
