@@ -166,7 +166,10 @@ pub enum CopyError {
         need: u64,
     },
     /// The destination failed.
-    #[error("cannot {doing} the destination at sector {lba}: {source}")]
+    #[error(
+        "cannot {doing} the destination at sector {lba}: {source}{}",
+        way_on(source)
+    )]
     Sink {
         /// What was being done.
         doing: &'static str,
@@ -195,6 +198,18 @@ pub enum CopyError {
         /// Last sector of the range.
         last: u64,
     },
+}
+
+/// What an operator does about a destination that failed.
+fn way_on(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            ". Make room there, and run the same command again: it goes on where it stopped"
+        }
+        _ => {
+            ". Look at the destination's disk (`dmesg` says more); the same command, run again, goes on where it stopped"
+        }
+    }
 }
 
 /// What is checked of what was moved.

@@ -1,5 +1,7 @@
 //! `dmsetup`, the one place that runs it.
 
+use std::path::Path;
+
 use super::{ToolError, Tools, unexpected};
 use crate::table::Table;
 
@@ -32,12 +34,15 @@ pub fn info(tools: &Tools, name: &str) -> Result<Option<Device>, ToolError> {
     Ok(list(tools)?.into_iter().find(|d| d.name == name))
 }
 
-/// Every device.
+/// Where the kernel shows that it has device-mapper: also as a module, once that is loaded.
+const IN_KERNEL: &str = "/sys/class/misc/device-mapper";
+
+/// Every device. A kernel that has no device-mapper has none.
 ///
 /// # Errors
 /// What `dmsetup` said.
 pub fn list(tools: &Tools) -> Result<Vec<Device>, ToolError> {
-    let text = tools.run(
+    let listed = tools.run(
         "dmsetup",
         [
             "info",
@@ -48,8 +53,13 @@ pub fn list(tools: &Tools) -> Result<Vec<Device>, ToolError> {
             "-o",
             "name,uuid,open",
         ],
-    )?;
-    parse(&text)
+    );
+    match listed {
+        Ok(text) => parse(&text),
+        // Asking for them loads the module, where there is one.
+        Err(ToolError::Failed { .. }) if !Path::new(IN_KERNEL).exists() => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
 }
 
 /// Makes the device, marked as ours.

@@ -1,0 +1,272 @@
+//! `p2v copy` and `p2v verify` as they are run, over real packet sockets: killed, cut off, out of room,
+//! run again. Needs root and iproute2.
+
+mod old_machine;
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::time::Duration;
+
+use nix::mount::{MsFlags, mount};
+use old_machine::{Lab, err, events, ip, with_lab};
+use p2v_aoe::initiator::Initiator;
+use p2v_aoe::vendor::Access;
+use serde_json::Value;
+
+/// 160 MiB and three sectors.
+const SECTORS: u64 = (160 << 11) + 3;
+
+fn number(event: &Value, key: &str) -> u64 {
+    event[key]
+        .as_u64()
+        .unwrap_or_else(|| panic!("{key} in {event}"))
+}
+
+#[test]
+fn killed_at_any_moment_it_goes_on_where_it_was() {
+    with_lab(SECTORS, |lab| {
+        let image = lab.path("copy.img");
+        let address = lab.address.to_string();
+        let to = image.to_str().unwrap().to_owned();
+        let copy = [
+            "--json", "copy", &address, "--to", &to, "--limit", "30M", "--memory", "24M",
+        ];
+        let rate = 30u64 << 20;
+        let mut random = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0);
+        let mut reached = 0u64;
+        let mut kills = 0;
+        let done = loop {
+            let mut child = lab.start(&copy);
+            let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+            // After so many events, and not when it is at its end anyway.
+            let mut left = 1 + random % 3;
+            random /= 3;
+            let mut last = None;
+            let mut first_before = None;
+            for line in lines.by_ref() {
+                let event: Value = serde_json::from_str(&line.unwrap()).unwrap();
+                if event["event"] == "progress" {
+                    first_before.get_or_insert(number(&event, "before"));
+                }
+                last = Some(event);
+                left = left.saturating_sub(1);
+                if left == 0 && kills < 6 {
+                    child.kill().unwrap();
+                    kills += 1;
+                    break;
+                }
+            }
+            child.wait().unwrap();
+            let last = last.expect("it said something");
+            if last["event"] == "copied" {
+                break last;
+            }
+            // What was there in this run was checked by those before, but for some seconds' work.
+            let before = number(&last, "before");
+            let lost = reached.saturating_sub(before);
+            assert!(lost <= 3 * rate, "{lost} bytes are done again");
+            reached = number(&last, "checked");
+        };
+        eprintln!("{kills} kills, at last {done}");
+        assert!(kills > 1);
+        assert!(number(&done, "before") > 0);
+        let all = ["before", "moved", "equal", "zeroed"].map(|key| number(&done, key));
+        assert_eq!(all.iter().sum::<u64>(), SECTORS * 512);
+        assert!(fs::read(&image).unwrap() == lab.data);
+        assert!(fs::read(&lab.disk).unwrap() == lab.data);
+        assert_eq!(done["certificate"]["root"].as_str().unwrap().len(), 64);
+        // Run again on a finished copy, it compares all and moves nothing.
+        let again = lab.copy(&image, &[]);
+        let last = events(&again).pop().unwrap();
+        assert_eq!(number(&last, "equal"), SECTORS * 512);
+        assert_eq!(last["certificate"]["root"], done["certificate"]["root"]);
+    });
+}
+
+#[test]
+fn after_a_restart_of_the_old_machine_nothing_noted_is_believed() {
+    with_lab(SECTORS, |lab| {
+        let image = lab.path("copy.img");
+        let address = lab.address.to_string();
+        let copy = [
+            "--json",
+            "copy",
+            &address,
+            "--to",
+            image.to_str().unwrap(),
+            "--limit",
+            "40M",
+        ];
+        let mut child = lab.start(&copy);
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        lines.next().unwrap().unwrap();
+        lines.next().unwrap().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        // Its own system ran meanwhile.
+        lab.data[5000] ^= 1;
+        fs::write(&lab.disk, &lab.data).unwrap();
+        lab.serve_as("2", Access::ReadOnly);
+        let done = lab.copy(&image, &[]);
+        assert_eq!(done.status.code(), Some(0));
+        let last = events(&done).pop().unwrap();
+        assert_eq!(number(&last, "before"), 0);
+        assert!(number(&last, "equal") > 0);
+        assert!(fs::read(&image).unwrap() == lab.data);
+    });
+}
+
+#[test]
+fn a_cut_wire_costs_time_and_nothing_else() {
+    with_lab(SECTORS, |lab| {
+        let image = lab.path("copy.img");
+        let address = lab.address.to_string();
+        let copy = [
+            "--json",
+            "copy",
+            &address,
+            "--to",
+            image.to_str().unwrap(),
+            "--limit",
+            "40M",
+        ];
+        let mut child = lab.start(&copy);
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        lines.next().unwrap().unwrap();
+        ip("link set old0 down");
+        // How long the cable is out, not a wait for anything.
+        std::thread::sleep(Duration::from_secs(12));
+        ip("link set old0 up");
+        let last: Value = serde_json::from_str(&lines.last().unwrap().unwrap()).unwrap();
+        assert!(child.wait().unwrap().success());
+        assert_eq!(last["complete"], true);
+        assert!(fs::read(&image).unwrap() == lab.data);
+    });
+}
+
+#[test]
+fn a_full_destination_is_told_of_and_goes_on_when_there_is_room() {
+    with_lab(SECTORS, |lab| {
+        let small = lab.path("small");
+        fs::create_dir(&small).unwrap();
+        let tmpfs = |flags, size: &str| {
+            mount(Some("none"), &small, Some("tmpfs"), flags, Some(size)).unwrap();
+        };
+        tmpfs(MsFlags::empty(), "size=48m");
+        let image = small.join("copy.img");
+        let full = lab.copy(&image, &[]);
+        assert_eq!(full.status.code(), Some(1));
+        let text = err(&full);
+        assert!(
+            text.contains("No space left") && text.contains("again"),
+            "{text}"
+        );
+        let shown = lab.p2v(&["--json", "list"]);
+        let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+        assert!(shown.contains("copying"), "{shown}");
+        assert!(!lab.path("state/copies/e1-disk0.certificate.json").exists());
+        tmpfs(MsFlags::MS_REMOUNT, "size=400m");
+        assert_eq!(lab.copy(&image, &[]).status.code(), Some(0));
+        assert!(fs::read(&image).unwrap() == lab.data);
+    });
+}
+
+#[test]
+fn verify_finds_a_changed_bit_with_and_without_the_old_machine() {
+    with_lab(SECTORS, |lab| {
+        let image = lab.path("copy.img");
+        let name = "e1";
+        assert_eq!(lab.p2v(&["verify", name]).status.code(), Some(1));
+        assert_eq!(lab.copy(&image, &[]).status.code(), Some(0));
+        assert_eq!(lab.p2v(&["verify", name]).status.code(), Some(0));
+        assert_eq!(
+            lab.p2v(&["verify", name, "--from-certificate"])
+                .status
+                .code(),
+            Some(0)
+        );
+        let text = fs::read_to_string(lab.path("state/copies/e1-disk0.certificate.txt")).unwrap();
+        assert!(
+            text.contains("BLAKE3") && text.contains("163841536 bytes") || text.contains("sectors"),
+            "{text}"
+        );
+        eprintln!("{text}");
+        let mut copied = fs::read(&image).unwrap();
+        copied[100 << 20] ^= 4;
+        fs::write(&image, &copied).unwrap();
+        let against_disk = lab.p2v(&["--json", "verify", name]);
+        assert_eq!(against_disk.status.code(), Some(3));
+        let last = events(&against_disk).pop().unwrap();
+        assert_eq!(
+            (&last["against"], &last["differ"]),
+            (&"disk".into(), &serde_json::json!([[204_800, 8192]]))
+        );
+        lab.go_silent();
+        let noted = lab.p2v(&["--json", "verify", name]);
+        assert_eq!(noted.status.code(), Some(3));
+        let last = events(&noted).pop().unwrap();
+        assert_eq!(
+            (&last["against"], &last["differ"]),
+            (&"certificate".into(), &serde_json::json!([[204_800, 8192]]))
+        );
+    });
+}
+
+#[test]
+fn a_file_that_holds_something_is_named_before_it_is_overwritten() {
+    with_lab(SECTORS, |lab| {
+        let image = lab.path("other.img");
+        fs::write(&image, vec![0; 4 << 20]).unwrap();
+        let made = std::process::Command::new("mke2fs")
+            .args(["-q", "-F", "-t", "ext4", "-L", "payroll"])
+            .arg(&image)
+            .status();
+        assert!(made.unwrap().success());
+        let before = fs::read(&image).unwrap();
+        for more in [&[][..], &["--overwrite"], &["--overwrite=other"]] {
+            let refused = lab.copy(&image, more);
+            assert_eq!(refused.status.code(), Some(1));
+            let text = err(&refused);
+            assert!(text.contains("ext4 file system `payroll`"), "{text}");
+            assert!(fs::read(&image).unwrap() == before);
+        }
+        let named = format!("--overwrite={}", image.display());
+        assert_eq!(lab.copy(&image, &[&named]).status.code(), Some(0));
+        assert!(fs::read(&image).unwrap() == lab.data);
+    });
+}
+
+#[test]
+fn a_copy_of_a_running_disk_is_to_begin_with_and_the_last_pass_is_short() {
+    with_lab(SECTORS, |lab| {
+        let image = lab.path("copy.img");
+        lab.serve_as("1", Access::ReadWrite);
+        let before = lab.copy(&image, &["--precopy"]);
+        assert_eq!(before.status.code(), Some(0));
+        let done = events(&before).pop().unwrap();
+        assert_eq!(
+            (&done["precopy"], &done["certificate"]),
+            (&true.into(), &Value::Null)
+        );
+        assert!(err(&before).contains("no domain is switched"));
+        // The domain writes on, and is shut down.
+        let mut session = Initiator::open("host0")
+            .unwrap()
+            .attach(lab.address)
+            .unwrap();
+        session.write(30_000, &[9; 1024]).unwrap();
+        drop(session);
+        lab.data[30_000 * 512..30_002 * 512].fill(9);
+        let state = |lab: &Lab| {
+            let list = lab.p2v(&["--json", "show", "e1"]);
+            String::from_utf8_lossy(&list.stdout).into_owned()
+        };
+        assert!(!state(lab).contains("\"copied\""));
+        let last = lab.copy(&image, &[]);
+        assert_eq!(last.status.code(), Some(0));
+        let done = events(&last).pop().unwrap();
+        assert_eq!(number(&done, "moved"), 4 << 20, "{done}");
+        assert!(fs::read(&image).unwrap() == lab.data);
+        assert!(state(lab).contains("copied"));
+    });
+}
