@@ -18,6 +18,8 @@ use p2v_aoe::SECTOR;
 use crate::report::Progress;
 
 pub mod destination;
+pub mod map;
+pub mod mapfile;
 pub mod sink;
 
 pub use sink::{FileSink, Sink};
