@@ -211,6 +211,19 @@ impl Map {
             .map(|(range, _)| range)
     }
 
+    /// What the destination does not have: first sector and count, in order, not touching.
+    pub fn missing(&self) -> Vec<(u64, u64)> {
+        let mut missing: Vec<(u64, u64)> = Vec::new();
+        for (range, _) in self.areas().filter(|(_, s)| *s != Status::Finished) {
+            let count = range.end - range.start;
+            match missing.last_mut() {
+                Some((first, sum)) if *first + *sum == range.start => *sum += count,
+                _ => missing.push((range.start, count)),
+            }
+        }
+        missing
+    }
+
     /// The areas in a range of sectors, those at its ends cut to it.
     pub fn within(&self, range: Range<u64>) -> impl Iterator<Item = (Range<u64>, Status)> + '_ {
         let end = range.end.min(self.sectors);
@@ -291,6 +304,12 @@ mod tests {
                     prop_assert!(range.clone().all(|l| array[l as usize] == s));
                 }
             }
+            let missing: Vec<u64> = map.missing().into_iter().flat_map(|(l, c)| l..l + c).collect();
+            let expected: Vec<u64> = (0..sectors)
+                .filter(|l| array[*l as usize] != Status::Finished)
+                .collect();
+            prop_assert_eq!(missing, expected);
+            prop_assert!(map.missing().windows(2).all(|w| w[0].0 + w[0].1 < w[1].0));
             prop_assert_eq!(map.status(at), array.get(at as usize).copied());
             let cut: Vec<u64> = map.within(at..at + 9).flat_map(|(range, _)| range).collect();
             prop_assert_eq!(cut, (at..(at + 9).min(sectors)).collect::<Vec<_>>());

@@ -20,6 +20,7 @@ use crate::report::Progress;
 pub mod destination;
 pub mod map;
 pub mod mapfile;
+pub mod rescue;
 pub mod sink;
 
 pub use sink::{FileSink, Sink};
