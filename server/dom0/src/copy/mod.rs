@@ -18,6 +18,7 @@ use p2v_aoe::SECTOR;
 use crate::report::Progress;
 
 pub mod destination;
+pub mod files_hit;
 pub mod map;
 pub mod mapfile;
 pub mod rescue;
