@@ -2,7 +2,7 @@
 //!
 //! [`plan`] decides what is read next; here it is read, and what reads well is written to the
 //! destination at once. Every few seconds what was written is synced, read back and checked against
-//! the source ([`check`]); only then is the map given out to be saved. So a saved map never says `+`
+//! the source (`check`); only then is the map given out to be saved. So a saved map never says `+`
 //! of a sector that the destination could lose, and an interrupted rescue goes on from it.
 //!
 //! What cannot be read is filled before the first read, not after the last one ([`fill`]): a rescue
@@ -105,7 +105,7 @@ pub struct Rescued {
     /// Sectors that were read and written.
     pub sectors: u64,
     /// Of these: those of which there was no second reading to compare with, because asking a dying
-    /// disk again is not worth it ([`check`]).
+    /// disk again is not worth it (`check`).
     pub unchecked: u64,
     /// The time limit ended it: the map has what was not tried.
     pub timed_out: bool,
