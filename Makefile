@@ -15,7 +15,7 @@ IMAGE := $(TARGET)/netboot
 
 # What building, testing and the lab run; all from Debian 12.
 PACKAGES := gcc g++ libc6-dev binutils pkg-config \
-	qemu-system-x86 qemu-utils ipxe-qemu seabios nbdkit mmdebstrap e2fsprogs fdisk \
+	qemu-system-x86 qemu-utils ipxe-qemu seabios nbdkit mmdebstrap e2fsprogs fdisk gddrescue ntfs-3g \
 	pxelinux syslinux-common iproute2 procps util-linux \
 	vblade hdparm tftp-hpa atftp curl isc-dhcp-client udhcpc udhcpd
 

@@ -249,12 +249,7 @@ impl Session {
     /// After [`Error::Unreadable`] all of `data` but the bad sectors is right, and those are zero.
     /// After any other error nothing of it is known.
     pub fn read(&mut self, lba: u64, data: &mut [u8]) -> Result<(), Error> {
-        let suspects = match self.read_pieces(lba, data, self.sectors_per_frame) {
-            Err(error) if self.shorten(&error) => {
-                self.read_pieces(lba, data, self.sectors_per_frame)
-            }
-            read => read,
-        }?;
+        let suspects = self.read_frames(lba, data)?;
         if suspects.is_empty() {
             return Ok(());
         }
@@ -277,6 +272,38 @@ impl Session {
                 address: self.address(),
                 bad,
             })
+        }
+    }
+
+    /// As [`Session::read`], but every request is made once: [`Error::Unreadable`] names all sectors of
+    /// the requests that failed, of which some may be readable. For a disk that takes long over each
+    /// sector that it cannot read.
+    ///
+    /// After [`Error::Unreadable`] all of `data` but those sectors is right, and those are zero. After any
+    /// other error nothing of it is known.
+    pub fn read_once(&mut self, lba: u64, data: &mut [u8]) -> Result<(), Error> {
+        let mut bad = Vec::new();
+        for (from, count) in self.read_frames(lba, data)? {
+            let at = ((from - lba) * SECTOR) as usize;
+            data[at..at + (count * SECTOR) as usize].fill(0);
+            bad.extend(from..from + count);
+        }
+        if bad.is_empty() {
+            return Ok(());
+        }
+        Err(Error::Unreadable {
+            address: self.address(),
+            bad,
+        })
+    }
+
+    /// Reads with frames as large as the way carries; returns start and length of those the disk failed on.
+    fn read_frames(&mut self, lba: u64, data: &mut [u8]) -> Result<Vec<(u64, u64)>, Error> {
+        match self.read_pieces(lba, data, self.sectors_per_frame) {
+            Err(error) if self.shorten(&error) => {
+                self.read_pieces(lba, data, self.sectors_per_frame)
+            }
+            read => read,
         }
     }
 

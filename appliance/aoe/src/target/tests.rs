@@ -485,6 +485,36 @@ fn bad_sectors_are_named_and_their_neighbours_arrive() {
 }
 
 #[test]
+fn read_once_names_whole_requests_and_asks_for_nothing_twice() {
+    let bench = Bench::new(MemoryDisk::new([11, 12, 500]), |_| Fate::Arrives);
+    let mut session = bench.session();
+    let frame = usize::from(session.sectors_per_frame());
+    assert!(frame > 1);
+    let mut data = vec![0xee; (SECTORS * SECTOR) as usize];
+    let before = session.counters().requests;
+    let bad = match session.read_once(0, &mut data) {
+        Err(Error::Unreadable { bad, .. }) => bad,
+        other => panic!("{other:?}"),
+    };
+    let requests = (SECTORS as usize).div_ceil(frame) as u64;
+    assert_eq!(session.counters().requests - before, requests);
+    let hit: BTreeSet<usize> = [11, 12, 500].into_iter().map(|lba| lba / frame).collect();
+    let expected: Vec<u64> = (0..SECTORS)
+        .filter(|lba| hit.contains(&(*lba as usize / frame)))
+        .collect();
+    assert_eq!(bad, expected);
+    let mut read = bench.disk.data.lock().unwrap().clone();
+    for lba in bad {
+        read[lba as usize * 512..][..512].fill(0);
+    }
+    assert_eq!(data, read);
+    // What is good among them is had by asking for it alone.
+    let mut sector = [0; 512];
+    session.read_once(501, &mut sector).unwrap();
+    assert_eq!(sector, bench.disk.data.lock().unwrap()[501 * 512..][..512]);
+}
+
+#[test]
 fn bad_input_gets_the_protocols_error_and_changes_nothing() {
     let bench = Bench::quiet();
     bench

@@ -24,10 +24,14 @@ pub mod certificate;
 pub mod compare;
 pub mod destination;
 mod fetch;
+pub mod files_hit;
 pub mod journal;
 pub mod limit;
+pub mod map;
+pub mod mapfile;
 pub mod pieces;
 pub mod pool;
+pub mod rescue;
 pub mod sink;
 mod write;
 
@@ -80,6 +84,22 @@ pub trait Source {
     /// # Errors
     /// [`SourceError::Unreadable`] names bad sectors.
     fn read(&mut self, lba: u64, buffer: &mut [u8]) -> Result<(), SourceError>;
+
+    /// As [`Source::read`], but without asking again for what failed: for a disk that takes long
+    /// over each sector that it cannot read.
+    ///
+    /// # Errors
+    /// [`SourceError::Unreadable`] names all sectors of the requests that failed; of those some may
+    /// be readable. The rest of `buffer` is right. A source that does not know which requests failed
+    /// names all sectors.
+    fn read_once(&mut self, lba: u64, buffer: &mut [u8]) -> Result<(), SourceError> {
+        self.read(lba, buffer).map_err(|error| match error {
+            SourceError::Unreadable { .. } => SourceError::Unreadable {
+                bad: (lba..lba + buffer.len() as u64 / SECTOR).collect(),
+            },
+            other => other,
+        })
+    }
 
     /// The digest of `sectors` sectors from `lba` on.
     ///

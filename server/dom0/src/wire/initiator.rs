@@ -55,6 +55,10 @@ impl Source for Session {
         Session::read(self, lba, buffer).map_err(source_error)
     }
 
+    fn read_once(&mut self, lba: u64, buffer: &mut [u8]) -> Result<(), SourceError> {
+        Session::read_once(self, lba, buffer).map_err(source_error)
+    }
+
     fn digest(&mut self, lba: u64, sectors: u32) -> Result<Digest, SourceError> {
         let digest = Session::digest(self, lba, sectors).map_err(source_error)?;
         Ok(Digest {
