@@ -206,6 +206,10 @@ pub struct CopyRecord {
     /// the disk may have changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub journal: Option<String>,
+    /// The destination was made for this copy, and no run has come to its end yet: nothing in it is worth
+    /// keeping.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub fresh: bool,
     /// When a copy was made while the domain ran, to be brought up to date.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub precopied: Option<Timestamp>,
@@ -446,6 +450,7 @@ mod tests {
             unguarded: false,
             journal: None,
             precopied: None,
+            fresh: false,
             verified: Some(Verified {
                 at: Timestamp::from_unix(1),
                 boot_id: boot.into(),

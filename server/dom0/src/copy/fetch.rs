@@ -8,7 +8,7 @@ use p2v_aoe::SECTOR;
 
 use super::pool::{Buffer, Pool};
 use super::write::{Content, Fetched};
-use super::{CopyError, Digest, Pass, Piece, Source, SourceError};
+use super::{CopyError, Digest, Pass, Piece, Source, SourceError, lock};
 
 /// Sectors of the stretches that are left out where they are zeros: 64 KiB.
 const STRETCH: u32 = 128;
@@ -55,6 +55,8 @@ pub(super) fn ask_all(
         }
         let digest = if pass.job.is_done(index) {
             Asked::Done
+        } else if lock(pass.job.bad).is_known(piece) {
+            Asked::Unreadable
         } else if !ask {
             Asked::Unknown
         } else {
@@ -136,6 +138,7 @@ impl<'a> Fetcher<'a> {
                 End::Unreadable => {
                     let piece = self.pass.job.pieces[index];
                     unreadable.push(piece);
+                    lock(self.pass.job.bad).note(piece)?;
                     let news = Fetched {
                         index,
                         piece,

@@ -8,7 +8,7 @@
 //! What is done is noted in a [`Journal`], so that a copy that was killed goes on where it was. What is
 //! not in it is compared: a run after the old system ran on moves only what differs.
 //!
-//! Pieces that cannot be read are passed over and named in the summary; [`rescue`] comes back to them.
+//! Pieces that cannot be read are passed over, and [`BadAreas`] comes back to them at the end.
 
 use std::io;
 use std::path::PathBuf;
@@ -20,6 +20,7 @@ use p2v_aoe::SECTOR;
 
 use crate::report::Progress;
 
+pub mod bad;
 pub mod certificate;
 pub mod compare;
 pub mod destination;
@@ -35,6 +36,7 @@ pub mod rescue;
 pub mod sink;
 mod write;
 
+pub use bad::{BadAreas, Salvage};
 pub use journal::Journal;
 pub use limit::Limit;
 pub use pieces::Piece;
@@ -137,6 +139,13 @@ impl Summary {
     /// Whether the destination holds every byte that was to be copied.
     pub fn is_complete(&self) -> bool {
         self.unreadable.is_empty()
+    }
+
+    /// What could not be read, in words.
+    pub fn unreadable_words(&self) -> String {
+        let bytes = self.unreadable_sectors() * SECTOR;
+        let places = self.unreadable.len();
+        format!("{} KiB in {places} places", bytes / 1024)
     }
 
     /// Number of sectors that could not be read.
@@ -295,6 +304,8 @@ pub struct Job<'a> {
     pub pieces: &'a [Piece],
     /// What is done of them already.
     pub journal: Option<&'a Mutex<Journal>>,
+    /// What of them cannot be read.
+    pub bad: &'a Mutex<BadAreas>,
     /// How.
     pub options: Options<'a>,
 }
@@ -307,15 +318,15 @@ impl Job<'_> {
     }
 }
 
-fn lock(journal: &Mutex<Journal>) -> MutexGuard<'_, Journal> {
-    journal.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Copies the pieces of a job from a source to `sink`, until `stop` is set. `progress` is called from
 /// other threads.
 ///
-/// Pieces with unreadable sectors do not end the copy: they are in the summary, and the destination
-/// keeps what it had there.
+/// Pieces with unreadable sectors do not end the copy: they are in the summary and among the job's bad
+/// areas, and [`BadAreas::work`] comes back to them. A fresh destination gets zeros there.
 ///
 /// # Errors
 /// [`CopyError`]; everything checked until then is in place.

@@ -152,12 +152,20 @@ fn run_with(
         digests: &mut digests,
         data: &mut data,
     };
+    let bad = Mutex::new(BadAreas::forgotten(both.lock().unwrap().sectors()));
     let job = Job {
         pieces: &pieces,
         journal,
+        bad: &bad,
         options,
     };
-    let result = run(sources, sink, &job, stop, progress);
+    let result = run(sources, sink, &job, stop, progress).and_then(|mut summary| {
+        let options = Salvage::default().options(512, options.fresh);
+        let mut bad = bad.lock().unwrap();
+        let tell = &mut |_: &str, _: u64| ();
+        summary.take_in(bad.work(&mut Both(&both), sink, &job, &options, stop, tell)?);
+        Ok(summary)
+    });
     *source = both.into_inner().unwrap();
     result
 }
@@ -388,6 +396,7 @@ proptest! {
         }
         prop_assert!(after[sectors as usize * 512..].iter().all(|b| *b == 0xEE));
         prop_assert_eq!(summary.unreadable_sectors(), source.bad.len() as u64);
-        prop_assert_eq!(summary.moved + summary.equal + summary.zeroed, sectors * 512);
+        let all = summary.moved + summary.equal + summary.zeroed + source.bad.len() as u64 * 512;
+        prop_assert_eq!(all, sectors * 512);
     }
 }

@@ -49,7 +49,12 @@ pub(super) fn write_all(
     for fetched in to_write {
         let piece = fetched.piece;
         let result = match &fetched.content {
-            Content::Before | Content::Unreadable | Content::Equal(_) => Ok(()),
+            Content::Before | Content::Equal(_) => Ok(()),
+            // What a new volume holds there is of a volume that is gone.
+            Content::Unreadable if options.fresh && !options.blank => {
+                sink.zero(piece.offset(), piece.bytes())
+            }
+            Content::Unreadable => Ok(()),
             // Reading it back tells whether it is so.
             Content::Zero if options.fresh && options.blank && options.verify.written => Ok(()),
             Content::Zero => sink.zero(piece.offset(), piece.bytes()),

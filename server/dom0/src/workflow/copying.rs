@@ -9,7 +9,7 @@ use p2v_aoe::token::Token;
 use super::{Contact, Context, Error, addresses, refused};
 use crate::copy::certificate::Certificate;
 use crate::copy::destination::{self, MayGo, Wanted};
-use crate::copy::{Limit, MEMORY, Summary, Verify};
+use crate::copy::{Limit, MEMORY, Salvage, Summary, Verify};
 use crate::name::MachineName;
 use crate::record::{Destination, State};
 use crate::timestamp::Timestamp;
@@ -46,6 +46,8 @@ pub struct CopyRequest<'a> {
     pub precopy: bool,
     /// What is compared.
     pub verify: Verify,
+    /// How what cannot be read is worked on.
+    pub salvage: Salvage,
     /// Bytes per second that may cross the wire for all disks together.
     pub limit: Option<u64>,
     /// Bytes of memory for all disks together.
@@ -65,6 +67,7 @@ impl<'a> CopyRequest<'a> {
             without: &[],
             precopy: false,
             verify: Verify::BOTH,
+            salvage: Salvage::default(),
             limit: None,
             memory: MEMORY,
             stop,

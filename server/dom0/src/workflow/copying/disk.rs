@@ -1,6 +1,6 @@
 //! The copy of one disk: its sessions, its destination, its journal and its certificate.
 
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use p2v_aoe::inventory::Disk;
@@ -11,11 +11,11 @@ use crate::copy::certificate::Certificate;
 use crate::copy::destination::{self, Prepared, Wanted};
 use crate::copy::journal::{Identity, Journal};
 use crate::copy::{
-    self, CopyError, Limit, Options, Piece, RANGE_SECTORS, Sources, Summary, pieces,
+    self, BadAreas, CopyError, Limit, Options, Piece, RANGE_SECTORS, Sources, Summary, pieces,
 };
 use crate::name::MachineName;
 use crate::record::{CopyRecord, Destination, State, Verified};
-use crate::report;
+use crate::report::{self, Progress};
 use crate::timestamp::Timestamp;
 use crate::tool::lvm;
 use crate::wire::Export;
@@ -52,6 +52,9 @@ pub(super) struct DiskCopy {
     prepared: Option<Prepared>,
     pieces: Vec<Piece>,
     journal: Option<Mutex<Journal>>,
+    bad: Mutex<BadAreas>,
+    /// The destination was made by this run or an unfinished one.
+    fresh: bool,
     begun: Timestamp,
 }
 
@@ -89,6 +92,8 @@ impl DiskCopy {
             prepared: None,
             pieces: pieces::cut(disk.sectors, &[(0, disk.sectors)], RANGE_SECTORS),
             journal: None,
+            bad: Mutex::new(BadAreas::forgotten(disk.sectors)),
+            fresh: false,
             begun: Timestamp::now(),
         });
         let last = open.len() - 1;
@@ -145,7 +150,12 @@ impl DiskCopy {
         // What an unfinished run noted counts while nothing could write to the disk or to its copy. After
         // a finished one all is compared: that is what it is run again for.
         let guarded = !job.request.precopy && !job.unguarded;
-        let unfinished = same.filter(|copy| copy.verified.is_none() && !prepared.fresh);
+        let finished = |copy: &CopyRecord| {
+            let verified = copy.verified.as_ref();
+            verified.is_some_and(|verified| verified.unreadable.is_empty())
+        };
+        let unfinished = same.filter(|copy| !finished(copy) && !prepared.fresh);
+        self.fresh = prepared.fresh || unfinished.is_some_and(|copy| copy.fresh);
         let noted = unfinished.and_then(|copy| copy.journal.clone());
         let id = match noted.filter(|_| guarded) {
             Some(id) => id,
@@ -157,6 +167,7 @@ impl DiskCopy {
                 begun: self.begun,
                 unguarded: job.unguarded,
                 journal: guarded.then(|| id.clone()),
+                fresh: self.fresh,
                 precopied: job.request.precopy.then(Timestamp::now),
                 verified: None,
             });
@@ -172,6 +183,9 @@ impl DiskCopy {
             Ok::<_, Error>(())
         })?;
         if !job.request.precopy {
+            let path = host.store.copy_file(name, address.slot, "map");
+            let what = format!("{} {}", disk.model, disk.serial);
+            self.bad = Mutex::new(BadAreas::open(path, &id, &what, disk.sectors));
             self.journal = Some(Mutex::new(self.open_journal(job, id, &to)?));
         }
         self.prepared = Some(prepared);
@@ -224,11 +238,50 @@ impl DiskCopy {
         let work = copy::Job {
             pieces: &self.pieces,
             journal: self.journal.as_ref(),
+            bad: &self.bad,
             options,
         };
-        let report = job.context.report;
-        let copied = copy::run(sources, &prepared.sink, &work, job.request.stop, &|p| {
+        let (report, stop) = (job.context.report, job.request.stop);
+        let last = Mutex::new(Progress::default());
+        let copied = copy::run(sources, &prepared.sink, &work, stop, &|p| {
+            *last.lock().unwrap_or_else(PoisonError::into_inner) = p;
             report.progress(&label, p);
+        });
+        let copied = copied.and_then(|mut summary| {
+            if summary.is_complete() || job.request.precopy {
+                return Ok(summary);
+            }
+            report.warn(&format!(
+                "{} of {label} cannot be read at first: all else is copied, and now this is read in smaller pieces. It \
+                 may take long; stopped (^C), it goes on from there when the same command is run again",
+                summary.unreadable_words()
+            ));
+            let salvage = job.request.salvage;
+            let options = salvage.options(self.disk.physical_sector, self.fresh);
+            let last = *last.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut bad = self.bad.lock().unwrap_or_else(PoisonError::into_inner);
+            let salvaged = bad.work(
+                &mut *self.data,
+                &prepared.sink,
+                &work,
+                &options,
+                stop,
+                &mut |line, missing| {
+                    report.step(&format!("{label}: {line}"));
+                    let read = last.unreadable.saturating_sub(missing);
+                    report.progress(
+                        &label,
+                        Progress {
+                            unreadable: missing,
+                            checked: last.checked + read,
+                            moved: last.moved + read,
+                            ..last
+                        },
+                    );
+                },
+            )?;
+            summary.take_in(salvaged);
+            Ok(summary)
         });
         Ok(copied.inspect_err(|error| {
             // The copy's own error is what the operator must see.
@@ -278,6 +331,7 @@ impl DiskCopy {
                     boot_id: now.boot_id.clone(),
                     unreadable: summary.unreadable.clone(),
                 });
+                copy.fresh = false;
             }
             record.note(
                 ended,
