@@ -151,8 +151,9 @@ fn story() {
             copy(
                 context,
                 CopyRequest {
-                    // Few buffers: the reader is never far ahead of what is checked.
+                    // The reader is never far ahead of what is checked.
                     memory: 20 << 20,
+                    limit: Some(16 << 20),
                     ..CopyRequest::new(&target, to, &stop)
                 },
             )

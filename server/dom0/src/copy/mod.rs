@@ -410,6 +410,8 @@ impl Pass<'_> {
         let count = (self.job.options.memory / largest.max(1))
             .saturating_sub(1)
             .clamp(BUFFERS_MIN, self.pieces.len().max(BUFFERS_MIN));
+        // Half of the buffers are with the checker at the most, so that the others go on.
+        let batch = (count * largest / 2).min(write::BATCH);
         let (pool, giver) = pool::Pool::new(count, largest);
         let (digests, found) = sync_channel(AHEAD);
         let (fetched, to_write) = sync_channel(count);
@@ -419,7 +421,7 @@ impl Pass<'_> {
             data,
         } = sources;
         let (asked, read, wrote, checked) = std::thread::scope(|scope| {
-            let checker = write::Checker::new(self, largest, giver, start);
+            let checker = write::Checker::new(self, largest, batch, giver, start);
             let checker = scope.spawn(move || checker.run(&to_check));
             let writer = scope.spawn(move || write::write_all(self, &to_write, &written));
             let fetcher = fetch::Fetcher::new(*data, self, pool);

@@ -10,8 +10,8 @@ use super::pool::{Buffer, Giver};
 use super::{CopyError, Pass, Piece, lock};
 use crate::report::Progress;
 
-/// Bytes that are synced and read back together.
-const BATCH: usize = 32 << 20;
+/// Bytes that are synced and read back together, at the most.
+pub(super) const BATCH: usize = 32 << 20;
 /// How long the checker waits for a batch to fill.
 const BATCH_WAIT: Duration = Duration::from_millis(250);
 /// Time between two writings of the journal: so much work is done again at the most.
@@ -76,6 +76,8 @@ pub(super) fn write_all(
 /// Checks what was written, and notes it.
 pub(super) struct Checker<'a> {
     pass: &'a Pass<'a>,
+    /// Bytes that are synced and read back together.
+    batch: usize,
     giver: Giver,
     done: Progress,
     space: Buffer,
@@ -90,11 +92,13 @@ impl<'a> Checker<'a> {
     pub(super) fn new(
         pass: &'a Pass<'a>,
         largest: usize,
+        batch: usize,
         giver: Giver,
         done: Progress,
     ) -> Checker<'a> {
         Checker {
             pass,
+            batch,
             giver,
             done,
             space: Buffer::new(largest),
@@ -120,7 +124,7 @@ impl<'a> Checker<'a> {
                     }
                     bytes += fetched.piece.bytes();
                     batch.push(self.lighten(fetched));
-                    if bytes < BATCH {
+                    if bytes < self.batch {
                         continue;
                     }
                 }
