@@ -3,10 +3,11 @@
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 
 pub mod aoe_driver;
 pub mod dmsetup;
+pub mod limited;
 pub mod lvm;
 pub mod xl;
 
@@ -85,45 +86,62 @@ impl Tools {
     {
         let args: Vec<OsString> = args.into_iter().map(|a| a.as_ref().to_owned()).collect();
         let command = command_line(program, &args);
+        let output = self
+            .command(program, &args)
+            .output()
+            .map_err(|source| not_started(program, &command, source))?;
+        if !output.status.success() {
+            return Err(failed(
+                command,
+                output.status,
+                &output.stdout,
+                &output.stderr,
+            ));
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    fn command(&self, program: &str, args: &[OsString]) -> Command {
         let path = match &self.dir {
             Some(dir) => dir.join(program),
             None => PathBuf::from(program),
         };
-        let output = Command::new(path)
-            .args(&args)
-            .env("LC_ALL", "C")
-            .stdin(Stdio::null())
-            .output()
-            .map_err(|source| match source.kind() {
-                io::ErrorKind::NotFound => ToolError::Missing {
-                    program: program.to_owned(),
-                    package: package(program),
-                },
-                _ => ToolError::Start {
-                    command: command.clone(),
-                    source,
-                },
-            })?;
-        if !output.status.success() {
-            let said = if output.stderr.trim_ascii().is_empty() {
-                &output.stdout
-            } else {
-                &output.stderr
-            };
-            let text = String::from_utf8_lossy(&said[said.len().saturating_sub(STDERR_SHOWN)..])
-                .trim()
-                .to_owned();
-            return Err(ToolError::Failed {
-                command,
-                status: output.status,
-                stderr: if text.is_empty() {
-                    "it said nothing".into()
-                } else {
-                    text
-                },
-            });
-        }
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        let mut command = Command::new(path);
+        command.args(args).env("LC_ALL", "C").stdin(Stdio::null());
+        command
+    }
+}
+
+fn not_started(program: &str, command: &str, source: io::Error) -> ToolError {
+    match source.kind() {
+        io::ErrorKind::NotFound => ToolError::Missing {
+            program: program.to_owned(),
+            package: package(program),
+        },
+        _ => ToolError::Start {
+            command: command.to_owned(),
+            source,
+        },
+    }
+}
+
+fn failed(command: String, status: ExitStatus, stdout: &[u8], stderr: &[u8]) -> ToolError {
+    let said = if stderr.trim_ascii().is_empty() {
+        stdout
+    } else {
+        stderr
+    };
+    let text = String::from_utf8_lossy(&said[said.len().saturating_sub(STDERR_SHOWN)..])
+        .trim()
+        .to_owned();
+    ToolError::Failed {
+        command,
+        status,
+        stderr: if text.is_empty() {
+            "it said nothing".into()
+        } else {
+            text
+        },
     }
 }
 
@@ -148,6 +166,14 @@ fn package(program: &str) -> &'static str {
         "xl" => "xen-utils-common",
         "dmsetup" => "dmsetup",
         "modprobe" => "kmod",
+        "sfdisk" => "fdisk",
+        "blkid" => "util-linux",
+        "dumpe2fs" | "e2fsck" => "e2fsprogs",
+        "xfs_db" | "xfs_logprint" | "xfs_repair" => "xfsprogs",
+        "btrfs" => "btrfs-progs",
+        "fsck.fat" => "dosfstools",
+        "ntfsinfo" | "ntfsls" | "ntfsresize" | "ntfs-3g.probe" => "ntfs-3g",
+        _ if program.starts_with("partclone.") => "partclone",
         _ => "lvm2",
     }
 }
