@@ -72,7 +72,11 @@ impl Tools {
                 stdout: String::from_utf8_lossy(&stdout).into_owned(),
                 stderr: String::from_utf8_lossy(&stderr).trim().to_owned(),
             }),
-            Ok((status, stdout, stderr)) => Err(super::failed(command, status, &stdout, &stderr)),
+            Ok((status, stdout, mut stderr)) => {
+                // Checkers say on standard error who they are, and what is wrong on standard output.
+                stderr.extend(stdout);
+                Err(super::failed(command, status, &[], &stderr))
+            }
             Err(why) => Err(ToolError::NotDone(format!("`{command}` {why}"))),
         }
     }

@@ -33,7 +33,7 @@ pub fn used(examiner: &Examiner<'_>, file: &Path, size: u64) -> Result<Vec<Range
     if device.size > size {
         return whole("it is larger than its partition");
     }
-    examiner.run(
+    examiner.check(
         "btrfs",
         &["check".as_ref(), "--readonly".as_ref(), file.as_os_str()],
     )?;

@@ -53,6 +53,21 @@ impl Examiner<'_> {
             .or_else(|error| whole(error.to_string()))
     }
 
+    /// Runs a file system's own checker, which must find no fault.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub fn check<A: AsRef<OsStr>>(&self, program: &str, args: &[A]) -> Result<Printed, Refusal> {
+        match self.try_run(program, args)? {
+            Ok(printed) => Ok(printed),
+            Err(ToolError::Failed { status, stderr, .. }) => whole(format!(
+                "`{program}` finds fault with it ({status}): {}",
+                shortened(&stderr)
+            )),
+            Err(error) => whole(error.to_string()),
+        }
+    }
+
     /// The same for a program whose failures say something.
     ///
     /// # Errors
@@ -74,11 +89,22 @@ impl Examiner<'_> {
         }
         if self.windows.failures() != before {
             return whole(format!(
-                "the disk could not be read everywhere that `{program}` looked"
+                "the disk could not be read everywhere that `{program}` looked, or it tried to write there"
             ));
         }
         Ok(result)
     }
+}
+
+/// The first and last lines of what a program said; in between it may have named every file.
+fn shortened(text: &str) -> String {
+    const ENDS: usize = 5;
+    let lines: Vec<&str> = text.lines().filter(|l| !l.trim().is_empty()).collect();
+    if lines.len() <= 2 * ENDS {
+        return lines.join("\n");
+    }
+    let (begin, end) = (&lines[..ENDS], &lines[lines.len() - ENDS..]);
+    format!("{}\n...\n{}", begin.join("\n"), end.join("\n"))
 }
 
 /// The value after `key` and `separator` in the one line that begins with them. Two such lines are
@@ -128,6 +154,16 @@ pub fn number(text: &str, program: &str, key: &str, separator: char) -> Result<u
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn long_talk_is_shortened() {
+        assert_eq!(shortened("a\n\nb\n"), "a\nb");
+        let long: Vec<String> = (0..100).map(|n| n.to_string()).collect();
+        assert_eq!(
+            shortened(&long.join("\n")),
+            "0\n1\n2\n3\n4\n...\n95\n96\n97\n98\n99"
+        );
+    }
 
     #[test]
     fn one_line_and_only_one() {

@@ -53,7 +53,7 @@ pub fn used(examiner: &Examiner<'_>, file: &Path, size: u64) -> Result<Vec<Range
     let header = examiner.run("dumpe2fs", &["-h".as_ref(), file.as_os_str()])?;
     let free = clean(&header.stdout)?;
     // partclone takes the bitmap's word; this checks it against every file.
-    examiner.run("e2fsck", &["-f".as_ref(), "-n".as_ref(), file.as_os_str()])?;
+    examiner.check("e2fsck", &["-f".as_ref(), "-n".as_ref(), file.as_os_str()])?;
     partclone::used(examiner, "partclone.extfs", file, size, free)
 }
 

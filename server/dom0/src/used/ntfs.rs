@@ -19,9 +19,9 @@ const SYSTEM: &str = "System Volume Information";
 pub fn used(examiner: &Examiner<'_>, file: &Path, size: u64) -> Result<Vec<Range>, Refusal> {
     // What Windows left behind: hibernation, fast start, a log with changes. partclone looks at the
     // dirty flag only.
-    examiner.run("ntfs-3g.probe", &["--readwrite".as_ref(), file.as_os_str()])?;
+    examiner.check("ntfs-3g.probe", &["--readwrite".as_ref(), file.as_os_str()])?;
     // Checks the bitmap against every file, and the dirty flag. It changes nothing with --info.
-    examiner.run(
+    examiner.check(
         "ntfsresize",
         &[
             "--info".as_ref(),

@@ -24,7 +24,7 @@ pub fn round_out(ranges: &[Range], grain: u64, limit: u64) -> Vec<Range> {
     let grain = grain.max(1);
     let rounded = ranges
         .iter()
-        .filter(|(first, _)| *first < limit)
+        .filter(|(first, count)| *first < limit && *count > 0)
         .map(|&(first, count)| {
             let start = first - first % grain;
             let end = first

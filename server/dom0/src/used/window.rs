@@ -14,7 +14,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use fuser::{
     BackgroundSession, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags,
     Generation, INodeNo, LockOwner, MountOption, OpenFlags, ReplyAttr, ReplyData, ReplyEntry,
-    ReplyOpen, Request,
+    ReplyOpen, ReplyWrite, Request, WriteFlags,
 };
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
@@ -65,9 +65,9 @@ impl Windows {
             failures: failures.clone(),
         };
         let mut config = Config::default();
+        // Not read-only: xfs_logprint opens for writing what it only reads. See `write`.
         config.mount_options = vec![
             MountOption::FSName("p2v-used".into()),
-            MountOption::RO,
             MountOption::NoSuid,
             MountOption::NoDev,
             MountOption::NoExec,
@@ -90,8 +90,8 @@ impl Windows {
         self.at.path().join(name(sectors))
     }
 
-    /// Reads of the disk that failed so far. A program that takes no notice of one would go on with
-    /// what was in its memory.
+    /// Reads of the disk that failed, and tries to write to it, so far. A program that takes no notice
+    /// of the first would go on with what was in its memory.
     pub fn failures(&self) -> u64 {
         self.failures.load(Ordering::SeqCst)
     }
@@ -212,5 +212,22 @@ impl Filesystem for Show {
                 reply.error(Errno::EIO);
             }
         }
+    }
+
+    fn write(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        _: u64,
+        _: &[u8],
+        _: WriteFlags,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        // What a program reads after this may be what it wrote.
+        self.failures.fetch_add(1, Ordering::SeqCst);
+        reply.error(Errno::EROFS);
     }
 }

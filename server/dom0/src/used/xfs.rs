@@ -33,7 +33,7 @@ pub fn used(examiner: &Examiner<'_>, file: &Path, size: u64) -> Result<Vec<Range
     // a log alone.
     let log = examiner.run("xfs_logprint", &["-t".as_ref(), file.as_os_str()])?;
     clean(&log.stdout)?;
-    examiner.run(
+    examiner.check(
         "xfs_repair",
         &["-n".as_ref(), "-f".as_ref(), file.as_os_str()],
     )?;

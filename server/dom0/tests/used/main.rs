@@ -80,10 +80,9 @@ fn a_dos_table_with_logical_partitions() {
         slot("fat16", 5, 361_463, 128_001),
         slot("ext2", 6, 500_063, 99_999),
         slot("fat32", 7, 600_126, 144_585),
-        slot("fat12", 8, 750_063, 31_999),
     ];
     let mut table = String::from("label: dos\n63,160587,83\n160650,192779,7\n361400,470000,5\n");
-    for (s, kind) in slots[2..].iter().zip(["6", "83", "c", "1"]) {
+    for (s, kind) in slots[2..].iter().zip(["6", "83", "c"]) {
         table += &format!("\n start={}, size={}, type={kind}", s.first, s.sectors);
     }
     let table = table.replace(
@@ -208,11 +207,11 @@ fn a_bitmap_that_does_not_fit_the_files_is_found() {
          debugfs -w -R \"freeb $used\" $1; debugfs -w -R \"setb $free\" $1",
     );
     assert!(why.contains("e2fsck"), "{why}");
-    // The first cluster after the root directory's of FAT32.
+    // Entries 2048 to 5887 of the first FAT.
     let why = refused(
         "fat32",
         144_000,
-        "start=$((32 * 512 + 4 * 40)); head -c 40 /dev/zero | dd of=$1 bs=1 seek=$start conv=notrunc status=none",
+        "dd if=/dev/zero of=$1 seek=48 count=30 conv=notrunc status=none",
     );
     assert!(why.contains("fsck.fat"), "{why}");
 }
@@ -242,10 +241,11 @@ fn what_is_not_known_or_not_a_file_system_is_copied_whole() {
     whole("mkfs.ext4 -q -F -O journal_dev $1", "not a file system");
     whole("mkfs.minix $1", "does not know how to tell what minix");
     whole(
-        "mkfs.ext4 -q -F $1; tune2fs -E mount_opts=x $1; mkswap -f $1 2>/dev/null; \
-           printf SWAPSPACE2 | dd of=$1 bs=1 seek=4086 conv=notrunc status=none",
+        "mkfs.ext4 -q -F $1; truncate -s 200M fat.img; mkfs.fat -F 32 fat.img; \
+         dd if=fat.img of=$1 count=1 conv=notrunc status=none",
         "more than one",
     );
+    whole("mkfs.fat -F 12 -s 128 $1", "FAT12");
     whole(
         "truncate -s 300M b.img; cat </dev/null; mkfs.btrfs -q -f $1 b.img",
         "other devices",
@@ -404,12 +404,13 @@ fn damage_ends_in_a_plan() {
         state ^= state << 17;
         state % below
     };
-    for (kind, sectors) in [
-        ("ext4", 100_000),
-        ("fat32", 80_000),
-        ("ntfs", 100_000),
-        ("xfs", 640_000),
-        ("btrfs", 300_000),
+    // Where the metadata is, in bytes, but not where it would no more be known.
+    for (kind, sectors, from, to) in [
+        ("ext4", 100_000, 2048, 3 * MIB),
+        ("fat32", 80_000, 16384, MIB),
+        ("ntfs", 100_000, 16384, 16384 + 64 * 1024),
+        ("xfs", 640_000, 512, 64 * 1024),
+        ("btrfs", 300_000, 20 * MIB, 40 * MIB),
     ] {
         Kind::named(kind).make(dir, "fs.img", sectors);
         sh(dir, "cp fs.img good.img");
@@ -420,8 +421,7 @@ fn damage_ends_in_a_plan() {
                 .open(dir.join("fs.img"))
                 .unwrap();
             for _ in 0..40 {
-                // Among the metadata at the begin, but not where it would no more be known.
-                let at = 2048 + random(3 * MIB);
+                let at = from + random(to - from);
                 file.write_all_at(&random(u64::MAX).to_le_bytes(), at)
                     .unwrap();
             }
