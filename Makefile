@@ -17,6 +17,7 @@ IMAGE := $(TARGET)/netboot
 PACKAGES := gcc g++ libc6-dev binutils pkg-config \
 	qemu-system-x86 qemu-utils ipxe-qemu seabios nbdkit mmdebstrap e2fsprogs fdisk \
 	pxelinux syslinux-common iproute2 procps util-linux \
+	partclone fuse3 ntfs-3g xfsprogs btrfs-progs dosfstools mtools \
 	vblade hdparm tftp-hpa atftp curl isc-dhcp-client udhcpc udhcpd
 
 .PHONY: help setup build image lab demo test check unit end-to-end bench fuzz install install-files clean

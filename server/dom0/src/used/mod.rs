@@ -233,7 +233,12 @@ fn examine(
     };
     match result {
         Ok(used) => Ok(copied_in_part(what, sectors, &used)),
-        Err(Refusal::Whole(why)) => Ok(copied_whole(what, sectors, why)),
+        Err(Refusal::Whole(why)) => {
+            // The window's name says nothing to the operator.
+            let file = examiner.windows.file(sectors).display().to_string();
+            let place = number.map_or("disk".to_owned(), |n| format!("partition {n}"));
+            Ok(copied_whole(what, sectors, why.replace(&file, &place)))
+        }
         Err(Refusal::Stopped) => Err(Stopped),
     }
 }
