@@ -15,8 +15,9 @@ IMAGE := $(TARGET)/netboot
 
 # What building, testing and the lab run; all from Debian 12.
 PACKAGES := gcc g++ libc6-dev binutils pkg-config \
-	qemu-system-x86 qemu-utils ipxe-qemu seabios nbdkit mmdebstrap e2fsprogs fdisk gddrescue ntfs-3g \
+	qemu-system-x86 qemu-utils ipxe-qemu seabios nbdkit mmdebstrap e2fsprogs fdisk gddrescue \
 	pxelinux syslinux-common iproute2 procps util-linux \
+	partclone fuse3 ntfs-3g xfsprogs btrfs-progs dosfstools mtools \
 	vblade hdparm tftp-hpa atftp curl isc-dhcp-client udhcpc udhcpd
 
 .PHONY: help setup build image lab demo test check unit end-to-end bench fuzz install install-files clean

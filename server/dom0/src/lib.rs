@@ -25,6 +25,7 @@ pub mod table;
 pub mod timestamp;
 pub mod tool;
 pub mod undo;
+pub mod used;
 pub mod wire;
 pub mod workflow;
 

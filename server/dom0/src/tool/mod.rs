@@ -1,15 +1,14 @@
 //! External programs: how they are run, and one module for each that knows what it prints.
 
 use std::ffi::{OsStr, OsString};
-use std::io::{self, Read};
+use std::io;
 use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
-use std::sync::mpsc;
-use std::time::Duration;
+use std::process::{Command, ExitStatus, Stdio};
 
 pub mod aoe_driver;
 pub mod blkid;
 pub mod dmsetup;
+pub mod limited;
 pub mod lvm;
 pub mod xl;
 
@@ -51,12 +50,6 @@ pub enum ToolError {
         /// What it wrote to standard error (else to standard output).
         stderr: String,
     },
-    /// It did not end in time.
-    #[error("`{command}` took too long and was ended")]
-    TimedOut {
-        /// Program and arguments.
-        command: String,
-    },
     /// It printed something else than expected.
     #[error("`{command}` printed something unexpected: {why}")]
     Output {
@@ -92,119 +85,65 @@ impl Tools {
         I: IntoIterator<Item = A>,
         A: AsRef<OsStr>,
     {
-        self.run_limited(program, args, None)
-    }
-
-    /// As [`Tools::run`], but the program is killed when it takes longer than `limit`.
-    ///
-    /// # Errors
-    /// As [`Tools::run`], and [`ToolError::TimedOut`].
-    pub fn run_within<I, A>(
-        &self,
-        program: &str,
-        args: I,
-        limit: Duration,
-    ) -> Result<String, ToolError>
-    where
-        I: IntoIterator<Item = A>,
-        A: AsRef<OsStr>,
-    {
-        self.run_limited(program, args, Some(limit))
-    }
-
-    fn run_limited<I, A>(
-        &self,
-        program: &str,
-        args: I,
-        limit: Option<Duration>,
-    ) -> Result<String, ToolError>
-    where
-        I: IntoIterator<Item = A>,
-        A: AsRef<OsStr>,
-    {
         let args: Vec<OsString> = args.into_iter().map(|a| a.as_ref().to_owned()).collect();
         let command = command_line(program, &args);
+        let output = self
+            .command(program, &args)
+            .output()
+            .map_err(|source| not_started(program, &command, source))?;
+        if !output.status.success() {
+            return Err(failed(
+                command,
+                output.status,
+                &output.stdout,
+                &output.stderr,
+            ));
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    fn command(&self, program: &str, args: &[OsString]) -> Command {
         let path = match &self.dir {
             Some(dir) => dir.join(program),
             None => PathBuf::from(program),
         };
-        let mut child = Command::new(path);
-        child.args(&args).env("LC_ALL", "C").stdin(Stdio::null());
-        let output = match limit {
-            None => child.output(),
-            Some(limit) => output_within(&mut child, limit),
-        };
-        let output = output.map_err(|source| match source.kind() {
-            io::ErrorKind::TimedOut if limit.is_some() => ToolError::TimedOut {
-                command: command.clone(),
-            },
-            io::ErrorKind::NotFound => ToolError::Missing {
-                program: program.to_owned(),
-                package: package(program),
-            },
-            _ => ToolError::Start {
-                command: command.clone(),
-                source,
-            },
-        })?;
-        if !output.status.success() {
-            let said = if output.stderr.trim_ascii().is_empty() {
-                &output.stdout
-            } else {
-                &output.stderr
-            };
-            let text = String::from_utf8_lossy(&said[said.len().saturating_sub(STDERR_SHOWN)..])
-                .trim()
-                .to_owned();
-            return Err(ToolError::Failed {
-                command,
-                status: output.status,
-                stderr: if text.is_empty() {
-                    "it said nothing".into()
-                } else {
-                    text
-                },
-            });
-        }
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        let mut command = Command::new(path);
+        command.args(args).env("LC_ALL", "C").stdin(Stdio::null());
+        command
     }
 }
 
-/// As [`Command::output`]; after `limit` the program is killed, and the error is
-/// [`io::ErrorKind::TimedOut`].
-fn output_within(command: &mut Command, limit: Duration) -> io::Result<Output> {
-    let mut child = command
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()?;
-    let (mut stdout, mut stderr) = (child.stdout.take(), child.stderr.take());
-    let (ended, end) = mpsc::channel();
-    // Both ends are closed when the program has ended.
-    std::thread::spawn(move || {
-        let errors = std::thread::spawn(move || read_all(stderr.as_mut()));
-        let printed = read_all(stdout.as_mut());
-        let errors = errors.join().unwrap_or_else(|_| Ok(Vec::new()));
-        // Nobody waits any more after the limit.
-        let _ = ended.send((printed, errors));
-    });
-    let Ok((stdout, stderr)) = end.recv_timeout(limit) else {
-        child.kill()?;
-        child.wait()?;
-        return Err(io::ErrorKind::TimedOut.into());
+fn not_started(program: &str, command: &str, source: io::Error) -> ToolError {
+    match source.kind() {
+        io::ErrorKind::NotFound => ToolError::Missing {
+            program: program.to_owned(),
+            package: package(program),
+        },
+        _ => ToolError::Start {
+            command: command.to_owned(),
+            source,
+        },
+    }
+}
+
+fn failed(command: String, status: ExitStatus, stdout: &[u8], stderr: &[u8]) -> ToolError {
+    let said = if stderr.trim_ascii().is_empty() {
+        stdout
+    } else {
+        stderr
     };
-    Ok(Output {
-        status: child.wait()?,
-        stdout: stdout?,
-        stderr: stderr?,
-    })
-}
-
-fn read_all(from: Option<&mut impl Read>) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    if let Some(from) = from {
-        from.read_to_end(&mut bytes)?;
+    let text = String::from_utf8_lossy(&said[said.len().saturating_sub(STDERR_SHOWN)..])
+        .trim()
+        .to_owned();
+    ToolError::Failed {
+        command,
+        status,
+        stderr: if text.is_empty() {
+            "it said nothing".into()
+        } else {
+            text
+        },
     }
-    Ok(bytes)
 }
 
 /// The command as an operator would type it.
@@ -228,11 +167,15 @@ fn package(program: &str) -> &'static str {
         "xl" => "xen-utils-common",
         "dmsetup" => "dmsetup",
         "modprobe" => "kmod",
-        "debugfs" | "dumpe2fs" => "e2fsprogs",
-        "ntfscluster" => "ntfs-3g",
         "sfdisk" => "fdisk",
         "blkid" => "util-linux",
+        "debugfs" | "dumpe2fs" | "e2fsck" => "e2fsprogs",
         "losetup" => "mount",
+        "xfs_db" | "xfs_logprint" | "xfs_repair" => "xfsprogs",
+        "btrfs" => "btrfs-progs",
+        "fsck.fat" => "dosfstools",
+        "ntfscluster" | "ntfsinfo" | "ntfsls" | "ntfsresize" | "ntfs-3g.probe" => "ntfs-3g",
+        _ if program.starts_with("partclone.") => "partclone",
         _ => "lvm2",
     }
 }
@@ -259,20 +202,6 @@ mod tests {
         assert!(error.contains("exit status: 3"), "{error}");
         assert!(error.ends_with("broken"), "{error}");
         assert_eq!(tools.run("sh", ["-c", "echo x"]).unwrap(), "x\n");
-    }
-
-    #[test]
-    fn a_program_that_hangs_is_ended() {
-        let tools = Tools::new();
-        let error = tools
-            .run_within("sleep", ["1000"], Duration::from_millis(50))
-            .unwrap_err();
-        assert!(matches!(error, ToolError::TimedOut { .. }), "{error}");
-        let long = Duration::from_secs(60);
-        let printed = tools.run_within("sh", ["-c", "echo x; seq 100000 >&2"], long);
-        assert_eq!(printed.unwrap(), "x\n");
-        let error = tools.run_within("sh", ["-c", "echo bad >&2; exit 3"], long);
-        assert!(error.unwrap_err().to_string().ends_with("bad"));
     }
 
     #[test]
