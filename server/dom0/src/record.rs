@@ -229,6 +229,10 @@ pub struct Verified {
     /// Sectors that could not be read: first LBA and count. Empty for a complete copy.
     #[serde(default)]
     pub unreadable: Vec<(u64, u64)>,
+    /// The first and the last stretch that were copied without a gap (first LBA and count): by them the
+    /// copy is known again. Empty in records of before they were kept.
+    #[serde(default)]
+    pub spots: Vec<(u64, u32)>,
 }
 
 /// A config file as we wrote it.
@@ -452,6 +456,7 @@ mod tests {
             precopied: None,
             fresh: false,
             verified: Some(Verified {
+                spots: Vec::new(),
                 at: Timestamp::from_unix(1),
                 boot_id: boot.into(),
                 unreadable: vec![],

@@ -123,6 +123,19 @@ pub enum Command {
         /// moves only what has changed since
         #[arg(long)]
         precopy: bool,
+        /// Leave out what file systems do not use; what is not known, not clean, LVM, RAID or encrypted is copied whole,
+        /// and p2v says which
+        #[arg(long, conflicts_with = "precopy")]
+        used_only: bool,
+        /// Further tries for each sector that cannot be read
+        #[arg(long, value_name = "N", default_value_t = 1)]
+        retries: u32,
+        /// Begin no further try after this time, as in 2h; what is left is tried when the command is run again
+        #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+        rescue_time: Option<std::time::Duration>,
+        /// What is put where the old disk cannot be read [default: zeros in a new destination, else what is there]
+        #[arg(long, value_enum)]
+        fill: Option<Fill>,
         /// What is compared: what arrives with the old disk (source), what was written with what arrived (written)
         #[arg(long, value_enum, default_value_t = Verify::Both)]
         verify: Verify,
@@ -197,6 +210,17 @@ pub enum Verify {
     Written,
     /// Nothing
     None,
+}
+
+/// What is put where nothing can be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Fill {
+    /// What is there already
+    Keep,
+    /// Zeros
+    Zeros,
+    /// A text that names the sector, to find the files with holes by
+    Pattern,
 }
 
 /// A number of bytes as an operator writes it: `50M` is 50 * 1024 * 1024.

@@ -7,7 +7,8 @@ use anyhow::{Context, Result, bail};
 use p2v_aoe::Address;
 use p2v_aoe::initiator::Initiator;
 use p2v_dom0::Host;
-use p2v_dom0::copy::Verify;
+use p2v_dom0::copy::rescue::Fill;
+use p2v_dom0::copy::{Salvage, Verify};
 use p2v_dom0::name::MachineName;
 use p2v_dom0::workflow::{
     self, CopyRequest, CopyTarget, CutoverOptions, ReleaseOptions, StartOptions, StopOptions,
@@ -87,6 +88,10 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             to,
             overwrite,
             precopy,
+            used_only,
+            retries,
+            rescue_time,
+            fill,
             verify,
             limit,
             memory,
@@ -109,6 +114,12 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
                 not_booted_by_this_host: *not_booted_by_this_host,
                 without: without_disk,
                 precopy: *precopy,
+                used_only: *used_only,
+                salvage: Salvage {
+                    retries: *retries,
+                    fill: fill.map(Fill::from),
+                    time_limit: *rescue_time,
+                },
                 verify: Verify::from(*verify),
                 limit: *limit,
                 memory: usize::try_from(*memory).unwrap_or(usize::MAX),

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use indicatif::HumanBytes;
 use p2v_dom0::copy::Verify;
+use p2v_dom0::copy::rescue::Fill;
 use p2v_dom0::workflow::{Against, CopyDone, VerifyDone};
 use serde_json::json;
 
@@ -19,6 +20,16 @@ impl From<arguments::Verify> for Verify {
             arguments::Verify::None => (false, false),
         };
         Verify { source, written }
+    }
+}
+
+impl From<arguments::Fill> for Fill {
+    fn from(fill: arguments::Fill) -> Fill {
+        match fill {
+            arguments::Fill::Keep => Fill::Keep,
+            arguments::Fill::Zeros => Fill::Zeros,
+            arguments::Fill::Pattern => Fill::Pattern,
+        }
     }
 }
 
@@ -52,6 +63,7 @@ pub fn copied(copies: &[CopyDone], json: bool) -> ExitCode {
             address,
             destination,
             summary,
+            files,
             certificate,
         } = copy;
         if !summary.is_complete() {
@@ -65,6 +77,10 @@ pub fn copied(copies: &[CopyDone], json: bool) -> ExitCode {
                     "complete": summary.is_complete(), "precopy": certificate.is_none(),
                     "moved": summary.moved, "equal": summary.equal, "zeroed": summary.zeroed,
                     "before": summary.before, "unreadable": summary.unreadable, "certificate": certificate,
+                    "files": files.iter().map(|hit| json!({
+                        "partition": hit.partition, "owner": hit.owner.to_string(), "lba": hit.lba,
+                        "sectors": hit.sectors,
+                    })).collect::<Vec<_>>(),
                 })
             );
             continue;
@@ -97,6 +113,12 @@ pub fn copied(copies: &[CopyDone], json: bool) -> ExitCode {
             );
             for (lba, count) in &summary.unreadable {
                 println!("  unreadable: {count} from sector {lba} on");
+            }
+            for hit in files {
+                let partition = hit
+                    .partition
+                    .map_or(String::new(), |n| format!("partition {n}: "));
+                println!("  hit: {partition}{} ({} sectors)", hit.owner, hit.sectors);
             }
         }
         if let Some(root) = certificate.as_ref().and_then(|c| c.root.as_ref()) {

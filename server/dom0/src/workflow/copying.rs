@@ -9,6 +9,7 @@ use p2v_aoe::token::Token;
 use super::{Contact, Context, Error, addresses, refused};
 use crate::copy::certificate::Certificate;
 use crate::copy::destination::{self, MayGo, Wanted};
+use crate::copy::files_hit::FileHit;
 use crate::copy::{Limit, MEMORY, Salvage, Summary, Verify};
 use crate::name::MachineName;
 use crate::record::{Destination, State};
@@ -44,6 +45,8 @@ pub struct CopyRequest<'a> {
     pub without: &'a [u8],
     /// While the domain runs: a copy to be brought up to date when it is shut down.
     pub precopy: bool,
+    /// Leave out what no file system uses.
+    pub used_only: bool,
     /// What is compared.
     pub verify: Verify,
     /// How what cannot be read is worked on.
@@ -66,6 +69,7 @@ impl<'a> CopyRequest<'a> {
             not_booted_by_this_host: false,
             without: &[],
             precopy: false,
+            used_only: false,
             verify: Verify::BOTH,
             salvage: Salvage::default(),
             limit: None,
@@ -84,6 +88,8 @@ pub struct CopyDone {
     pub destination: Destination,
     /// What was done. Only with no unreadable sectors is the disk copied.
     pub summary: Summary,
+    /// The files that have sectors which could not be read, where it can be told.
+    pub files: Vec<FileHit>,
     /// What the copy can be held to; none for one that was made while the domain ran.
     pub certificate: Option<Certificate>,
 }
@@ -104,6 +110,11 @@ pub fn copy(context: Context<'_>, request: CopyRequest<'_>) -> Result<Vec<CopyDo
         return refused(format!(
             "{name} is {state}: the domain runs on its volume, which is newer than the old disk. There is nothing to copy"
         ));
+    }
+    if request.precopy && request.used_only {
+        return refused(
+            "--used-only asks file systems that nobody writes to what they use: not with --precopy",
+        );
     }
     if !request.precopy {
         // Before the wire is asked: a running domain is the first thing to hear of.
@@ -193,6 +204,9 @@ fn copy_disks<'a>(
 ) -> Result<Vec<CopyDone>, Error> {
     for (address, disk) in chosen {
         let copy = DiskCopy::reserve(job, *address, disk, open)?;
+        if job.request.used_only {
+            copy.leave_out_unused(job)?;
+        }
         copy.prepare(job)?;
     }
     let results: Vec<_> = std::thread::scope(|scope| {

@@ -330,24 +330,25 @@ fn spot_check(
         ));
     };
     let record = context.host.store.get(&contact.record.name)?;
-    let holes = record
+    let verified = record
         .disks
         .get(&address.slot)
-        .and_then(|d| d.copy.as_ref()?.verified.as_ref())
-        .is_some_and(|v| !v.unreadable.is_empty());
-    if holes {
-        return Ok(());
-    }
+        .and_then(|d| d.copy.as_ref()?.verified.as_ref());
+    let whole = RANGE_SECTORS.min(u32::try_from(sectors).unwrap_or(RANGE_SECTORS));
+    let spots: Vec<(u64, u32)> = match verified {
+        Some(verified) if !verified.spots.is_empty() => verified.spots.clone(),
+        Some(verified) if !verified.unreadable.is_empty() => return Ok(()),
+        _ => vec![(0, whole), (sectors - u64::from(whole), whole)],
+    };
     context
         .report
         .step(&format!("comparing both ends of {address} with its copy"));
     let mut session = context.attach(contact, address, disk)?;
-    let count = u64::from(RANGE_SECTORS).min(sectors);
-    for lba in [0, sectors - count] {
+    for (lba, count) in spots {
         let digest = session
-            .digest(lba, count as u32)
+            .digest(lba, count)
             .map_err(|e| Error::Refused(format!("cannot compare {address} with its copy: {e}")))?;
-        let mut have = vec![0; (count * SECTOR) as usize];
+        let mut have = vec![0; count as usize * SECTOR as usize];
         sink.read_back(lba * SECTOR, &mut have).map_err(|e| {
             Error::Refused(format!(
                 "cannot read the copy of {address} at sector {lba}: {e}"
@@ -357,7 +358,7 @@ fn spot_check(
             return refused(format!(
                 "the copy of {address} is not what it was when it was checked (sectors {lba} to {}): something wrote to it. \
                  Run `p2v copy` again",
-                lba + count - 1
+                lba + u64::from(count) - 1
             ));
         }
     }

@@ -1,6 +1,7 @@
 //! `p2v copy` and `p2v verify` as they are run, over real packet sockets: killed, cut off, out of room,
 //! run again. Needs root and iproute2.
 
+mod failing_disk;
 mod old_machine;
 
 use std::fs;
@@ -275,5 +276,160 @@ fn a_copy_of_a_running_disk_is_to_begin_with_and_the_last_pass_is_short() {
         assert_eq!(number(&done, "moved"), 4 << 20, "{done}");
         assert!(fs::read(&image).unwrap() == lab.data);
         assert!(state(lab).contains("copied"));
+    });
+}
+
+#[test]
+fn a_failing_disk_gives_all_it_can_and_what_is_missing_is_named() {
+    with_lab(SECTORS, |lab| {
+        // An ext4 partition with a file, on which bad sectors lie, and one that reads at the third try.
+        let first = 2048;
+        let root = lab.path("root");
+        fs::create_dir(&root).unwrap();
+        fs::write(root.join("ledger.db"), vec![0x5a; 6 << 20]).unwrap();
+        let (partition, image) = (lab.path("partition"), lab.path("copy.img"));
+        let run = |program: &str, arguments: &[&str]| {
+            let done = std::process::Command::new(program).args(arguments).output();
+            let done = done.unwrap_or_else(|error| panic!("{program}: {error}"));
+            assert!(done.status.success(), "{program}: {done:?}");
+            String::from_utf8_lossy(&done.stdout).into_owned()
+        };
+        let path = partition.to_str().unwrap();
+        run("truncate", &["-s", "64M", path]);
+        run(
+            "mke2fs",
+            &["-q", "-t", "ext4", "-d", root.to_str().unwrap(), path],
+        );
+        let blocks = run("debugfs", &["-R", "blocks /ledger.db", path]);
+        let block: u64 = blocks.split_whitespace().nth(100).unwrap().parse().unwrap();
+        let size: u64 = run("dumpe2fs", &["-h", path])
+            .lines()
+            .find_map(|line| line.strip_prefix("Block size:")?.trim().parse().ok())
+            .unwrap();
+        let in_file = first + block * size / 512;
+        let content = fs::read(&partition).unwrap();
+        lab.data[first as usize * 512..][..content.len()].copy_from_slice(&content);
+        fs::write(&lab.disk, &lab.data).unwrap();
+        let mut table = std::process::Command::new("sfdisk");
+        table
+            .args(["-q", lab.disk.to_str().unwrap()])
+            .stdin(std::process::Stdio::piped());
+        let mut table = table.spawn().unwrap();
+        let line = format!("start={first}, size=131072, type=83\n");
+        std::io::Write::write_all(&mut table.stdin.take().unwrap(), line.as_bytes()).unwrap();
+        assert!(table.wait().unwrap().success());
+        lab.data = fs::read(&lab.disk).unwrap();
+
+        let bad = vec![in_file, in_file + 1, 200_000, 250_001];
+        let mount = lab.path("failing");
+        let failing = failing_disk::mount(&mount, lab.data.clone(), &bad, &[(300_000, 9)]);
+        lab.go_silent();
+        lab.disk = mount.join("disk");
+        lab.serve_as("3", Access::ReadOnly);
+        let done = lab.copy(&image, &["--fill", "pattern"]);
+        assert_eq!(done.status.code(), Some(3));
+        let last = events(&done).pop().unwrap();
+        assert_eq!(last["complete"], false);
+        assert_eq!(
+            last["unreadable"],
+            serde_json::json!([[in_file, 2], [200_000, 1], [250_001, 1]])
+        );
+        let copied = fs::read(&image).unwrap();
+        for lba in 0..SECTORS {
+            let at = lba as usize * 512;
+            let have = &copied[at..at + 512];
+            if bad.contains(&lba) {
+                let text = format!("p2v: unreadable sector LBA {lba}\n");
+                assert!(have.starts_with(text.as_bytes()), "{lba}");
+            } else {
+                assert!(have == &lab.data[at..at + 512], "{lba}");
+            }
+        }
+        let hits = last["files"].to_string();
+        assert!(hits.contains("/ledger.db"), "{last}");
+        // ddrescue's own tool reads the map: four sectors are missing.
+        let map = lab.path("state/copies/e1-disk0.map");
+        let listed = run("ddrescuelog", &["-b512", "-l-", map.to_str().unwrap()]);
+        let listed: Vec<u64> = listed.lines().map(|l| l.trim().parse().unwrap()).collect();
+        assert_eq!(listed, bad);
+        // The disk has cooled down: the next run asks for these four and nothing else.
+        failing.heal();
+        let before = failing.reads();
+        let done = lab.copy(&image, &[]);
+        assert_eq!(done.status.code(), Some(0));
+        let last = events(&done).pop().unwrap();
+        assert!(number(&last, "moved") < 8192, "{last}");
+        eprintln!("{} reads of the disk", failing.reads() - before);
+        assert!(failing.reads() - before < 64);
+        assert!(fs::read(&image).unwrap() == lab.data);
+    });
+}
+
+#[test]
+fn what_file_systems_do_not_use_stays_where_it_is() {
+    with_lab(SECTORS, |lab| {
+        let root = lab.path("root");
+        fs::create_dir(&root).unwrap();
+        let content: Vec<u8> = (0..5u32 << 20).map(|i| ((i * 31) >> 7) as u8).collect();
+        fs::write(root.join("used"), &content).unwrap();
+        // The free space holds what was deleted.
+        let first = 2048u64;
+        let partition = lab.path("partition");
+        let garbage = &lab.data[first as usize * 512..][..128 << 20];
+        fs::write(&partition, garbage).unwrap();
+        let run = |program: &str, arguments: &[&str]| {
+            let done = std::process::Command::new(program).args(arguments).output();
+            let done = done.unwrap_or_else(|error| panic!("{program}: {error}"));
+            assert!(done.status.success(), "{program}: {done:?}");
+        };
+        let path = partition.to_str().unwrap();
+        let root = root.to_str().unwrap();
+        run(
+            "mke2fs",
+            &[
+                "-q",
+                "-F",
+                "-t",
+                "ext4",
+                "-E",
+                "nodiscard",
+                "-d",
+                root,
+                path,
+            ],
+        );
+        let made = fs::read(&partition).unwrap();
+        lab.data[first as usize * 512..][..made.len()].copy_from_slice(&made);
+        fs::write(&lab.disk, &lab.data).unwrap();
+        let script = format!(
+            "echo start={first}, size=262144, type=83 | sfdisk -q {}",
+            lab.disk.display()
+        );
+        run("sh", &["-c", &script]);
+        lab.data = fs::read(&lab.disk).unwrap();
+        lab.serve_as("2", Access::ReadOnly);
+
+        let image = lab.path("copy.img");
+        let done = lab.copy(&image, &["--used-only"]);
+        assert_eq!(done.status.code(), Some(0));
+        assert!(err(&done).contains("ext4"), "{}", err(&done));
+        let last = events(&done).pop().unwrap();
+        let unused = number(&last["certificate"], "unused");
+        assert!(unused > 80 << 20, "{last}");
+        let copied = fs::read(&image).unwrap();
+        let outside = first as usize * 512;
+        assert!(copied[..outside] == lab.data[..outside]);
+        assert!(copied[outside + made.len()..] == lab.data[outside + made.len()..]);
+        let back = lab.path("back");
+        fs::write(&back, &copied[outside..outside + made.len()]).unwrap();
+        let back = back.to_str().unwrap();
+        run("e2fsck", &["-fn", back]);
+        let out = lab.path("out");
+        run(
+            "debugfs",
+            &["-R", &format!("dump /used {}", out.display()), back],
+        );
+        assert!(fs::read(&out).unwrap() == content);
+        assert_eq!(lab.p2v(&["verify", "e1"]).status.code(), Some(0));
     });
 }

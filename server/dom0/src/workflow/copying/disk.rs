@@ -1,6 +1,6 @@
 //! The copy of one disk: its sessions, its destination, its journal and its certificate.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use p2v_aoe::inventory::Disk;
@@ -11,15 +11,61 @@ use crate::copy::certificate::Certificate;
 use crate::copy::destination::{self, Prepared, Wanted};
 use crate::copy::journal::{Identity, Journal};
 use crate::copy::{
-    self, BadAreas, CopyError, Limit, Options, Piece, RANGE_SECTORS, Sources, Summary, pieces,
+    self, BadAreas, CopyError, Limit, Options, Piece, RANGE_SECTORS, Sources, Summary, files_hit,
+    pieces,
 };
 use crate::name::MachineName;
 use crate::record::{CopyRecord, Destination, State, Verified};
 use crate::report::{self, Progress};
 use crate::timestamp::Timestamp;
 use crate::tool::lvm;
+use crate::used::{self, DiskView, Extent};
 use crate::wire::Export;
 use crate::workflow::{Contact, Context, Error, refused};
+
+/// How long a program may look into one file system. It reads all that is not the files' own data: minutes
+/// on a large one, over a slow disk more.
+const LOOK_LIMIT: Duration = Duration::from_secs(30 * 60);
+/// Silence of the old machine that a look into its file systems outlives.
+const LOOK_PATIENCE: Duration = Duration::from_secs(60);
+/// Time to find out which files are hit.
+const HITS_LIMIT: Duration = Duration::from_secs(120);
+/// Sectors that are not used and copied all the same, because they lie between used ones: 64 KiB.
+const GAP: u64 = 128;
+
+/// The disk as the programs see it that look into file systems.
+struct View {
+    sectors: u64,
+    session: Mutex<Box<dyn Export>>,
+}
+
+impl DiskView for View {
+    fn sectors(&self) -> u64 {
+        self.sectors
+    }
+
+    fn read(&self, lba: u64, buffer: &mut [u8]) -> std::io::Result<()> {
+        let mut session = self.session.lock().unwrap_or_else(PoisonError::into_inner);
+        session
+            .read(lba, buffer)
+            .map_err(|error| std::io::Error::other(error.to_string()))
+    }
+}
+
+/// What is copied of a part, in a line.
+fn part_words(part: &used::Part) -> String {
+    let mib = |sectors: u64| sectors.div_ceil(2048);
+    let what = part.what.replace(char::is_control, "?");
+    match &part.extent {
+        Extent::Whole { why } if why.is_empty() => format!("{what}: all {} MiB", mib(part.sectors)),
+        Extent::Whole { why } => format!(
+            "{what}: all {} MiB, because {}",
+            mib(part.sectors),
+            why.replace(char::is_control, " ")
+        ),
+        Extent::UsedOnly => format!("{what}: {} of {} MiB", mib(part.copied), mib(part.sectors)),
+    }
+}
 
 /// What the copies of one command have in common.
 pub(super) struct Job<'a> {
@@ -50,6 +96,8 @@ pub(super) struct DiskCopy {
     /// The copy as the record had it before.
     before: Option<CopyRecord>,
     prepared: Option<Prepared>,
+    /// What is copied, where it is not all.
+    extents: Option<Vec<(u64, u64)>>,
     pieces: Vec<Piece>,
     journal: Option<Mutex<Journal>>,
     bad: Mutex<BadAreas>,
@@ -90,6 +138,7 @@ impl DiskCopy {
             reserved,
             before,
             prepared: None,
+            extents: None,
             pieces: pieces::cut(disk.sectors, &[(0, disk.sectors)], RANGE_SECTORS),
             journal: None,
             bad: Mutex::new(BadAreas::forgotten(disk.sectors)),
@@ -111,6 +160,36 @@ impl DiskCopy {
                 self.address
             ));
         }
+    }
+
+    /// Leaves out what file systems do not use, and tells what is copied of each part.
+    pub(super) fn leave_out_unused(&mut self, job: &Job<'_>) -> Result<(), Error> {
+        let report = job.context.report;
+        let mut session = job.context.attach(job.contact, self.address, &self.disk)?;
+        // What looks into file systems is ended when it takes too long; a read must not keep it.
+        session.wait_out_silence(LOOK_PATIENCE, Box::new(|_| {}));
+        report.step(&format!(
+            "asking the file systems of {} what they use",
+            self.address
+        ));
+        let view = View {
+            sectors: self.disk.sectors,
+            session: Mutex::new(session),
+        };
+        let options = used::Options {
+            time_limit: LOOK_LIMIT,
+            stop: job.request.stop,
+            report,
+        };
+        let plan = used::plan(Arc::new(view), &job.context.host.tools, &options);
+        let plan = plan.map_err(|used::Stopped| CopyError::Interrupted)?;
+        for part in &plan.parts {
+            report.step(&format!("{}: {}", self.address, part_words(part)));
+        }
+        let extents = pieces::join(&plan.copy, GAP);
+        self.pieces = pieces::cut(self.disk.sectors, &extents, RANGE_SECTORS);
+        self.extents = Some(extents);
+        Ok(())
     }
 
     /// Finds or makes the destination, and notes in the record what is copied where.
@@ -330,6 +409,7 @@ impl DiskCopy {
                     at: ended,
                     boot_id: now.boot_id.clone(),
                     unreadable: summary.unreadable.clone(),
+                    spots: self.spots(&summary),
                 });
                 copy.fresh = false;
             }
@@ -353,12 +433,52 @@ impl DiskCopy {
         {
             lvm::retag(&host.tools, vg, lv, &[], &[lvm::TAG_COPYING])?;
         }
+        let files = self.files_hit(job, &to, &summary);
         Ok(CopyDone {
             address,
             destination: to,
+            files,
             summary,
             certificate,
         })
+    }
+
+    /// Which files have what could not be read. The destination is let go for it.
+    fn files_hit(
+        &mut self,
+        job: &Job<'_>,
+        to: &Destination,
+        summary: &Summary,
+    ) -> Vec<files_hit::FileHit> {
+        self.prepared = None;
+        if summary.is_complete() {
+            return Vec::new();
+        }
+        let Context { host, report, .. } = job.context;
+        report.step("looking which files the unreadable sectors belong to");
+        let path = match to {
+            Destination::Volume { vg, lv, .. } => host.paths.dev.join(vg).join(lv),
+            other => other.path(),
+        };
+        files_hit::files_hit(&host.tools, &path, &summary.unreadable, HITS_LIMIT)
+    }
+
+    /// The first and the last piece of which nothing is missing.
+    fn spots(&self, summary: &Summary) -> Vec<(u64, u32)> {
+        let whole = |piece: &&Piece| {
+            let missing =
+                |(lba, count): &(u64, u64)| *lba <= piece.last() && piece.lba < lba + count;
+            !summary.unreadable.iter().any(missing)
+        };
+        let first = self.pieces.iter().find(whole);
+        let last = self.pieces.iter().rev().find(whole);
+        let mut spots: Vec<(u64, u32)> = first
+            .into_iter()
+            .chain(last)
+            .map(|piece| (piece.lba, piece.count))
+            .collect();
+        spots.dedup();
+        spots
     }
 
     fn certificate(
@@ -392,7 +512,7 @@ impl DiskCopy {
             zeroed: summary.zeroed,
             before: summary.before,
             unused: self.disk.sectors * SECTOR - bytes,
-            extents: None,
+            extents: self.extents.clone(),
             verified: job.request.verify.word().into(),
             unreadable: summary.unreadable.clone(),
             root: root.map(|root| root.to_string()),
