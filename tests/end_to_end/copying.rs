@@ -75,7 +75,14 @@ fn a_partitioned_disk_is_copied_byte_for_byte_also_after_an_interruption() {
 
     // Run again, it goes on.
     let copied = scene.host.ok("p2v copy e1 --to vg0").unwrap();
-    assert!(copied.contains("every range was compared"), "{copied}");
+    assert!(copied.contains("compared with the old disk"), "{copied}");
+    let certificate = scene
+        .host
+        .ok("cat /var/lib/p2v/copies/e1-disk0.certificate.txt")
+        .unwrap();
+    assert!(certificate.contains("BLAKE3"), "{certificate}");
+    let verified = scene.host.ok("p2v verify e1").unwrap();
+    assert!(verified.contains("is equal to the old disk"), "{verified}");
     let sum = |path: &str| format!("head -c {bytes} {path} | b2sum");
     let volume = scene.host.ok("lvs --noheadings -o lv_path vg0").unwrap();
     let there = scene.host.ok(&sum(volume.trim())).unwrap();
@@ -111,10 +118,27 @@ fn a_partitioned_disk_is_copied_byte_for_byte_also_after_an_interruption() {
         bytes.to_string()
     );
 
-    // A volume that exists and is not ours is not touched.
+    // To a thin volume: zeros take no room there.
     scene
         .host
-        .ok("lvcreate -q -Wn -n precious -L 320M vg0 && echo keep me >/dev/vg0/precious")
+        .ok("lvremove -qy vg0/e1-disk0 && lvcreate -q -Wn -Zn --type thin-pool -L 400M -n pool vg0")
+        .unwrap();
+    scene.host.ok("p2v copy e1.0 --to vg0/pool").unwrap();
+    assert_eq!(scene.host.ok(&sum("/dev/vg0/e1-disk0")).unwrap(), there);
+    let used = scene
+        .host
+        .ok("lvs --noheadings -o data_percent vg0/e1-disk0")
+        .unwrap();
+    assert!(used.trim().parse::<f64>().unwrap() < 95.0, "{used}");
+    scene
+        .host
+        .ok("lvremove -qy vg0/e1-disk0 vg0/pool")
+        .unwrap();
+
+    // A volume that exists and is not ours is not touched, and what is on it is named.
+    scene
+        .host
+        .ok("lvcreate -q -Wn -n precious -L 320M vg0 && mke2fs -q -F -t ext2 -L payroll /dev/vg0/precious")
         .unwrap();
     let refused = scene
         .host
@@ -122,14 +146,9 @@ fn a_partitioned_disk_is_copied_byte_for_byte_also_after_an_interruption() {
         .unwrap()
         .failure()
         .unwrap();
-    assert!(refused.contains("precious"), "{refused}");
-    assert!(
-        scene
-            .host
-            .ok("head -c 7 /dev/vg0/precious")
-            .unwrap()
-            .contains("keep me")
-    );
+    assert!(refused.contains("vg0/precious"), "{refused}");
+    assert!(refused.contains("ext2 file system `payroll`"), "{refused}");
+    scene.host.ok("e2fsck -fn /dev/vg0/precious").unwrap();
     let Scene { host, old, run, .. } = scene;
     drop(host);
     drop(old);
