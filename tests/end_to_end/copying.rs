@@ -130,10 +130,7 @@ fn a_partitioned_disk_is_copied_byte_for_byte_also_after_an_interruption() {
         .ok("lvs --noheadings -o data_percent vg0/e1-disk0")
         .unwrap();
     assert!(used.trim().parse::<f64>().unwrap() < 95.0, "{used}");
-    scene
-        .host
-        .ok("lvremove -qy vg0/e1-disk0 vg0/pool")
-        .unwrap();
+    scene.host.ok("lvremove -qy vg0/e1-disk0 vg0/pool").unwrap();
 
     // A volume that exists and is not ours is not touched, and what is on it is named.
     scene

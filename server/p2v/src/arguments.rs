@@ -142,6 +142,9 @@ pub enum Command {
         /// Bytes per second that may cross the wire, as in 50M (K, M, G: powers of 1024)
         #[arg(long, value_name = "RATE", value_parser = bytes)]
         limit: Option<u64>,
+        /// Say what would be copied where and how long it may take, and do nothing
+        #[arg(long)]
+        dry_run: bool,
         /// Memory for what is on its way
         #[arg(long, value_name = "SIZE", value_parser = bytes, default_value = "128M")]
         memory: u64,

@@ -94,6 +94,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             fill,
             verify,
             limit,
+            dry_run,
             memory,
             not_booted_by_this_host,
             without_disk,
@@ -125,6 +126,11 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
                 memory: usize::try_from(*memory).unwrap_or(usize::MAX),
                 ..CopyRequest::new(&target, to, stop_on_signal()?)
             };
+            if *dry_run {
+                let plans = workflow::plan_copy(context, request)?;
+                copying::planned(&plans, json);
+                return Ok(ExitCode::SUCCESS);
+            }
             let copies = workflow::copy(context, request)?;
             Ok(copying::copied(&copies, json))
         }),

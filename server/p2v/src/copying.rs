@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use indicatif::HumanBytes;
 use p2v_dom0::copy::Verify;
 use p2v_dom0::copy::rescue::Fill;
-use p2v_dom0::workflow::{Against, CopyDone, VerifyDone};
+use p2v_dom0::workflow::{Against, CopyDone, CopyPlan, VerifyDone};
 use serde_json::json;
 
 use crate::arguments::{self, exit};
@@ -53,6 +53,36 @@ pub fn may_go(named: &[String], name: &str, holds: Option<&str>) -> bool {
 /// Whether an operator's word names this volume (`vg/lv`) or path.
 fn is_named(given: &str, name: &str) -> bool {
     given == name || given.strip_prefix("/dev/") == Some(name)
+}
+
+/// Tells what would be copied.
+pub fn planned(plans: &[CopyPlan], json: bool) {
+    for plan in plans {
+        let CopyPlan {
+            address,
+            to,
+            bytes,
+            rate,
+            time,
+        } = plan;
+        if json {
+            println!(
+                "{}",
+                json!({
+                    "event": "plan", "disk": address, "to": to, "bytes": bytes,
+                    "bytes_per_second": rate,
+                })
+            );
+            continue;
+        }
+        let time = time
+            .as_deref()
+            .unwrap_or("how long is not known: the disk could not be read just now");
+        println!("{address} would be copied to {to}; {time}");
+    }
+    if !json {
+        println!("nothing was done");
+    }
 }
 
 /// Tells what was copied.

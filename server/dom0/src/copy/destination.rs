@@ -51,6 +51,112 @@ impl FromStr for Wanted {
     }
 }
 
+impl Wanted {
+    /// Whether several disks can go there.
+    ///
+    /// # Errors
+    /// LVM cannot be asked.
+    pub fn takes_several(&self, host: &Host) -> Result<bool, ToolError> {
+        Ok(match self {
+            Wanted::Group(_) => true,
+            Wanted::Volume(vg, lv) => {
+                lvm::volume(&host.tools, vg, lv)?.is_some_and(|volume| volume.is_thin_pool)
+            }
+            Wanted::Path(_) => false,
+        })
+    }
+}
+
+/// What [`prepare`] would do, in words; nothing is done.
+///
+/// # Errors
+/// What would stop it, as far as that can be told.
+pub fn look(
+    host: &Host,
+    wanted: &Wanted,
+    request: Request<'_>,
+) -> Result<String, DestinationError> {
+    let (vg, lv, pool) = match wanted {
+        Wanted::Group(vg) => (vg, request.name.volume_name(request.slot.into()), None),
+        Wanted::Volume(vg, lv) => match lvm::volume(&host.tools, vg, lv)? {
+            Some(pool) if pool.is_thin_pool => {
+                (vg, request.name.volume_name(request.slot.into()), Some(lv))
+            }
+            _ => (vg, lv.clone(), None),
+        },
+        Wanted::Path(path) => return look_at_path(host, path, request),
+    };
+    let need = request.sectors * SECTOR;
+    if let Some(volume) = lvm::volume(&host.tools, vg, &lv)? {
+        let ours = volume.has_tag(request.tag);
+        may_overwrite(host, &volume, request.tag, request.may_go)?;
+        refuse_domains_disk(host, &host.paths.dev.join(vg).join(&lv))?;
+        if volume.size < need {
+            return Err(DestinationError::Short {
+                what: format!("volume {vg}/{lv}"),
+                have: volume.size,
+                need,
+            });
+        }
+        return Ok(match ours {
+            true => {
+                format!("volume {vg}/{lv}, an earlier copy of this disk: what differs is moved")
+            }
+            false => format!("volume {vg}/{lv}: what is on it is overwritten"),
+        });
+    }
+    let groups = lvm::groups(&host.tools)?;
+    let Some(group) = groups.iter().find(|g| g.name == *vg) else {
+        let names: Vec<&str> = groups.iter().map(|g| &*g.name).collect();
+        return Err(DestinationError::NoGroup(vg.clone(), names.join(", ")));
+    };
+    match pool {
+        Some(pool) => Ok(format!(
+            "a new thin volume {vg}/{lv} in the pool {vg}/{pool}"
+        )),
+        None if group.free < need => Err(DestinationError::NoRoom {
+            vg: vg.clone(),
+            free: group.free,
+            need,
+        }),
+        None => Ok(format!("a new volume {vg}/{lv}")),
+    }
+}
+
+fn look_at_path(
+    host: &Host,
+    path: &Path,
+    request: Request<'_>,
+) -> Result<String, DestinationError> {
+    let path = std::path::absolute(path).map_err(|e| io_error("find", path, e))?;
+    let earlier = request.before.is_some_and(|before| before.path() == path);
+    match fs::metadata(&path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            Ok(format!("a new file {}", path.display()))
+        }
+        Err(e) => Err(io_error("look at", &path, e)),
+        Ok(_) if earlier => {
+            refuse_domains_disk(host, &path)?;
+            Ok(format!(
+                "{}, an earlier copy of this disk: what differs is moved",
+                path.display()
+            ))
+        }
+        Ok(m) if m.is_file() || m.file_type().is_block_device() => {
+            refuse_domains_disk(host, &path)?;
+            if m.is_file() && m.len() > 0 {
+                ask_for(host, &path, request.may_go)?;
+            }
+            Ok(format!(
+                "{}: what is on it is overwritten; if it holds anything, only with --overwrite={}",
+                path.display(),
+                path.display()
+            ))
+        }
+        Ok(_) => Err(DestinationError::Kind(path)),
+    }
+}
+
 /// Which disk is copied, and how freely.
 #[derive(Clone, Copy)]
 pub struct Request<'a> {

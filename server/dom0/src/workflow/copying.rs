@@ -17,6 +17,7 @@ use crate::timestamp::Timestamp;
 use crate::wire::Access;
 
 mod disk;
+mod estimate;
 
 use disk::DiskCopy;
 
@@ -129,29 +130,7 @@ pub fn copy(context: Context<'_>, request: CopyRequest<'_>) -> Result<Vec<CopyDo
     if !request.precopy {
         context.refuse_while_in_use(&name, &all)?;
     }
-    let chosen: Vec<(Address, Disk)> = match request.target {
-        CopyTarget::Machine(_) => contact.disks.clone(),
-        CopyTarget::Disk(address) => contact
-            .disks
-            .iter()
-            .filter(|(a, _)| a == address)
-            .cloned()
-            .collect(),
-    };
-    if chosen.is_empty() {
-        return refused(format!(
-            "{name} exports no such disk; `p2v show {name}` lists those it does"
-        ));
-    }
-    if chosen.len() > 1 && !matches!(wanted, Wanted::Group(_)) {
-        return refused(format!(
-            "{name} has {} disks and {} is one destination: name a volume group, or one disk at a time (as in \
-             `p2v copy {} --to ...`)",
-            chosen.len(),
-            request.to,
-            chosen[0].0
-        ));
-    }
+    let chosen = chosen(context, &contact, &wanted, request)?;
     let mut unguarded = false;
     if request.precopy {
         report.warn(&format!(
@@ -175,6 +154,7 @@ pub fn copy(context: Context<'_>, request: CopyRequest<'_>) -> Result<Vec<CopyDo
         wanted: &wanted,
         request,
         unguarded,
+        disks: chosen.len(),
         limit: limit.as_ref(),
         memory: request.memory / chosen.len(),
     };
@@ -194,6 +174,117 @@ pub fn copy(context: Context<'_>, request: CopyRequest<'_>) -> Result<Vec<CopyDo
         ));
     }
     Ok(done)
+}
+
+/// The disks that were asked for.
+fn chosen(
+    context: Context<'_>,
+    contact: &Contact,
+    wanted: &Wanted,
+    request: CopyRequest<'_>,
+) -> Result<Vec<(Address, Disk)>, Error> {
+    let name = &contact.record.name;
+    let chosen: Vec<(Address, Disk)> = match request.target {
+        CopyTarget::Machine(_) => contact.disks.clone(),
+        CopyTarget::Disk(address) => contact
+            .disks
+            .iter()
+            .filter(|(a, _)| a == address)
+            .cloned()
+            .collect(),
+    };
+    if chosen.is_empty() {
+        return refused(format!(
+            "{name} exports no such disk; `p2v show {name}` lists those it does"
+        ));
+    }
+    if chosen.len() > 1 && !wanted.takes_several(context.host)? {
+        return refused(format!(
+            "{name} has {} disks and {} is one destination: name a volume group, or one disk at a time (as in \
+             `p2v copy {} --to ...`)",
+            chosen.len(),
+            request.to,
+            chosen[0].0
+        ));
+    }
+    Ok(chosen)
+}
+
+/// What a copy would do with one disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CopyPlan {
+    /// The disk.
+    pub address: Address,
+    /// What would be written to, in words.
+    pub to: String,
+    /// Bytes that would be compared or moved.
+    pub bytes: u64,
+    /// Bytes per second at which the disk was read just now.
+    pub rate: Option<u64>,
+    /// How long that takes, in words.
+    pub time: Option<String>,
+}
+
+/// Says what [`copy`] would do, and does nothing.
+///
+/// # Errors
+/// What would stop the copy.
+pub fn plan_copy(context: Context<'_>, request: CopyRequest<'_>) -> Result<Vec<CopyPlan>, Error> {
+    let Context { host, report, .. } = context;
+    let wanted: Wanted = request
+        .to
+        .parse()
+        .map_err(destination::DestinationError::from)?;
+    let name = machine(context, request.target)?;
+    let contact = context.contact(&name)?;
+    context.refuse_missing(&contact.record, request.without)?;
+    if !request.precopy {
+        context.refuse_while_in_use(&name, &addresses(&contact.disks))?;
+        guard(context, &contact, request)?;
+    }
+    let chosen = chosen(context, &contact, &wanted, request)?;
+    let mut plans = Vec::new();
+    for (address, disk) in &chosen {
+        let mut record = host.store.get(&name)?;
+        let before = record.use_disk(*address, disk)?.copy.clone();
+        let tag = record.volume_tag(address.slot).unwrap_or_default();
+        let to = destination::look(
+            host,
+            &wanted,
+            destination::Request {
+                name: &name,
+                slot: address.slot,
+                tag: &tag,
+                sectors: disk.sectors,
+                before: before.as_ref().map(|c| &c.destination),
+                may_go: request.may_go,
+            },
+        )?;
+        let mut session = context.attach(&contact, *address, disk)?;
+        let rate = estimate::rate(&mut *session);
+        let mut bytes = disk.sectors * p2v_aoe::SECTOR;
+        if request.used_only {
+            if contact.record.state == State::Running {
+                report.warn(
+                    "a domain may have written to the disk just now: what is used may change",
+                );
+            }
+            let extents = disk::used_extents(context, &contact, *address, disk, request)?;
+            bytes = extents
+                .iter()
+                .map(|(_, count)| count * p2v_aoe::SECTOR)
+                .sum();
+        }
+        let time = rate.map(|rate| estimate::words(bytes, rate, request.limit, chosen.len()));
+        plans.push(CopyPlan {
+            address: *address,
+            to,
+            bytes,
+            rate,
+            time,
+        });
+    }
+    Ok(plans)
 }
 
 /// Opens all disks' sources and destinations, one after the other, and copies them at the same time.

@@ -50,7 +50,7 @@ mod stop;
 mod verify;
 
 pub use config::{ConfigWritten, config, write_config};
-pub use copying::{CopyDone, CopyRequest, CopyTarget, copy};
+pub use copying::{CopyDone, CopyPlan, CopyRequest, CopyTarget, copy, plan_copy};
 pub use cutover::{CutoverOptions, cutover};
 pub use devices::{DeviceResult, devices_down, devices_up};
 pub use discover::{MachineView, discover, statistics};

@@ -410,6 +410,15 @@ fn what_file_systems_do_not_use_stays_where_it_is() {
         lab.serve_as("2", Access::ReadOnly);
 
         let image = lab.path("copy.img");
+        let plan = lab.copy(&image, &["--used-only", "--dry-run"]);
+        assert_eq!(plan.status.code(), Some(0));
+        let plan = events(&plan).pop().unwrap();
+        assert!(number(&plan, "bytes") < 80 << 20, "{plan}");
+        assert!(
+            plan["to"].as_str().unwrap().starts_with("a new file"),
+            "{plan}"
+        );
+        assert!(!image.exists());
         let done = lab.copy(&image, &["--used-only"]);
         assert_eq!(done.status.code(), Some(0));
         assert!(err(&done).contains("ext4"), "{}", err(&done));

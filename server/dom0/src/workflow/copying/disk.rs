@@ -6,7 +6,7 @@ use std::time::Duration;
 use p2v_aoe::inventory::Disk;
 use p2v_aoe::{Address, SECTOR};
 
-use super::{CopyDone, CopyRequest};
+use super::{CopyDone, CopyRequest, estimate};
 use crate::copy::certificate::Certificate;
 use crate::copy::destination::{self, Prepared, Wanted};
 use crate::copy::journal::{Identity, Journal};
@@ -52,6 +52,38 @@ impl DiskView for View {
     }
 }
 
+/// What file systems use of a disk, and all that lies outside of them; tells what is copied of each part.
+pub(super) fn used_extents(
+    context: Context<'_>,
+    contact: &Contact,
+    address: Address,
+    disk: &Disk,
+    request: CopyRequest<'_>,
+) -> Result<Vec<(u64, u64)>, Error> {
+    let report = context.report;
+    let mut session = context.attach(contact, address, disk)?;
+    // What looks into file systems is ended when it takes too long; a read must not keep it.
+    session.wait_out_silence(LOOK_PATIENCE, Box::new(|_| {}));
+    report.step(&format!(
+        "asking the file systems of {address} what they use"
+    ));
+    let view = View {
+        sectors: disk.sectors,
+        session: Mutex::new(session),
+    };
+    let options = used::Options {
+        time_limit: LOOK_LIMIT,
+        stop: request.stop,
+        report,
+    };
+    let plan = used::plan(Arc::new(view), &context.host.tools, &options);
+    let plan = plan.map_err(|used::Stopped| CopyError::Interrupted)?;
+    for part in &plan.parts {
+        report.step(&format!("{address}: {}", part_words(part)));
+    }
+    Ok(pieces::join(&plan.copy, GAP))
+}
+
 /// What is copied of a part, in a line.
 fn part_words(part: &used::Part) -> String {
     let mib = |sectors: u64| sectors.div_ceil(2048);
@@ -75,6 +107,8 @@ pub(super) struct Job<'a> {
     pub(super) request: CopyRequest<'a>,
     /// This host cannot make the disks read-only.
     pub(super) unguarded: bool,
+    /// How many disks are copied at the same time.
+    pub(super) disks: usize,
     pub(super) limit: Option<&'a Limit>,
     /// Bytes for each disk.
     pub(super) memory: usize,
@@ -164,29 +198,13 @@ impl DiskCopy {
 
     /// Leaves out what file systems do not use, and tells what is copied of each part.
     pub(super) fn leave_out_unused(&mut self, job: &Job<'_>) -> Result<(), Error> {
-        let report = job.context.report;
-        let mut session = job.context.attach(job.contact, self.address, &self.disk)?;
-        // What looks into file systems is ended when it takes too long; a read must not keep it.
-        session.wait_out_silence(LOOK_PATIENCE, Box::new(|_| {}));
-        report.step(&format!(
-            "asking the file systems of {} what they use",
-            self.address
-        ));
-        let view = View {
-            sectors: self.disk.sectors,
-            session: Mutex::new(session),
-        };
-        let options = used::Options {
-            time_limit: LOOK_LIMIT,
-            stop: job.request.stop,
-            report,
-        };
-        let plan = used::plan(Arc::new(view), &job.context.host.tools, &options);
-        let plan = plan.map_err(|used::Stopped| CopyError::Interrupted)?;
-        for part in &plan.parts {
-            report.step(&format!("{}: {}", self.address, part_words(part)));
-        }
-        let extents = pieces::join(&plan.copy, GAP);
+        let extents = used_extents(
+            job.context,
+            job.contact,
+            self.address,
+            &self.disk,
+            job.request,
+        )?;
         self.pieces = pieces::cut(self.disk.sectors, &extents, RANGE_SECTORS);
         self.extents = Some(extents);
         Ok(())
@@ -302,6 +320,11 @@ impl DiskCopy {
             return refused(format!("{} has no destination", self.address));
         };
         let label = self.address.to_string();
+        if let Some(rate) = estimate::rate(&mut *self.data) {
+            let bytes = self.pieces.iter().map(|p| p.bytes() as u64).sum();
+            let time = estimate::words(bytes, rate, job.request.limit, job.disks);
+            job.context.report.step(&format!("{label}: {time}"));
+        }
         let options = Options {
             fresh: prepared.fresh,
             blank: prepared.blank,
