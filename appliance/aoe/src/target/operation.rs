@@ -118,6 +118,10 @@ pub(super) fn read_sectors(disk: &dyn Disk, lba: u64, data: &mut [u8]) -> Result
     if disk.read(lba, data).is_ok() {
         return Ok(());
     }
+    // A dying disk may take half a minute to fail: it is not asked twice for one sector.
+    if data.len() <= SECTOR as usize {
+        return Err(lba);
+    }
     for (sector, data) in (lba..).zip(data.chunks_mut(SECTOR as usize)) {
         disk.read(sector, data).map_err(|_| sector)?;
     }

@@ -320,7 +320,12 @@ impl DiskCopy {
             return refused(format!("{} has no destination", self.address));
         };
         let label = self.address.to_string();
-        if let Some(rate) = estimate::rate(&mut *self.data) {
+        // A disk that fails is not read for it, and what an earlier run has done is not to be done again.
+        let begun = self.journal.as_ref().is_some_and(|journal| {
+            let journal = journal.lock().unwrap_or_else(PoisonError::into_inner);
+            (0..self.pieces.len()).any(|index| journal.done(index).is_some())
+        });
+        if !begun && let Some(rate) = estimate::rate(&mut *self.data) {
             let bytes = self.pieces.iter().map(|p| p.bytes() as u64).sum();
             let time = estimate::words(bytes, rate, job.request.limit, job.disks);
             job.context.report.step(&format!("{label}: {time}"));

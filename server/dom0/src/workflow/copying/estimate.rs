@@ -60,7 +60,7 @@ mod tests {
         );
         let text = words(100 << 30, 100 << 20, Some(50 << 20), 2);
         assert!(
-            text.starts_with("about 1 h 9 min") && text.contains("25 MiB/s"),
+            text.starts_with("about 69 minutes") && text.contains("25 MiB/s"),
             "{text}"
         );
         assert!(words(1, 1 << 20, None, 1).starts_with("about a minute"));
