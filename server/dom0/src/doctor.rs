@@ -53,15 +53,18 @@ pub fn examine(host: &Host) -> Vec<Finding> {
             Severity::Bad,
             "device-mapper",
             e,
-            "install dmsetup and load dm-mod; run p2v as root",
+            "run p2v as root; `modprobe dm-mod` loads the kernel's part",
         ),
     });
     findings.push(volumes(host));
-    findings.extend(interface(host, &host.iface, "interface"));
     if host.settings.bridge != host.iface {
+        findings.extend(interface(host, &host.iface, "interface"));
+    }
+    if host.paths.sys_net.join(&host.settings.bridge).exists() {
         findings.extend(interface(host, &host.settings.bridge, "bridge"));
     }
     findings.push(bridge(host));
+    findings.push(lookers(host));
     findings.push(records(host));
     findings.extend(saved(host));
     findings
@@ -212,7 +215,7 @@ fn interface(host: &Host, name: &str, what: &str) -> Vec<Finding> {
             Severity::Bad,
             &what,
             "there is no such interface",
-            "correct `iface` or `bridge` in the settings, or make it (`ip link` shows those there are)",
+            "correct `iface` in the settings (`ip link` shows those there are)",
         )];
     }
     match read("operstate").as_deref() {
@@ -241,7 +244,10 @@ fn bridge(host: &Host) -> Finding {
             Severity::Bad,
             &what,
             "domains have no network without it",
-            "make it, or correct `bridge`",
+            &format!(
+                "make it in /etc/network/interfaces (apt install bridge-utils; `man bridge-utils-interfaces`): auto {name}, \
+                 iface {name} inet dhcp, bridge_ports eth0; or correct `bridge` in the settings"
+            ),
         );
     }
     if !dir.join("bridge").exists() {
@@ -268,6 +274,44 @@ fn bridge(host: &Host) -> Finding {
             ),
         ),
     }
+}
+
+/// The programs that `p2v copy --used-only` asks, one of each package.
+fn lookers(host: &Host) -> Finding {
+    const PROGRAMS: [(&str, &str); 6] = [
+        ("partclone.extfs", "partclone"),
+        ("ntfsresize", "ntfs-3g"),
+        ("xfs_repair", "xfsprogs"),
+        ("btrfs", "btrfs-progs"),
+        ("fsck.fat", "dosfstools"),
+        ("e2fsck", "e2fsprogs"),
+    ];
+    let missing: Vec<&str> = PROGRAMS
+        .iter()
+        .filter(|(program, _)| {
+            let there = host.tools.run(program, ["--version"]);
+            matches!(there, Err(ToolError::Missing { .. }))
+        })
+        .map(|(_, package)| *package)
+        .collect();
+    let what = "file system tools";
+    if missing.is_empty() {
+        return finding(
+            Severity::Good,
+            what,
+            "all there, for `p2v copy --used-only`",
+            "",
+        );
+    }
+    finding(
+        Severity::Warning,
+        what,
+        format!(
+            "`p2v copy --used-only` copies whole what these know: {}",
+            missing.join(", ")
+        ),
+        &format!("apt install {}", missing.join(" ")),
+    )
 }
 
 fn records(host: &Host) -> Finding {

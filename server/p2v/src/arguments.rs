@@ -69,7 +69,8 @@ pub struct Global {
 pub enum Command {
     /// Is this host ready? Names what is missing and what to do about it
     Doctor,
-    /// Boot old machines over the network (runs until stopped; see the p2v-serve unit)
+    /// Boot old machines over the network (runs until stopped; see the p2v-serve unit). `allow` under [serve] in the
+    /// settings names those that may be: without it every machine that boots from the network is
     Serve,
     /// The machines and their states
     List,
@@ -94,7 +95,7 @@ pub enum Command {
         #[arg(long)]
         discard_copy: bool,
         /// A disk (its number in e7.N) that the machine had once, and that is meant to be gone
-        #[arg(long, value_name = "N")]
+        #[arg(long, value_name = "N", value_parser = slot)]
         without_disk: Vec<u8>,
     },
     /// End the domain; its old disks become read-only again
@@ -153,7 +154,7 @@ pub enum Command {
         #[arg(long)]
         not_booted_by_this_host: bool,
         /// A disk (its number in e7.N) that the machine had once, and that is meant to be gone
-        #[arg(long, value_name = "N")]
+        #[arg(long, value_name = "N", value_parser = slot)]
         without_disk: Vec<u8>,
     },
     /// Compare finished copies once more, with the old disks or with what was noted when they were made
@@ -183,7 +184,7 @@ pub enum Command {
         #[arg(long)]
         old_machine_gone: bool,
         /// A disk (its number in e7.N) that the machine had once, and that is meant to be gone
-        #[arg(long, value_name = "N")]
+        #[arg(long, value_name = "N", value_parser = slot)]
         without_disk: Vec<u8>,
     },
     /// Switch the old machine off (only when it is moved)
@@ -226,6 +227,17 @@ pub enum Fill {
     Pattern,
 }
 
+/// The number of a disk, as `1` or as in its address, `e7.1`.
+fn slot(text: &str) -> Result<u8, String> {
+    let number = match text.rsplit_once('.') {
+        Some((shelf, slot)) if shelf.starts_with('e') => slot,
+        _ => text,
+    };
+    number.parse().map_err(|_| {
+        "write the disk's number: 1 (or e7.1) for the second disk of the machine at shelf 7".into()
+    })
+}
+
 /// A number of bytes as an operator writes it: `50M` is 50 * 1024 * 1024.
 fn bytes(text: &str) -> Result<u64, String> {
     let sizes = parse_size::Config::new().with_binary();
@@ -255,6 +267,12 @@ mod tests {
     #[test]
     fn the_definition_is_sound() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn disks_are_named_by_number_or_address() {
+        assert_eq!((slot("1"), slot("e7.1")), (Ok(1), Ok(1)));
+        assert!(slot("sda").unwrap_err().contains("e7.1") && slot("e7").is_err());
     }
 
     #[test]

@@ -159,12 +159,22 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
                 without: without_disk.clone(),
             };
             let config = workflow::cutover(context, &name, options)?;
+            let starts = if *autostart {
+                "It starts with this host, if the unit p2v-devices is enabled.".to_owned()
+            } else {
+                format!(
+                    "It does not start with this host by itself: ln -s {} {}/ has it do so, and the unit p2v-devices must \
+                     be enabled (systemctl enable p2v-devices).",
+                    config.display(),
+                    settings.xen.auto_dir.display()
+                )
+            };
             done(
                 json,
                 json!({ "machine": name, "config": config }),
                 &format!(
-                    "{name} runs from its volume ({}). When you are content with it: `p2v release {name}` switches the \
-                     old machine off",
+                    "{name} runs from its volume ({}). {starts} When you are content with it: `p2v release {name}` \
+                     switches the old machine off",
                     config.display()
                 ),
             );

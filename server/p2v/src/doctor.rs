@@ -10,7 +10,7 @@ use p2v_dom0::doctor::{Finding, Severity, examine};
 use p2v_netboot::{Mode, port_holders, probe};
 
 use crate::arguments::exit;
-use crate::settings::Settings;
+use crate::settings::{SETTINGS_FILE, Settings};
 
 /// How long another DHCP server may take to answer.
 const PROBE_WAIT: Duration = Duration::from_secs(3);
@@ -35,6 +35,18 @@ pub fn run(host: &Host, settings: &Settings, json: bool) -> Result<ExitCode> {
                 println!("      -> {}", finding.todo);
             }
         }
+    }
+    let count = |severity| findings.iter().filter(|f| f.severity == severity).count();
+    if !json {
+        let file = match &settings.file {
+            Some(file) => file.display().to_string(),
+            None => format!("all as they are by default (no {SETTINGS_FILE})"),
+        };
+        println!(
+            "{} things to mend, {} to know of; settings: {file}",
+            count(Severity::Bad),
+            count(Severity::Warning)
+        );
     }
     let bad = findings.iter().any(|f| f.severity == Severity::Bad);
     Ok(if bad {

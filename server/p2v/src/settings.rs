@@ -49,6 +49,9 @@ pub struct Settings {
     pub xen: p2v_dom0::settings::Settings,
     /// What is known beforehand of some machines, by the MAC address they boot from.
     pub machines: BTreeMap<MacAddr, Machine>,
+    /// The file they were read from; none: all are defaults.
+    #[serde(skip)]
+    pub file: Option<PathBuf>,
 }
 
 /// What is known beforehand of a machine.
@@ -71,6 +74,7 @@ impl Default for Settings {
             serve: Default::default(),
             xen: Default::default(),
             machines: BTreeMap::new(),
+            file: None,
         }
     }
 }
@@ -97,6 +101,7 @@ impl Settings {
         }
         settings.serve.iface.clone_from(&settings.iface);
         settings.serve.state_dir.clone_from(&settings.state);
+        settings.file = file.map(Path::to_owned);
         Ok(settings)
     }
 
@@ -136,6 +141,37 @@ impl Settings {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_example_shows_every_key_and_its_default() {
+        let example = include_str!("../p2v.toml");
+        let shown = Settings::parse(example).unwrap();
+        let usual = Settings::parse("").unwrap();
+        assert_eq!(format!("{shown:?}"), format!("{usual:?}"));
+        // With the examples in the place of comments it is still right.
+        let all = example.replace("#: ", "");
+        Settings::parse(&all).unwrap();
+        // Serde names the keys of a structure when it meets one that it does not know.
+        for (section, foreign) in [
+            ("", ["serve", "xen", "machines"].as_slice()),
+            ("[serve]", &["iface", "state_dir"]),
+            ("[xen]", &[]),
+        ] {
+            let error = format!(
+                "{:#}",
+                Settings::parse(&format!("{section}\nno_such_key = 1")).unwrap_err()
+            );
+            let known = error.split_once("expected one of").expect(&error).1;
+            let keys: Vec<&str> = known.split('`').skip(1).step_by(2).collect();
+            assert!(keys.len() > 4, "{error}");
+            for key in keys.into_iter().filter(|key| !foreign.contains(key)) {
+                let there = all
+                    .lines()
+                    .any(|line| line.starts_with(&format!("{key} = ")));
+                assert!(there, "{section} {key} is not in p2v.toml");
+            }
+        }
+    }
 
     #[test]
     fn the_example_of_the_documentation() {
