@@ -45,6 +45,9 @@ pub const MEMORY: usize = 128 << 20;
 const AHEAD: usize = 3;
 /// Buffers without which the steps would wait for each other.
 const BUFFERS_MIN: usize = 4;
+/// Bytes that a copy needs beside its buffers: two sessions with what the kernel hands them at once,
+/// stacks, the program itself.
+const BESIDE: usize = 8 << 20;
 
 /// Digest of a range, as the agent computes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -360,7 +363,7 @@ impl Pass<'_> {
         let pieces = self.pieces.iter().map(|index| self.job.pieces[*index]);
         let largest = pieces.map(Piece::bytes).max().unwrap_or(0);
         // One more is the checker's own.
-        let count = (self.job.options.memory / largest.max(1))
+        let count = (self.job.options.memory.saturating_sub(BESIDE) / largest.max(1))
             .saturating_sub(1)
             .clamp(BUFFERS_MIN, self.pieces.len().max(BUFFERS_MIN));
         let (pool, giver) = pool::Pool::new(count, largest);

@@ -18,7 +18,7 @@ const AGED: u64 = 8 << 30;
 /// The ext4 partition: first MiB, MiB, and MiB of files in it.
 const EXT4: (u64, u64, u64) = (1, 5 * 1024, 1024);
 /// The FAT one.
-const FAT: (u64, u64, u64) = (EXT4.0 + EXT4.1, 3 * 1024 - 2, 600);
+const FAT: (u64, u64, u64) = (EXT4.0 + EXT4.1, 3 * 1024 - 1, 600);
 /// MiB of one file.
 const FILE: u64 = 25;
 /// Bytes that count as in use or not together: as `p2v copy --used-only` rounds them.
