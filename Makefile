@@ -18,7 +18,8 @@ PACKAGES := gcc g++ libc6-dev binutils pkg-config \
 	qemu-system-x86 qemu-utils ipxe-qemu seabios nbdkit mmdebstrap e2fsprogs fdisk gddrescue \
 	pxelinux syslinux-common iproute2 procps util-linux \
 	partclone fuse3 ntfs-3g xfsprogs btrfs-progs dosfstools mtools \
-	vblade hdparm tftp-hpa atftp curl isc-dhcp-client udhcpc udhcpd
+	vblade hdparm tftp-hpa atftp curl isc-dhcp-client udhcpc udhcpd \
+	libnbd-bin netcat-openbsd ethtool
 
 .PHONY: help setup build image lab demo test check unit end-to-end bench fuzz install install-files clean
 
@@ -26,7 +27,7 @@ help:
 	@echo "make demo      an old server is moved onto Xen before your eyes, all in QEMU (about 10 minutes the first time)"
 	@echo "make test      every test"
 	@echo "make install   p2v, its units and the netboot image onto this Xen host (DESTDIR= and PREFIX= as usual)"
-	@echo "make bench     figures beside vblade, as ratios in one run (about 10 minutes)"
+	@echo "make bench     figures beside vblade, nbdcopy and dd, as ratios in one run (about an hour)"
 	@echo "make fuzz      each fuzz target for a minute"
 	@echo "also: setup build image lab check unit end-to-end clean"
 
@@ -84,9 +85,9 @@ test:
 	@$(MAKE) --no-print-directory unit
 	@$(MAKE) --no-print-directory end-to-end
 
-# Figures, not tests. ONLY="cached mtu=9000" measures some rows.
+# Figures, not tests. ONLY="cached mtu=9000" or ONLY="copy random" measures some rows. Copies need 30 GB of disk.
 bench: setup
-	$(CARGO) build --release --locked -q -p p2v-bench
+	$(CARGO) build --release --locked -q -p p2v-bench -p p2v-agent
 	$(TARGET)/release/bench --out $(TARGET)/bench --only "$(ONLY)"
 
 # Coverage instrumentation that the stable compiler has, so no other toolchain is needed.

@@ -206,6 +206,9 @@ pub struct CopyRecord {
     /// the disk may have changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub journal: Option<String>,
+    /// A domain was switched to it: what it holds is newer than the old disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moved: Option<Timestamp>,
     /// The destination was made for this copy, and no run has come to its end yet: nothing in it is worth
     /// keeping.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -229,10 +232,17 @@ pub struct Verified {
     /// Sectors that could not be read: first LBA and count. Empty for a complete copy.
     #[serde(default)]
     pub unreadable: Vec<(u64, u64)>,
+    /// What was compared: `both`, `source`, `written` or `none`.
+    #[serde(default = "both")]
+    pub how: String,
     /// The first and the last stretch that were copied without a gap (first LBA and count): by them the
     /// copy is known again. Empty in records of before they were kept.
     #[serde(default)]
     pub spots: Vec<(u64, u32)>,
+}
+
+fn both() -> String {
+    "both".into()
 }
 
 /// A config file as we wrote it.
@@ -455,8 +465,10 @@ mod tests {
             journal: None,
             precopied: None,
             fresh: false,
+            moved: None,
             verified: Some(Verified {
                 spots: Vec::new(),
+                how: both(),
                 at: Timestamp::from_unix(1),
                 boot_id: boot.into(),
                 unreadable: vec![],

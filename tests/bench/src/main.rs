@@ -1,4 +1,5 @@
-//! `bench`: our AoE target beside vblade and beside a ceiling, same machine, same disk image, same load.
+//! `bench`: our AoE target beside vblade and beside a ceiling, same machine, same disk image, same load; and
+//! our copies beside other ways to copy a disk.
 //!
 //! Figures, not tests: it ends with status 0 whatever they are, and says which goals were reached.
 
@@ -9,7 +10,9 @@ use anyhow::{Context, Result, bail};
 use lexopt::{Arg, Parser, ValueExt};
 
 mod ceiling;
+mod copying;
 mod generator;
+mod network;
 mod report;
 mod rows;
 mod scene;
@@ -20,8 +23,9 @@ const USAGE: &str = "\
 usage: bench [--only WORDS] [--list] [--out DIR]
   --only WORDS  the rows whose names contain all of these words
   --list        the names of the rows
-  --out DIR     where the image is made and results.json is written (target/bench)
-BENCH_SECONDS (2) and BENCH_ROUNDS (3) say how long and how often each row is measured.
+  --out DIR     where the images are made and the results are written (target/bench)
+BENCH_SECONDS (2) and BENCH_ROUNDS (3) say how long and how often each row is measured, BENCH_COPIES (1) how
+often each copy is made.
 ";
 
 fn main() -> ExitCode {
@@ -51,6 +55,7 @@ fn run() -> Result<()> {
                 return match part.to_str() {
                     Some("target") => target::run(&values),
                     Some("ceiling") => ceiling::run(&values),
+                    Some("copy") => copying::engine::run(&values),
                     Some("generate") => generator::run(&values),
                     _ => bail!("there is no part {part:?}\n{USAGE}"),
                 };
@@ -65,16 +70,15 @@ fn run() -> Result<()> {
             other => return Err(other.unexpected().into()),
         }
     }
-    let rows: Vec<rows::Row> = rows::all()
-        .into_iter()
-        .filter(|row| {
-            only.split_whitespace()
-                .all(|word| row.name().contains(word))
-        })
-        .collect();
+    let chosen = |name: &str| only.split_whitespace().all(|word| name.contains(word));
+    let mut rows = rows::all();
+    rows.retain(|row| chosen(&row.name()));
+    let mut copies = copying::all();
+    copies.retain(|row| chosen(&row.name()));
     if list {
-        for row in rows {
-            println!("{}", row.name());
+        let names = rows.iter().map(rows::Row::name);
+        for name in names.chain(copies.iter().map(copying::Row::name)) {
+            println!("{name}");
         }
         return Ok(());
     }
@@ -86,13 +90,29 @@ fn run() -> Result<()> {
     };
     let seconds = number("BENCH_SECONDS", 2.0)?;
     let rounds = number("BENCH_ROUNDS", 3.0)? as usize;
-    let scene = scene::Scene::new(&out)?;
-    let mut measured = Vec::new();
-    for row in rows {
-        let result = scene.measure(&row, seconds, rounds.max(1))?;
-        report::line(&result);
-        measured.push(result);
+    network::clear_up();
+    if !rows.is_empty() {
+        let scene = scene::Scene::new(&out)?;
+        let mut measured = Vec::new();
+        for row in rows {
+            let result = scene.measure(&row, seconds, rounds.max(1))?;
+            report::line(&result);
+            measured.push(result);
+        }
+        report::goals(&measured);
+        report::json(&measured, &out.join("results.json"))?;
     }
-    report::goals(&measured);
-    report::json(&measured, &out.join("results.json"))
+    if !copies.is_empty() {
+        let workshop = copying::Workshop::new(&out)?;
+        let rounds = number("BENCH_COPIES", 1.0)? as usize;
+        let mut measured = Vec::new();
+        for row in copies {
+            let result = workshop.measure(&row, rounds.max(1))?;
+            copying::report::line(&result);
+            measured.push(result);
+        }
+        copying::report::goals(&measured);
+        report::json(&measured, &out.join("copies.json"))?;
+    }
+    Ok(())
 }

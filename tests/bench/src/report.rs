@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::Result;
+use serde::Serialize;
 
 use crate::rows::{Disk, Pattern, Row, Server};
 use crate::scene::{Measured, Taken};
@@ -167,7 +168,7 @@ pub fn goals(measured: &[Measured]) {
 }
 
 /// Everything, for a program.
-pub fn json(measured: &[Measured], to: &Path) -> Result<()> {
+pub fn json(measured: &[impl Serialize], to: &Path) -> Result<()> {
     fs::write(to, serde_json::to_vec_pretty(measured)?)?;
     println!("written to {}", to.display());
     Ok(())

@@ -3,13 +3,14 @@
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 
 use anyhow::{Context, Result, bail};
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use serde::Serialize;
 
 use crate::generator::Figures;
+use crate::network::Network;
 use crate::rows::{Disk, Pattern, Row, Server};
 use crate::slow_disk;
 
@@ -53,7 +54,6 @@ impl Scene {
     /// Makes the image in `directory`, if it is not there.
     pub fn new(directory: &Path) -> Result<Scene> {
         fs::create_dir_all(directory)?;
-        clear_up();
         let image = directory.join("disk.img");
         if fs::metadata(&image).map(|m| m.len()).ok() != Some(SIZE) {
             println!("making {} (1 GiB of random data)", image.display());
@@ -170,7 +170,7 @@ fn warm(file: &Path) -> Result<()> {
 }
 
 /// Has the kernel forget what it has of the file.
-fn forget(file: &Path) -> Result<()> {
+pub fn forget(file: &Path) -> Result<()> {
     let file = File::open(file)?;
     file.sync_all()?;
     posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?;
@@ -192,24 +192,6 @@ fn processor_seconds(pid: u32) -> Result<f64> {
     Ok(ticks / per_second as f64)
 }
 
-/// Removes the namespaces of a run that was interrupted.
-fn clear_up() {
-    let Ok(output) = Command::new("ip").args(["netns", "list"]).output() else {
-        return;
-    };
-    for name in String::from_utf8_lossy(&output.stdout)
-        .lines()
-        .filter_map(|line| line.split_whitespace().next())
-    {
-        let pid = name
-            .strip_prefix("p2v-bench-")
-            .and_then(|rest| rest.split('-').next());
-        if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
-            let _ = ip(&format!("netns del {name}"));
-        }
-    }
-}
-
 /// A process that ends with this value.
 struct Process(Child);
 
@@ -218,61 +200,4 @@ impl Drop for Process {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
-}
-
-/// Two namespaces, joined by a veth pair.
-struct Network {
-    target: String,
-    load: String,
-}
-
-impl Network {
-    fn new(mtu: u32) -> Result<Network> {
-        let pid = std::process::id();
-        let network = Network {
-            target: format!("p2v-bench-{pid}-target"),
-            load: format!("p2v-bench-{pid}-load"),
-        };
-        let (target, load) = (&network.target, &network.load);
-        ip(&format!("netns add {target}"))?;
-        ip(&format!("netns add {load}"))?;
-        ip(&format!(
-            "link add target0 netns {target} mtu {mtu} type veth peer name load0 netns {load} mtu {mtu}"
-        ))?;
-        ip(&format!("-n {target} link set target0 up"))?;
-        ip(&format!("-n {load} link set load0 up"))?;
-        Ok(network)
-    }
-
-    /// A command in a namespace, on a processor of its own: whether the two ends happen to share one
-    /// would otherwise decide the figures with one request in flight.
-    fn command(&self, namespace: &str, processor: usize, words: &[&str]) -> Command {
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", namespace]);
-        if std::thread::available_parallelism().is_ok_and(|n| n.get() > processor) {
-            command.args(["taskset", "-c", &processor.to_string()]);
-        }
-        command.args(words);
-        command
-    }
-}
-
-impl Drop for Network {
-    fn drop(&mut self) {
-        for namespace in [&self.target, &self.load] {
-            let _ = ip(&format!("netns del {namespace}"));
-        }
-    }
-}
-
-fn ip(arguments: &str) -> Result<()> {
-    let output = Command::new("ip")
-        .args(arguments.split_whitespace())
-        .output()
-        .context("iproute2 is not installed")?;
-    if !output.status.success() {
-        let error = String::from_utf8_lossy(&output.stderr);
-        bail!("ip {arguments}: {} (root is needed)", error.trim());
-    }
-    Ok(())
 }

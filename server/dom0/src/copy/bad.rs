@@ -60,6 +60,10 @@ impl Salvage {
 pub struct Salvaged {
     /// Bytes that were read after all.
     pub moved: u64,
+    /// Sectors of these of which there was no second reading to compare with.
+    pub unchecked: u64,
+    /// The time limit ended it.
+    pub timed_out: bool,
     /// What could not be read: first sector and number of them.
     pub unreadable: Vec<(u64, u64)>,
 }
@@ -68,6 +72,7 @@ impl Summary {
     /// Takes in what became of the pieces that could not be read at first.
     pub fn take_in(&mut self, salvaged: Salvaged) {
         self.moved += salvaged.moved;
+        self.unchecked += salvaged.unchecked;
         self.unreadable = salvaged.unreadable;
     }
 }
@@ -82,10 +87,10 @@ pub struct BadAreas {
 }
 
 impl BadAreas {
-    /// The map in the file at `path`, if it is that of the copy `id`; else a new one, that is not written
-    /// before something is known to be bad.
-    pub fn open(path: PathBuf, id: &str, disk: &str, sectors: u64) -> BadAreas {
-        let comment = format!(" p2v copy {id} of {disk}");
+    /// The map in the file at `path`, if it is that of the copy that `what` names; else a new one, that is
+    /// not written before something is known to be bad.
+    pub fn open(path: PathBuf, what: &str, sectors: u64) -> BadAreas {
+        let comment = format!(" p2v copy {what}");
         let read = std::fs::read_to_string(&path).ok();
         let known = read.and_then(|text| mapfile::parse(&text, sectors).ok());
         let own = known.filter(|file| file.comments.contains(&comment));
@@ -105,12 +110,21 @@ impl BadAreas {
         }
     }
 
-    /// Whether a piece is known to have what cannot be read: it is left to [`BadAreas::work`].
+    /// Whether a piece was found to have what cannot be read, though all of it may have been read since:
+    /// it is left to [`BadAreas::work`].
     pub(super) fn is_known(&self, piece: Piece) -> bool {
         let range = piece.lba..piece.last() + 1;
         self.map
             .within(range)
-            .any(|(_, status)| !matches!(status, Status::NonTried | Status::Finished))
+            .any(|(_, status)| status != Status::NonTried)
+    }
+
+    /// Whether something of a piece is missing still.
+    fn is_missing(&self, piece: Piece) -> bool {
+        let range = piece.lba..piece.last() + 1;
+        self.map
+            .within(range)
+            .any(|(_, status)| status != Status::Finished)
     }
 
     /// A piece cannot be read.
@@ -156,7 +170,7 @@ impl BadAreas {
             .iter()
             .copied()
             .enumerate()
-            .filter(|(_, piece)| self.is_known(*piece))
+            .filter(|(index, piece)| job.done(*index).is_none() && self.is_known(*piece))
             .collect();
         if failed.is_empty() {
             return Ok(Salvaged::default());
@@ -169,6 +183,10 @@ impl BadAreas {
         }
         for (_, piece) in &failed {
             for (range, status) in known.within(piece.lba..piece.last() + 1) {
+                let status = match status {
+                    Status::NonTried => Status::NonTrimmed,
+                    other => other,
+                };
                 self.map.mark(range.start, range.end - range.start, status);
             }
         }
@@ -197,11 +215,15 @@ impl BadAreas {
                 RescueEvent::Step(_) => {}
             },
         );
+        // Pieces of which nothing is missing are like the others, also when the work goes on another day.
+        if let Some(journal) = job.journal {
+            let whole = failed.iter().filter(|(_, piece)| !self.is_missing(*piece));
+            note_whole(sink, journal, whole)?;
+        }
         let done = done?;
         unsaved?;
         let there = |(range, status): (Range<u64>, Status)| {
-            (status != Status::Finished && status != Status::NonTried)
-                .then(|| (range.start, range.end - range.start))
+            (status != Status::Finished).then(|| (range.start, range.end - range.start))
         };
         let unreadable = merged(failed.iter().flat_map(|(_, piece)| {
             self.map
@@ -209,13 +231,10 @@ impl BadAreas {
                 .filter_map(there)
                 .collect::<Vec<_>>()
         }));
-        // Pieces of which nothing is missing in the end are like the others.
-        if let Some(journal) = job.journal {
-            let whole = failed.iter().filter(|(_, piece)| !self.is_known(*piece));
-            note_whole(sink, journal, whole)?;
-        }
         Ok(Salvaged {
             moved: done.sectors * SECTOR,
+            unchecked: done.unchecked,
+            timed_out: done.timed_out,
             unreadable,
         })
     }

@@ -54,6 +54,9 @@ pub struct Certificate {
     pub extents: Option<Vec<(u64, u64)>>,
     /// What was compared: `both`, `source`, `written` or `none`.
     pub verified: String,
+    /// Sectors that a failing disk gave once, and that were compared with nothing but the copy.
+    #[serde(default)]
+    pub unchecked: u64,
     /// What could not be read: first sector and number of them.
     pub unreadable: Vec<(u64, u64)>,
     /// BLAKE3 of the pieces' BLAKE3s one after the other, hex; none where a piece could not be read.
@@ -122,6 +125,10 @@ impl fmt::Display for Certificate {
             _ => "nothing was compared",
         };
         lines.push(("compared", compared.to_owned()));
+        if self.unchecked > 0 {
+            let what = "sectors of the failing disk could be read once only, and have no digest to compare with";
+            lines.push(("but", format!("{} {what}", self.unchecked)));
+        }
         let mut unreadable = String::new();
         for (lba, count) in &self.unreadable {
             let _ = write!(unreadable, "{count} from sector {lba} on; ");

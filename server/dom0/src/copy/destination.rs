@@ -189,6 +189,8 @@ pub struct Prepared {
     pub fresh: bool,
     /// Reads as zeros where nothing was written yet.
     pub blank: bool,
+    /// It is known to be this disk's copy, or was made for it; otherwise the operator gave it up.
+    pub ours: bool,
 }
 
 /// Why a destination cannot be used.
@@ -335,7 +337,7 @@ pub fn prepare(
         Wanted::Volume(vg, lv) => match lvm::volume(&host.tools, vg, lv)? {
             Some(pool) if pool.is_thin_pool => {
                 let name = request.name.volume_name(request.slot.into());
-                volume_in(host, vg, &name, Some(lv), request)
+                volume_in(host, vg, &name, Some(&pool), request)
             }
             _ => volume(host, vg, lv, request),
         },
@@ -357,7 +359,7 @@ fn volume_in(
     host: &Host,
     vg: &str,
     lv: &str,
-    pool: Option<&str>,
+    pool: Option<&Volume>,
     request: Request<'_>,
 ) -> Result<Prepared, DestinationError> {
     lvm::check_name(lv)?;
@@ -366,6 +368,7 @@ fn volume_in(
     let (vg, lv) = (vg.to_owned(), lv.to_owned());
     let existing = lvm::volume(&host.tools, &vg, &lv)?;
     let fresh = existing.is_none();
+    let ours = existing.as_ref().is_none_or(|volume| volume.has_tag(tag));
     match &existing {
         Some(volume) => {
             may_overwrite(host, volume, tag, request.may_go)?;
@@ -394,7 +397,7 @@ fn volume_in(
             let tags = [tag, lvm::TAG_COPYING];
             match pool {
                 // How much room a thin volume will need is not known before.
-                Some(pool) => lvm::create_thin(&host.tools, &vg, pool, &lv, need, &tags)?,
+                Some(pool) => lvm::create_thin(&host.tools, &vg, &pool.lv, &lv, need, &tags)?,
                 None if group.free < need => {
                     return Err(DestinationError::NoRoom {
                         vg,
@@ -408,6 +411,7 @@ fn volume_in(
     }
     let path = host.paths.dev.join(&vg).join(&lv);
     let sink = open_device(host, &path, need)?;
+    refuse_large_sectors(&path, &sink)?;
     let uuid = match existing {
         Some(volume) => {
             // Only now, that nobody else has it. Whose copy it was, it is no more.
@@ -430,7 +434,8 @@ fn volume_in(
         destination: Destination::Volume { vg, lv, uuid },
         sink,
         fresh,
-        blank: fresh && pool.is_some(),
+        blank: fresh && pool.is_some_and(|pool| pool.zeroes),
+        ours,
     })
 }
 
@@ -509,6 +514,7 @@ fn new_file(path: PathBuf, request: Request<'_>) -> Result<Prepared, Destination
     Ok(Prepared {
         fresh: true,
         blank: true,
+        ours: true,
         ..open_file(path)?
     })
 }
@@ -526,14 +532,15 @@ fn old_file(
         ask_for(host, &path, request.may_go)?;
     }
     let need = request.sectors * SECTOR;
-    if have >= need {
-        return Ok(prepared);
+    if have == need {
+        return Ok(Prepared { ours, ..prepared });
     }
+    // The domain is given the whole file: what looks for a disk's end must find it.
     prepared
         .sink
         .file()
         .set_len(need)
-        .map_err(|e| io_error("extend", &path, e))?;
+        .map_err(|e| io_error("size", &path, e))?;
     drop(prepared);
     open_file(path)
 }
@@ -555,6 +562,7 @@ fn open_file(path: PathBuf) -> Result<Prepared, DestinationError> {
         sink,
         fresh: false,
         blank: false,
+        ours: false,
     })
 }
 
@@ -564,11 +572,8 @@ fn device(
     rdev: u64,
     request: Request<'_>,
 ) -> Result<Prepared, DestinationError> {
-    let size = logical_sector(rdev);
-    if let Some(size) = size.filter(|s| *s != SECTOR) {
-        return Err(DestinationError::SectorSize { path, size });
-    }
     let sink = open_device(host, &path, request.sectors * SECTOR)?;
+    refuse_large_sectors(&path, &sink)?;
     let destination = Destination::Device {
         path: stable_path(&path, rdev),
         identity: device_identity(rdev),
@@ -586,6 +591,7 @@ fn device(
         sink,
         fresh: false,
         blank: false,
+        ours,
     })
 }
 
@@ -631,6 +637,19 @@ fn open_device(host: &Host, path: &Path, need: u64) -> Result<FileSink, Destinat
         });
     }
     Ok(sink)
+}
+
+/// An old disk has sectors of 512 bytes, and so must what its domain is to run from.
+fn refuse_large_sectors(path: &Path, sink: &FileSink) -> Result<(), DestinationError> {
+    let metadata = sink.file().metadata();
+    let metadata = metadata.map_err(|e| io_error("look at", path, e))?;
+    match logical_sector(metadata.rdev()).filter(|size| *size != SECTOR) {
+        None => Ok(()),
+        Some(size) => Err(DestinationError::SectorSize {
+            path: path.to_owned(),
+            size,
+        }),
+    }
 }
 
 /// Whether the places where anything leaves its mark are zero.
@@ -759,6 +778,7 @@ mod tests {
             tags: tags.iter().map(|t| (*t).to_owned()).collect(),
             active: true,
             is_thin_pool: false,
+            zeroes: false,
         };
         let ours = "p2v.web.0.aa";
         let dir = tempfile::tempdir().unwrap();

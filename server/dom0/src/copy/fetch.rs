@@ -21,11 +21,13 @@ const ASK_EVERY: u32 = 8;
 pub(super) struct Found {
     index: usize,
     digest: Asked,
+    /// Where it reads as zeros, if that was asked.
+    zeros: Option<Vec<bool>>,
 }
 
 enum Asked {
-    /// An earlier run copied and checked it.
-    Done,
+    /// An earlier run copied and checked it, and noted its hash.
+    Done([u8; 32]),
     /// Nobody was asked: the piece is read whatever its digest is.
     Unknown,
     Digest(Digest),
@@ -39,6 +41,27 @@ fn failed(piece: Piece, why: String) -> CopyError {
     }
 }
 
+/// Asks where pieces read as zeros, of those where it may be worth the old machine's time.
+#[derive(Default)]
+struct Zeros {
+    /// Pieces until it is asked again.
+    ask_in: u32,
+}
+
+impl Zeros {
+    /// For each stretch of a piece whether it reads as zeros and need not cross the wire.
+    fn of(&mut self, source: &mut dyn Source, piece: Piece) -> Result<Vec<bool>, SourceError> {
+        let bits = piece.count.div_ceil(STRETCH) as u16;
+        if bits <= 1 || self.ask_in > 0 {
+            self.ask_in = self.ask_in.saturating_sub(1);
+            return Ok(vec![false; bits.into()]);
+        }
+        let zeros = source.zeros(piece.lba, STRETCH, bits)?;
+        self.ask_in = if zeros.contains(&true) { 0 } else { ASK_EVERY };
+        Ok(zeros)
+    }
+}
+
 /// Asks for the digests of all pieces that are not done.
 pub(super) fn ask_all(
     source: &mut dyn Source,
@@ -48,25 +71,43 @@ pub(super) fn ask_all(
     // A digest of what changes says only whether there is something to move.
     let options = pass.job.options;
     let ask = !(options.changing && options.fresh);
+    let mut zeros_of = Zeros::default();
     for index in pass.pieces.iter().copied() {
         let piece = pass.job.pieces[index];
         if pass.stop.load(Ordering::Relaxed) {
             return Err(CopyError::Interrupted);
         }
-        let digest = if pass.job.is_done(index) {
-            Asked::Done
+        let mut zeros = None;
+        let digest = if let Some(done) = pass.job.done(index) {
+            Asked::Done(done.hash)
         } else if lock(pass.job.bad).is_known(piece) {
             Asked::Unreadable
         } else if !ask {
             Asked::Unknown
         } else {
             match source.digest(piece.lba, piece.count) {
+                // What is certain to be read next: the wire need not wait for the answer.
+                Ok(digest) if options.fresh && !options.changing && !digest.zero => {
+                    match zeros_of.of(source, piece) {
+                        Ok(map) => {
+                            zeros = Some(map);
+                            Asked::Digest(digest)
+                        }
+                        Err(SourceError::Unreadable { .. }) => Asked::Unreadable,
+                        Err(SourceError::Failed(why)) => return Err(failed(piece, why)),
+                    }
+                }
                 Ok(digest) => Asked::Digest(digest),
                 Err(SourceError::Unreadable { .. }) => Asked::Unreadable,
                 Err(SourceError::Failed(why)) => return Err(failed(piece, why)),
             }
         };
-        if found.send(Found { index, digest }).is_err() {
+        let next = Found {
+            index,
+            digest,
+            zeros,
+        };
+        if found.send(next).is_err() {
             // A later step has failed, and says why.
             break;
         }
@@ -82,8 +123,7 @@ pub(super) struct Fetcher<'a> {
     spare: Option<Buffer>,
     /// Hash of so many zeros.
     zeros: (usize, [u8; 32]),
-    /// Pieces until it is asked again where there are zeros.
-    ask_in: u32,
+    zeros_of: Zeros,
 }
 
 /// How fetching a piece ended without a failure of its own.
@@ -106,7 +146,7 @@ impl<'a> Fetcher<'a> {
             pool,
             spare: None,
             zeros: (0, *blake3::hash(&[]).as_bytes()),
-            ask_in: 0,
+            zeros_of: Zeros::default(),
         }
     }
 
@@ -128,15 +168,16 @@ impl<'a> Fetcher<'a> {
         fetched: &SyncSender<Fetched>,
     ) -> Result<Vec<Piece>, CopyError> {
         let mut unreadable = Vec::new();
-        for Found { index, digest } in found {
-            match self.fetch(index, digest)? {
-                End::Fetched(piece) => {
-                    if fetched.send(piece).is_err() {
+        for next in found {
+            let index = next.index;
+            let piece = self.pass.job.pieces[index];
+            match self.fetch(next)? {
+                End::Fetched(fetch) => {
+                    if fetched.send(fetch).is_err() {
                         break;
                     }
                 }
                 End::Unreadable => {
-                    let piece = self.pass.job.pieces[index];
                     unreadable.push(piece);
                     lock(self.pass.job.bad).note(piece)?;
                     let news = Fetched {
@@ -155,7 +196,12 @@ impl<'a> Fetcher<'a> {
         Ok(unreadable)
     }
 
-    fn fetch(&mut self, index: usize, asked: Asked) -> Result<End, CopyError> {
+    fn fetch(&mut self, found: Found) -> Result<End, CopyError> {
+        let Found {
+            index,
+            digest: asked,
+            mut zeros,
+        } = found;
         let piece = self.pass.job.pieces[index];
         let fetched = |expected, content| {
             End::Fetched(Fetched {
@@ -166,7 +212,21 @@ impl<'a> Fetcher<'a> {
             })
         };
         let mut digest = match asked {
-            Asked::Done => return Ok(fetched(None, Content::Before)),
+            Asked::Done(noted) => match self.still_there(piece, noted) {
+                None => return Ok(End::HungUp),
+                Some(true) => return Ok(fetched(None, Content::Before)),
+                // Somebody wrote to the destination since.
+                Some(false) => {
+                    if let Some(journal) = self.pass.job.journal {
+                        lock(journal).forget(index);
+                    }
+                    match self.source.digest(piece.lba, piece.count) {
+                        Ok(digest) => Some(digest),
+                        Err(SourceError::Unreadable { .. }) => return Ok(End::Unreadable),
+                        Err(SourceError::Failed(why)) => return Err(failed(piece, why)),
+                    }
+                }
+            },
             Asked::Unreadable => return Ok(End::Unreadable),
             Asked::Unknown => None,
             Asked::Digest(digest) => Some(digest),
@@ -202,7 +262,7 @@ impl<'a> Fetcher<'a> {
             let Some(mut space) = self.buffer() else {
                 return Ok(End::HungUp);
             };
-            match self.read(piece, &mut space) {
+            match self.read(piece, zeros.take(), &mut space) {
                 Ok(()) => {}
                 Err(SourceError::Unreadable { .. }) => {
                     self.spare = Some(space);
@@ -230,24 +290,39 @@ impl<'a> Fetcher<'a> {
         })
     }
 
-    /// Reads a piece; what reads as zeros does not cross the wire.
-    fn read(&mut self, piece: Piece, space: &mut Buffer) -> Result<(), SourceError> {
+    /// Whether the destination holds what was noted of a piece. `None`: the pool gives nothing more.
+    fn still_there(&mut self, piece: Piece, noted: [u8; 32]) -> Option<bool> {
+        let mut have = self.buffer()?;
+        let part = &mut have[..piece.bytes()];
+        let there = self.pass.sink.read_back(piece.offset(), part).is_ok()
+            && *blake3::hash(part).as_bytes() == noted;
+        self.spare = Some(have);
+        Some(there)
+    }
+
+    /// Reads a piece; what reads as zeros does not cross the wire. `zeros` says where that is, if it is
+    /// known.
+    fn read(
+        &mut self,
+        piece: Piece,
+        zeros: Option<Vec<bool>>,
+        space: &mut Buffer,
+    ) -> Result<(), SourceError> {
         let data = &mut space[..piece.bytes()];
-        let bits = piece.count.div_ceil(STRETCH) as u16;
-        // Where the disk changes, what was zero may not be it now.
-        let zeros = if bits > 1 && !self.pass.job.options.changing && self.ask_in == 0 {
-            let zeros = self.source.zeros(piece.lba, STRETCH, bits)?;
-            self.ask_in = if zeros.contains(&true) { 0 } else { ASK_EVERY };
-            zeros
-        } else {
-            self.ask_in = self.ask_in.saturating_sub(1);
-            vec![false; bits.into()]
+        let zeros = match zeros {
+            Some(zeros) => zeros,
+            // Where the disk changes, what was zero may not be it now.
+            None if self.pass.job.options.changing => vec![false],
+            None => self.zeros_of.of(self.source, piece)?,
+        };
+        let stretch = match zeros.len() {
+            1 => data.len(),
+            _ => STRETCH as usize * SECTOR as usize,
         };
         let mut from = 0;
         while from < zeros.len() {
             let zero = zeros[from];
             let run = zeros[from..].iter().take_while(|z| **z == zero).count();
-            let stretch = STRETCH as usize * SECTOR as usize;
             let end = ((from + run) * stretch).min(data.len());
             let part = &mut data[from * stretch..end];
             if zero {
@@ -256,7 +331,7 @@ impl<'a> Fetcher<'a> {
                 if let Some(limit) = self.pass.job.options.limit {
                     limit.wait_for(part.len() as u64, self.pass.stop);
                 }
-                let lba = piece.lba + from as u64 * u64::from(STRETCH);
+                let lba = piece.lba + (from * stretch) as u64 / SECTOR;
                 self.source.read(lba, part)?;
             }
             from += run;

@@ -163,6 +163,18 @@ impl Journal {
         self.done.get(index).copied().flatten()
     }
 
+    /// What was noted of a piece is not so any more.
+    pub fn forget(&mut self, index: usize) {
+        if let Some(place) = self.done.get_mut(index) {
+            *place = None;
+        }
+    }
+
+    /// Whether anything is noted.
+    pub fn has_begun(&self) -> bool {
+        self.done.iter().any(Option::is_some)
+    }
+
     /// Notes pieces that are stable and were checked. When it returns, so are the entries.
     ///
     /// # Errors

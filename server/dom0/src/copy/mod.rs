@@ -5,8 +5,9 @@
 //! from the medium, and must have the agent's digest. Pieces are handled in the order of the disk, so
 //! that one with heads streams. Memory is bounded by a fixed number of buffers.
 //!
-//! What is done is noted in a [`Journal`], so that a copy that was killed goes on where it was. What is
-//! not in it is compared: a run after the old system ran on moves only what differs.
+//! What is done is noted in a [`Journal`], so that a copy that was killed goes on where it was: what is
+//! noted is read back from the destination, and the old disk is not asked for it. What is not noted is
+//! compared: a run after the old system ran on moves only what differs.
 //!
 //! Pieces that cannot be read are passed over, and [`BadAreas`] comes back to them at the end.
 
@@ -52,6 +53,9 @@ pub const MEMORY: usize = 128 << 20;
 const AHEAD: usize = 3;
 /// Buffers without which the steps would wait for each other.
 const BUFFERS_MIN: usize = 4;
+/// Bytes that a copy needs beside its buffers: two sessions with what the kernel hands them at once,
+/// stacks, the program itself.
+const BESIDE: usize = 8 << 20;
 
 /// Digest of a range, as the agent computes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,6 +135,8 @@ pub struct Summary {
     pub zeroed: u64,
     /// Bytes that an earlier run had copied and checked.
     pub before: u64,
+    /// Sectors that a failing disk gave once, with no second reading to compare with.
+    pub unchecked: u64,
     /// What could not be read: first LBA and count, ascending.
     pub unreadable: Vec<(u64, u64)>,
 }
@@ -311,10 +317,9 @@ pub struct Job<'a> {
 }
 
 impl Job<'_> {
-    /// Whether an earlier run copied and checked this piece.
-    fn is_done(&self, index: usize) -> bool {
-        self.journal
-            .is_some_and(|journal| lock(journal).done(index).is_some())
+    /// What an earlier run noted of this piece, which it copied and checked.
+    fn done(&self, index: usize) -> Option<journal::Done> {
+        self.journal.and_then(|journal| lock(journal).done(index))
     }
 }
 
@@ -378,6 +383,7 @@ pub fn run(
         equal: ended.done.equal,
         zeroed: ended.done.zeroed,
         before: ended.done.before,
+        unchecked: 0,
         unreadable: unreadable.map(|p| (p.lba, p.count.into())).collect(),
     })
 }
@@ -407,11 +413,11 @@ impl Pass<'_> {
         let pieces = self.pieces.iter().map(|index| self.job.pieces[*index]);
         let largest = pieces.map(Piece::bytes).max().unwrap_or(0);
         // One more is the checker's own.
-        let count = (self.job.options.memory / largest.max(1))
+        let count = (self.job.options.memory.saturating_sub(BESIDE) / largest.max(1))
             .saturating_sub(1)
             .clamp(BUFFERS_MIN, self.pieces.len().max(BUFFERS_MIN));
         // Half of the buffers are with the checker at the most, so that the others go on.
-        let batch = (count * largest / 2).min(write::BATCH);
+        let batch = (write::BATCH / largest.max(1)).min(count / 2).max(1);
         let (pool, giver) = pool::Pool::new(count, largest);
         let (digests, found) = sync_channel(AHEAD);
         let (fetched, to_write) = sync_channel(count);

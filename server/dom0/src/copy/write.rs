@@ -12,6 +12,8 @@ use crate::report::Progress;
 
 /// Bytes that are synced and read back together, at the most.
 pub(super) const BATCH: usize = 32 << 20;
+/// Pieces without data of their own that are synced together.
+const LIGHT_MAX: usize = 64;
 /// How long the checker waits for a batch to fill.
 const BATCH_WAIT: Duration = Duration::from_millis(250);
 /// Time between two writings of the journal: so much work is done again at the most.
@@ -76,7 +78,7 @@ pub(super) fn write_all(
 /// Checks what was written, and notes it.
 pub(super) struct Checker<'a> {
     pass: &'a Pass<'a>,
-    /// Bytes that are synced and read back together.
+    /// Pieces with data that are synced and read back together.
     batch: usize,
     giver: Giver,
     done: Progress,
@@ -114,7 +116,7 @@ impl<'a> Checker<'a> {
         written: &Receiver<Fetched>,
     ) -> Result<(Progress, Vec<usize>), CopyError> {
         let mut batch: Vec<Fetched> = Vec::new();
-        let mut bytes = 0;
+        let mut full = 0;
         loop {
             match written.recv_timeout(BATCH_WAIT) {
                 Ok(fetched) => {
@@ -122,9 +124,9 @@ impl<'a> Checker<'a> {
                         (self.pass.progress)(self.done);
                         continue;
                     }
-                    bytes += fetched.piece.bytes();
+                    full += usize::from(matches!(fetched.content, Content::Data(_)));
                     batch.push(self.lighten(fetched));
-                    if bytes < self.batch {
+                    if full < self.batch && batch.len() < LIGHT_MAX {
                         continue;
                     }
                 }
@@ -137,7 +139,7 @@ impl<'a> Checker<'a> {
                 }
             }
             self.check(&mut batch)?;
-            bytes = 0;
+            full = 0;
             if self.noted.elapsed() >= JOURNAL_EVERY {
                 self.note()?;
             }

@@ -40,6 +40,8 @@ pub struct Volume {
     pub active: bool,
     /// Thin volumes are made in it, and nothing is written to it.
     pub is_thin_pool: bool,
+    /// Of a thin pool: what is newly mapped reads as zeros (`lvcreate --zero y`).
+    pub zeroes: bool,
 }
 
 impl Volume {
@@ -107,6 +109,8 @@ struct VolumeRow {
     lv_active: String,
     #[serde(default)]
     segtype: String,
+    #[serde(default)]
+    zero: String,
 }
 
 /// Every volume group.
@@ -143,7 +147,7 @@ pub fn volumes(tools: &Tools) -> Result<Vec<Volume>, ToolError> {
             "b",
             "--nosuffix",
             "-o",
-            "vg_name,lv_name,lv_uuid,lv_size,lv_tags,lv_active,segtype",
+            "vg_name,lv_name,lv_uuid,lv_size,lv_tags,lv_active,segtype,zero",
         ],
     )?;
     parse_volumes(&text)
@@ -289,6 +293,7 @@ fn parse_volumes(text: &str) -> Result<Vec<Volume>, ToolError> {
                     .collect(),
                 active: row.lv_active.starts_with("active"),
                 is_thin_pool: row.segtype == "thin-pool",
+                zeroes: row.zero == "zero",
                 vg: row.vg_name,
                 lv: row.lv_name,
                 uuid: row.lv_uuid,

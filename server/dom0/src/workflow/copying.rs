@@ -169,8 +169,12 @@ pub fn copy(context: Context<'_>, request: CopyRequest<'_>) -> Result<Vec<CopyDo
         return Ok(done);
     }
     if finish_state(context, &name, &all)? {
+        let checked = match request.verify {
+            Verify::BOTH => "and checked",
+            _ => "(not all of it was compared with the old disk: --verify)",
+        };
         report.step(&format!(
-            "{name} is copied and checked; next: `p2v cutover {name}`"
+            "{name} is copied {checked}; next: `p2v cutover {name}`"
         ));
     }
     Ok(done)
@@ -237,6 +241,9 @@ pub fn plan_copy(context: Context<'_>, request: CopyRequest<'_>) -> Result<Vec<C
         .map_err(destination::DestinationError::from)?;
     let name = machine(context, request.target)?;
     let contact = context.contact(&name)?;
+    if let state @ (State::Moved | State::Released) = contact.record.state {
+        return refused(format!("{name} is {state}: there is nothing to copy"));
+    }
     context.refuse_missing(&contact.record, request.without)?;
     if !request.precopy {
         context.refuse_while_in_use(&name, &addresses(&contact.disks))?;
@@ -315,19 +322,28 @@ fn copy_disks<'a>(
             .collect()
     });
     let mut done = Vec::new();
-    let mut failed = None;
+    let mut failed: Option<Error> = None;
     for (disk, result) in open.iter_mut().zip(results) {
         match result.and_then(|summary| disk.finish(job, summary)) {
             Ok(copied) => done.push(copied),
-            // Those that were copied are; the error is told when that is written down.
-            Err(error) => {
-                failed.get_or_insert(error);
-            }
+            // Those that were copied are; the first error is the command's, the others are told here.
+            Err(error) => match failed {
+                None => failed = Some(error),
+                Some(_) => job.context.report.warn(&error.to_string()),
+            },
         }
     }
     match failed {
         None => Ok(done),
-        Some(error) => Err(error),
+        Some(error) => {
+            for copied in &done {
+                let (address, to) = (copied.address, &copied.destination);
+                job.context
+                    .report
+                    .step(&format!("{address} is copied to {to} all the same"));
+            }
+            Err(error)
+        }
     }
 }
 

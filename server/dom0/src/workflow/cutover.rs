@@ -92,7 +92,21 @@ pub fn cutover(
         let Some(disk) = planned.disks.get_mut(slot) else {
             continue;
         };
-        let Some(copy) = &disk.copy else { continue };
+        let Some(copy) = &mut disk.copy else {
+            continue;
+        };
+        copy.moved = Some(Timestamp::now());
+        if let Some(how) = copy
+            .verified
+            .as_ref()
+            .map(|v| &v.how)
+            .filter(|h| *h != "both")
+        {
+            report.warn(&format!(
+                "the copy of {} was made with --verify {how}: not all of it was compared with the old disk",
+                Address::new(record.shelf, *slot)
+            ));
+        }
         let backing = backing_ready(host, &copy.destination, disk.sectors)?;
         still_ours(context, &record, *slot, &copy.destination)?;
         refuse_domains_disk(host, &backing.path)?;
@@ -371,6 +385,12 @@ fn mark_not_moved(context: Context<'_>, before: &Record) -> Result<(), Error> {
     context.host.store.update(&before.name, |record| {
         record.state = before.state;
         record.disks.clone_from(&before.disks);
+        // Should the domain have run for a moment, nothing that was noted is so.
+        for disk in record.disks.values_mut() {
+            if let Some(copy) = &mut disk.copy {
+                copy.journal = None;
+            }
+        }
         record.note(Timestamp::now(), "the domain was not switched over");
         Ok(())
     })

@@ -81,6 +81,17 @@ pub fn verify(
     for (slot, copy) in copies {
         let address = Address::new(record.shelf, slot);
         let certificate = certificate(context, &record.name, slot, &copy)?;
+        if copy.moved.is_some() {
+            report.warn(&format!(
+                "a domain was switched to {}: what it wrote since differs, as it should",
+                copy.destination
+            ));
+        }
+        if certificate.extents.is_some() {
+            report.step(&format!(
+                "{address} was copied with --used-only: what was left out is not compared"
+            ));
+        }
         let path = backing(context, &copy.destination)?;
         refuse_domains_disk(host, &path)?;
         let is_file = matches!(copy.destination, Destination::File { .. });

@@ -217,6 +217,8 @@ impl DiskCopy {
         let Some(tag) = host.store.get(name)?.volume_tag(address.slot) else {
             return refused(format!("the record of {name} lost its disk {address}"));
         };
+        // What a domain ran from is newer than the old disk: not a copy to bring up to date.
+        let before = self.before.as_ref().filter(|copy| copy.moved.is_none());
         let prepared = destination::prepare(
             host,
             job.wanted,
@@ -225,11 +227,12 @@ impl DiskCopy {
                 slot: address.slot,
                 tag: &tag,
                 sectors: disk.sectors,
-                before: self.before.as_ref().map(|c| &c.destination),
+                before: before.map(|c| &c.destination),
                 may_go: job.request.may_go,
             },
         )?;
         let to = prepared.destination.clone();
+        take_over(job, address, &to)?;
         if let Some(earlier) = self
             .before
             .as_ref()
@@ -242,7 +245,7 @@ impl DiskCopy {
                  one is left as it is (to use it again, run the copy to it again: only what differs is moved)"
             ));
         }
-        let same = self.before.as_ref().filter(|copy| copy.destination == to);
+        let same = before.filter(|copy| copy.destination == to && prepared.ours);
         self.begun = same.map_or_else(Timestamp::now, |copy| copy.begun);
         // What an unfinished run noted counts while nothing could write to the disk or to its copy. After
         // a finished one all is compared: that is what it is run again for.
@@ -252,23 +255,43 @@ impl DiskCopy {
             verified.is_some_and(|verified| verified.unreadable.is_empty())
         };
         let unfinished = same.filter(|copy| !finished(copy) && !prepared.fresh);
-        self.fresh = prepared.fresh || unfinished.is_some_and(|copy| copy.fresh);
         let noted = unfinished.and_then(|copy| copy.journal.clone());
         let id = match noted.filter(|_| guarded) {
             Some(id) => id,
             None => new_id()?,
         };
+        let mut goes_on = false;
+        if !job.request.precopy {
+            let journal = self.open_journal(job, id.clone(), &to)?;
+            goes_on = journal.has_begun();
+            let path = host.store.copy_file(name, address.slot, "map");
+            let what = format!(
+                "{id} of {} {}, boot {}, pieces {}",
+                disk.model,
+                disk.serial,
+                job.contact.inventory.boot_id,
+                pieces::fingerprint(&self.pieces)
+            );
+            self.bad = Mutex::new(BadAreas::open(path, &what, disk.sectors));
+            self.journal = Some(Mutex::new(journal));
+        }
+        // Another run may have copied what cannot be read now: that is kept.
+        self.fresh = prepared.fresh || goes_on && unfinished.is_some_and(|copy| copy.fresh);
         host.store.update(name, |record| {
             record.use_disk(address, disk)?.copy = Some(CopyRecord {
                 destination: to.clone(),
                 begun: self.begun,
                 unguarded: job.unguarded,
                 journal: guarded.then(|| id.clone()),
-                fresh: self.fresh,
+                fresh: self.fresh && !job.request.precopy,
+                moved: None,
                 precopied: job.request.precopy.then(Timestamp::now),
                 verified: None,
             });
             if job.request.precopy {
+                if record.state == State::Copied {
+                    record.state = State::Copying;
+                }
                 record.note(
                     Timestamp::now(),
                     format!("copying {address} to {to} while it may be written"),
@@ -279,12 +302,6 @@ impl DiskCopy {
             }
             Ok::<_, Error>(())
         })?;
-        if !job.request.precopy {
-            let path = host.store.copy_file(name, address.slot, "map");
-            let what = format!("{} {}", disk.model, disk.serial);
-            self.bad = Mutex::new(BadAreas::open(path, &id, &what, disk.sectors));
-            self.journal = Some(Mutex::new(self.open_journal(job, id, &to)?));
-        }
         self.prepared = Some(prepared);
         report.step(&format!("copying {address} to {to}"));
         Ok(())
@@ -323,7 +340,7 @@ impl DiskCopy {
         // A disk that fails is not read for it, and what an earlier run has done is not to be done again.
         let begun = self.journal.as_ref().is_some_and(|journal| {
             let journal = journal.lock().unwrap_or_else(PoisonError::into_inner);
-            (0..self.pieces.len()).any(|index| journal.done(index).is_some())
+            journal.has_begun()
         });
         if !begun && let Some(rate) = estimate::rate(&mut *self.data) {
             let bytes = self.pieces.iter().map(|p| p.bytes() as u64).sum();
@@ -438,6 +455,7 @@ impl DiskCopy {
                     boot_id: now.boot_id.clone(),
                     unreadable: summary.unreadable.clone(),
                     spots: self.spots(&summary),
+                    how: job.request.verify.word().into(),
                 });
                 copy.fresh = false;
             }
@@ -542,10 +560,59 @@ impl DiskCopy {
             unused: self.disk.sectors * SECTOR - bytes,
             extents: self.extents.clone(),
             verified: job.request.verify.word().into(),
+            unchecked: summary.unchecked,
             unreadable: summary.unreadable.clone(),
             root: root.map(|root| root.to_string()),
         }
     }
+}
+
+/// Sees to it that no other disk's copy is in the destination: it is refused if a domain was switched to it,
+/// and given up, when the operator says so, if it is only named.
+fn take_over(job: &Job<'_>, address: Address, to: &Destination) -> Result<(), Error> {
+    let host = job.context.host;
+    for other in host.store.list()?.records {
+        for (slot, disk) in &other.disks {
+            let own = other.name == *job.name() && *slot == address.slot;
+            let Some(copy) = disk
+                .copy
+                .as_ref()
+                .filter(|copy| copy.destination == *to && !own)
+            else {
+                continue;
+            };
+            let theirs = Address::new(other.shelf, *slot);
+            if copy.moved.is_some() {
+                return refused(format!(
+                    "{to} is the disk of the moved system {} ({theirs}): what it holds is newer than the old disk. Copy \
+                     to another destination",
+                    other.name
+                ));
+            }
+            let name = match to {
+                Destination::Volume { vg, lv, .. } => format!("{vg}/{lv}"),
+                other => other.path().display().to_string(),
+            };
+            let holds = format!("the copy of {theirs} of {}", other.name);
+            if !(job.request.may_go)(&name, Some(&holds)) {
+                return refused(format!(
+                    "{to} holds {holds}: name another destination, or say --overwrite={name} if that may go"
+                ));
+            }
+            host.store.update(&other.name, |record| {
+                if let Some(disk) = record.disks.get_mut(slot) {
+                    disk.copy = None;
+                }
+                if record.state == State::Copied {
+                    record.state = State::Copying;
+                }
+                let what = format!("the copy of {theirs} in {to} was given up for {address}");
+                record.note(Timestamp::now(), what);
+                Ok::<_, Error>(())
+            })?;
+        }
+    }
+    Ok(())
 }
 
 /// A name that no other copy has.

@@ -1,0 +1,192 @@
+//! Copying a whole disk to a file, by us and by what an administrator would use otherwise.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde::Serialize;
+
+use crate::network::Network;
+use crate::scene::forget;
+
+pub mod engine;
+mod images;
+mod peers;
+mod process;
+pub mod report;
+mod rows;
+
+use images::Images;
+pub use rows::{Disk, Link, Peer, Row, all};
+
+/// Bits that cross the slow wire in a second, each way.
+const GIGABIT: u64 = 1_000_000_000;
+/// A server that does not listen for so long does not run.
+const READY: Duration = Duration::from_secs(20);
+
+/// One copy.
+#[derive(Clone, Debug, Serialize)]
+pub struct Taken {
+    /// From the start to a copy on stable storage; ours: without finding and probing the target.
+    pub seconds: f64,
+    /// What that took, for ours.
+    pub attach_seconds: f64,
+    /// Bytes of the disk a second, in units of 10^6.
+    pub megabytes: f64,
+    /// Processor seconds for 2^30 bytes of the disk, on the old machine's side.
+    pub old_cpu_per_gib: f64,
+    /// And on the copying one's.
+    pub new_cpu_per_gib: f64,
+    /// The most memory that a copying process had, in MiB.
+    pub max_rss: f64,
+}
+
+/// What a row came to: by each peer the median of its rounds.
+#[derive(Clone, Debug, Serialize)]
+pub struct Measured {
+    pub row: Row,
+    pub name: String,
+    pub results: Vec<(Peer, Taken)>,
+}
+
+impl Measured {
+    pub fn of(&self, peer: Peer) -> Option<&Taken> {
+        let found = self.results.iter().find(|(p, _)| *p == peer);
+        found.map(|(_, taken)| taken)
+    }
+}
+
+/// Where copies are made.
+pub struct Workshop {
+    directory: PathBuf,
+    images: Images,
+}
+
+impl Workshop {
+    /// In `directory`; images are made there when they are first asked for, and kept.
+    pub fn new(directory: &Path) -> Result<Workshop> {
+        fs::create_dir_all(directory)?;
+        let directory = directory.canonicalize()?;
+        Ok(Workshop {
+            images: Images::new(&directory),
+            directory,
+        })
+    }
+
+    /// Measures a row so many times, the peers by turns.
+    pub fn measure(&self, row: &Row, rounds: usize) -> Result<Measured> {
+        let mut taken: Vec<(Peer, Vec<Taken>)> =
+            row.peers.iter().map(|peer| (*peer, Vec::new())).collect();
+        for _ in 0..rounds {
+            for (peer, list) in &mut taken {
+                let one = self.once(row, *peer);
+                list.push(one.with_context(|| format!("{}, {peer:?}", row.name()))?);
+            }
+        }
+        let results = taken
+            .into_iter()
+            .map(|(peer, mut list)| {
+                list.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
+                let middle = list.len() / 2;
+                (peer, list.swap_remove(middle))
+            })
+            .collect();
+        Ok(Measured {
+            name: row.name(),
+            row: row.clone(),
+            results,
+        })
+    }
+
+    fn once(&self, row: &Row, peer: Peer) -> Result<Taken> {
+        let image = self.images.get(row.disk)?;
+        let copy = Destination::new(&self.directory)?;
+        forget(&image.path)?;
+        let network = Network::new(row.mtu)?;
+        network.with_addresses()?;
+        network.without_offloads()?;
+        if row.link == Link::Gigabit {
+            network.slow_down(GIGABIT, row.mtu)?;
+        }
+        let roles = peers::roles(peer, image, &copy.0)?;
+        let old: Vec<&str> = roles.old.iter().map(String::as_str).collect();
+        let new: Vec<&str> = roles.new.iter().map(String::as_str).collect();
+        let server = process::Running::start(network.command(&network.target, 1, &old))?;
+        if let Some(port) = roles.port {
+            let until = Instant::now() + READY;
+            while !network.listens(port)? {
+                if Instant::now() > until {
+                    bail!("{} does not listen", old[0]);
+                }
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+        let begun = Instant::now();
+        let mut copying = process::Running::start(network.command(&network.load, 0, &new))?;
+        let said = copying.output()?;
+        let (status, copied) = copying.wait()?;
+        let seconds = begun.elapsed().as_secs_f64();
+        if !status.success() {
+            bail!("{} ended with {status}: {said}", new[0]);
+        }
+        let served = server.end()?;
+        let timed = match peer.is_ours() {
+            true => serde_json::from_str(&said)?,
+            false => engine::Timed {
+                attach_seconds: 0.0,
+                copy_seconds: seconds,
+            },
+        };
+        if row.disk == Disk::Random {
+            same(&image.path, &copy.0)?;
+        }
+        let gib = image.bytes as f64 / f64::from(1 << 30);
+        Ok(Taken {
+            seconds: timed.copy_seconds,
+            attach_seconds: timed.attach_seconds,
+            megabytes: image.bytes as f64 / timed.copy_seconds / 1e6,
+            old_cpu_per_gib: served.cpu_seconds / gib,
+            new_cpu_per_gib: copied.cpu_seconds / gib,
+            max_rss: copied.max_rss_kib as f64 / 1024.0,
+        })
+    }
+}
+
+/// A place for a copy, which is gone with this value.
+struct Destination(PathBuf);
+
+impl Destination {
+    fn new(directory: &Path) -> Result<Destination> {
+        let destination = Destination(directory.join("copy.img"));
+        destination.clear();
+        // What others have left to be written is not to be our trouble.
+        fs::File::open(directory)?.sync_all()?;
+        std::io::stdout().flush()?;
+        Ok(destination)
+    }
+
+    fn clear(&self) {
+        for path in [&self.0, &engine::journal_beside(&self.0)] {
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+impl Drop for Destination {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+/// A figure for a copy that is none would be of no use.
+fn same(image: &Path, copy: &Path) -> Result<()> {
+    let status = std::process::Command::new("cmp")
+        .args([image, copy])
+        .status()?;
+    if !status.success() {
+        bail!("the copy is not equal to its disk");
+    }
+    Ok(())
+}
