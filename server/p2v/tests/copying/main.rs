@@ -524,3 +524,35 @@ fn a_destination_that_another_machine_has_is_asked_for_and_a_moved_one_refused()
         assert!(fs::read(&image).unwrap() == before);
     });
 }
+
+/// Figures, not a test: `cargo test --release -p p2v --test copying -- --ignored --nocapture`.
+#[test]
+#[ignore = "takes a minute and 5 GB"]
+fn how_long_a_domain_is_down_with_and_without_a_precopy() {
+    with_lab(4 << 20, |lab| {
+        let mut random = blake3::Hasher::new().finalize_xof();
+        random.fill(&mut lab.data);
+        fs::write(&lab.disk, &lab.data).unwrap();
+        lab.serve_as("1", Access::ReadOnly);
+        let timed = |what: &str, image: &std::path::Path, more: &[&str]| {
+            let begun = std::time::Instant::now();
+            assert_eq!(lab.copy(image, more).status.code(), Some(0));
+            println!("{what}: {:.1} s", begun.elapsed().as_secs_f64());
+        };
+        timed(
+            "2 GiB with the domain down all the time",
+            &lab.path("a.img"),
+            &[],
+        );
+        fs::remove_file(lab.path("a.img")).unwrap();
+        timed("2 GiB while it runs", &lab.path("b.img"), &["--precopy"]);
+        // One per cent changes, here and there.
+        let file = fs::OpenOptions::new().write(true).open(&lab.disk).unwrap();
+        for place in 0..40u64 {
+            let at = place * (50 << 20);
+            std::os::unix::fs::FileExt::write_all_at(&file, &[place as u8; 512 << 10], at).unwrap();
+        }
+        file.sync_all().unwrap();
+        timed("and the rest with it down", &lab.path("b.img"), &[]);
+    });
+}
