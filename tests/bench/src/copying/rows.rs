@@ -80,12 +80,13 @@ impl Row {
         format!("copy {disk} {link} mtu={}", self.mtu)
     }
 
-    /// Bytes of disk data that AoE gets across the slow wire in a second if it is never idle: as many whole
-    /// sectors as fit the MTU beside 10 bytes of AoE and 12 of ATA (AoEr11, 2 and 3.1), of what they take
-    /// with 14 bytes of Ethernet and the 24 that a frame has on the wire beside.
+    /// Bytes of disk data that AoE gets across the slow wire in a second if it is never idle, where all of
+    /// the disk has to cross it: as many whole sectors as fit the MTU beside 10 bytes of AoE and 12 of ATA
+    /// (AoEr11, 2 and 3.1), of what they take with 14 bytes of Ethernet and the 24 that a frame has on the
+    /// wire beside.
     pub fn wire_limit(&self) -> Option<f64> {
         let data = f64::from((self.mtu - 22) / 512 * 512);
-        (self.link == Link::Gigabit)
+        (self.link == Link::Gigabit && self.disk == Disk::Random)
             .then(|| super::GIGABIT as f64 / 8.0 * data / (data + 10.0 + 12.0 + 14.0 + 24.0))
     }
 }
