@@ -41,6 +41,16 @@ pub trait Wire: Send + Sync {
         0
     }
 
+    /// Whether [`Wire::receive`] may look for a frame again and again for a moment before it sleeps.
+    fn may_look(&self, may: bool) {
+        let _ = may;
+    }
+
+    /// From now on no answers with a disk's data are handed out: for a session that reads none, beside one
+    /// that does. Every socket on an interface gets every frame, and only the kernel can pass them over
+    /// cheaply. A wire that cannot do it hands them out.
+    fn pass_over_data(&self) {}
+
     /// Looks anew at what may change while frames go back and forth: the MTU.
     fn refresh(&self) {}
 

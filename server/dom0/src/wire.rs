@@ -75,6 +75,10 @@ pub trait Export: Source + Send {
     /// minutes), and has `listener` told meanwhile.
     fn wait_out_silence(&mut self, patience: Duration, listener: SilenceListener);
 
+    /// Nothing is read in this session from now on: what others read on the same interface is passed over
+    /// without waking it.
+    fn without_data(&mut self) {}
+
     /// The machine's inventory.
     ///
     /// # Errors

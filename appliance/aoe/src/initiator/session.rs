@@ -41,6 +41,8 @@ pub struct Session {
     sectors_per_frame: u8,
     /// Answers to reads name the sector that was asked for.
     names_sectors: bool,
+    /// Answers with data do not come.
+    without_data: bool,
     /// Which start of the agent the inventory was of that was read last.
     boot_id: Option<String>,
 }
@@ -72,6 +74,7 @@ impl Session {
             identify: Identify::default(),
             sectors_per_frame: 1,
             names_sectors: false,
+            without_data: false,
             boot_id: None,
         };
         session.use_ways_to_one_disk()?;
@@ -234,6 +237,15 @@ impl Session {
         self.sectors_per_frame
     }
 
+    /// For a session that reads no data, beside one that does: answers with data are not received, and cost
+    /// nothing. [`Session::read`] is an error from now on.
+    pub fn without_data(&mut self) {
+        self.without_data = true;
+        for link in self.exchange.links.iter() {
+            link.wire.pass_over_data();
+        }
+    }
+
     /// What became of the frames so far.
     pub fn counters(&self) -> Counters {
         self.exchange.counters
@@ -342,6 +354,9 @@ impl Session {
         data: &mut [u8],
         most: u8,
     ) -> Result<Vec<(u64, u64)>, Error> {
+        if self.without_data {
+            return Err(self.nonsense("read", "this session was told to take no data"));
+        }
         let pieces = self.pieces(lba, data.len(), most)?;
         let address = self.address();
         let mut failed = Vec::new();

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -50,6 +51,7 @@ pub(super) struct Engine {
     pub(super) out: Outbox,
     ended: Vec<Ended>,
     now: Instant,
+    one_processor: bool,
 }
 
 impl Engine {
@@ -78,6 +80,7 @@ impl Engine {
             out: Outbox::default(),
             ended: Vec::new(),
             now: Instant::now(),
+            one_processor: std::thread::available_parallelism().is_ok_and(|n| n.get() == 1),
         })
     }
 
@@ -100,6 +103,9 @@ impl Engine {
     ) -> io::Result<()> {
         // With nothing at work there is nothing else to wait for.
         if let ([wire], false) = (wires, self.is_busy()) {
+            // On the only processor looking for a frame would keep a scan from its work.
+            let scans = |volume: &Volume| volume.export.scanning.load(Ordering::Relaxed);
+            wire.may_look(!self.one_processor || !self.volumes.iter().any(scans));
             let mut first = true;
             wire.receive(most, &mut |bytes| {
                 if std::mem::take(&mut first) {

@@ -91,6 +91,8 @@ pub(super) struct Served {
     settings: Mutex<Settings>,
     /// Digests and zero maps: long reads that must not hold up the disk work.
     pub(super) scan: Queue<ScanJob>,
+    /// A scan is at work.
+    pub(super) scanning: AtomicBool,
 }
 
 impl Served {
@@ -114,6 +116,7 @@ impl Served {
                 ..Settings::default()
             }),
             scan: Queue::default(),
+            scanning: AtomicBool::new(false),
         }
     }
 

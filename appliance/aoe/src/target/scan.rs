@@ -1,6 +1,7 @@
 //! Digests and zero maps: long reads of the disk, on a thread of their own.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::buffer::Buffers;
 use super::export::{Count, Served};
@@ -12,6 +13,8 @@ use crate::wire::Wire;
 
 /// Bytes read at once.
 const CHUNK: usize = 256 << 10;
+/// A digest of so many bytes is one of many, of a disk that is copied.
+const LONG: u64 = 1 << 20;
 /// Bytes that are fetched while the ones before them are hashed.
 const AHEAD: usize = 1 << 20;
 
@@ -46,10 +49,12 @@ impl ScanJob {
 /// Answers digests and zero maps until the queue is closed.
 pub(super) fn scan_thread(export: &Served) {
     let mut jobs = Vec::with_capacity(1);
+    let mut of_zeros = (0, *blake3::hash(&[]).as_bytes());
     while export.scan.take(&mut jobs, 1) {
+        export.scanning.store(true, Ordering::Relaxed);
         for job in jobs.drain(..) {
             let reply = match job.scan {
-                Scan::Digest { lba, sectors } => digest(export, lba, sectors),
+                Scan::Digest { lba, sectors } => digest(export, lba, sectors, &mut of_zeros),
                 Scan::ZeroMap {
                     lba,
                     sectors_per_bit,
@@ -60,18 +65,25 @@ pub(super) fn scan_thread(export: &Served) {
             // A reply that cannot be sent is lost as on the wire; the initiator asks again.
             let _ = job.wire.send(&[frame]);
         }
+        export.scanning.store(false, Ordering::Relaxed);
     }
 }
 
-/// Calls `each` with the bytes of a range, in order, in pieces.
-fn scan(export: &Served, lba: u64, sectors: u64, mut each: impl FnMut(&[u8])) -> Result<(), u64> {
+/// Calls `each` with the bytes of a range, in order, in pieces. Fetches ahead, up to sector `until`.
+fn scan(
+    export: &Served,
+    lba: u64,
+    sectors: u64,
+    until: u64,
+    mut each: impl FnMut(&[u8]),
+) -> Result<(), u64> {
     let mut buffers = Buffers::default();
     let mut buffer = buffers.take(CHUNK.min((sectors * SECTOR) as usize));
     let (mut lba, end) = (lba, lba + sectors);
     while lba < end {
         let count = (end - lba).min(CHUNK as u64 / SECTOR);
         let piece = &mut buffer[..(count * SECTOR) as usize];
-        let ahead = AHEAD.min(((end - lba - count) * SECTOR) as usize);
+        let ahead = AHEAD.min((until.saturating_sub(lba + count) * SECTOR) as usize);
         if export.disk.scan(lba, piece, ahead).is_err() {
             export.count(Count::DiskErrors, 1);
             // What fails once and is then read well is not a bad sector.
@@ -90,13 +102,51 @@ fn is_zero(bytes: &[u8]) -> bool {
     words.into_iter().all(|word| word == [0; 8]) && tail.iter().all(|b| *b == 0)
 }
 
-fn digest(export: &Served, lba: u64, sectors: u32) -> Reply {
+/// Hashes so many zeros.
+fn hash_zeros(hasher: &mut blake3::Hasher, bytes: usize) {
+    static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+    let mut left = bytes;
+    while left > 0 {
+        let part = left.min(ZEROS.len());
+        hasher.update(&ZEROS[..part]);
+        left -= part;
+    }
+}
+
+/// The digest of a range. What is all zeros need not be hashed each time: `of_zeros` is the hash of so many.
+fn digest(export: &Served, lba: u64, sectors: u32, of_zeros: &mut (usize, [u8; 32])) -> Reply {
     let mut hasher = blake3::Hasher::new();
     let mut zero = true;
-    let scanned = scan(export, lba, u64::from(sectors), |piece| {
-        zero = zero && is_zero(piece);
+    let mut zeros = 0;
+    // Whoever asks for a long digest asks for the next one soon: the disk need not wait for that.
+    let until = match u64::from(sectors) * SECTOR {
+        ..LONG => lba + u64::from(sectors),
+        LONG.. => export.sectors,
+    };
+    let scanned = scan(export, lba, u64::from(sectors), until, |piece| {
+        if zero && is_zero(piece) {
+            zeros += piece.len();
+            return;
+        }
+        if zero {
+            hash_zeros(&mut hasher, zeros);
+            zero = false;
+        }
         hasher.update(piece);
     });
+    if zero && scanned.is_ok() {
+        let bytes = sectors as usize * SECTOR as usize;
+        if of_zeros.0 != bytes {
+            hash_zeros(&mut hasher, bytes);
+            *of_zeros = (bytes, *hasher.finalize().as_bytes());
+        }
+        return Reply::Digest {
+            lba,
+            sectors,
+            zero,
+            blake3: of_zeros.1,
+        };
+    }
     match scanned {
         Ok(()) => Reply::Digest {
             lba,
@@ -119,7 +169,9 @@ fn zero_map(export: &Served, lba: u64, sectors_per_bit: u32, bits: u16) -> Reply
         let sectors = u64::from(sectors_per_bit).min(export.sectors.saturating_sub(from));
         let mut zero = sectors > 0;
         // A range that cannot be read is not known to be zero.
-        let scanned = scan(export, from, sectors, |piece| zero = zero && is_zero(piece));
+        let scanned = scan(export, from, sectors, from + sectors, |piece| {
+            zero = zero && is_zero(piece);
+        });
         if zero && scanned.is_ok() {
             map[usize::from(bit / 8)] |= 1 << (bit % 8);
         }

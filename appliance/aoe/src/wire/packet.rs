@@ -18,7 +18,9 @@ use pnet::util::MacAddr;
 use super::Wire;
 use super::ring::Ring;
 use super::spin::{LOOK, Spin};
-use crate::frame::ETHERTYPE;
+use crate::address::SECTOR;
+use crate::ata::ATA_LEN;
+use crate::frame::{ETHERNET_LEN, ETHERTYPE, HEADER_LEN, command};
 
 /// Frames taken from the kernel, or given to it, with one call.
 const BATCH: usize = 64;
@@ -43,6 +45,8 @@ pub struct PacketSocket {
     /// The interface is no more, or its frames no longer fit: a new socket is needed.
     lost: AtomicBool,
     dropped: AtomicU64,
+    /// Looking for a frame is allowed.
+    look: AtomicBool,
     arrivals: Mutex<Arrivals>,
 }
 
@@ -129,7 +133,7 @@ impl PacketSocket {
         let wait = TimeVal::milliseconds(LONG_WAIT.as_millis() as i64);
         setsockopt(&socket, sockopt::ReceiveTimeout, &wait)
             .map_err(|e| failed("set the time-out of a packet socket")(e.into()))?;
-        only_ours(&socket).map_err(failed("filter what comes in"))?;
+        filter(&socket, false).map_err(failed("filter what comes in"))?;
         let mac = hardware_address(&socket, name).map_err(failed("read the MAC address"))?;
         let mtu = mtu(&socket, name).map_err(failed("read the MTU"))?;
         // Without memory for the ring the socket's queue does, at a system call for each batch.
@@ -162,6 +166,7 @@ impl PacketSocket {
             index,
             lost: AtomicBool::new(false),
             dropped: AtomicU64::new(0),
+            look: AtomicBool::new(true),
             arrivals: Mutex::new(arrivals),
         })
     }
@@ -267,6 +272,15 @@ impl Wire for PacketSocket {
         self.dropped.load(Ordering::Relaxed)
     }
 
+    fn may_look(&self, may: bool) {
+        self.look.store(may, Ordering::Relaxed);
+    }
+
+    fn pass_over_data(&self) {
+        // Without it everything comes, as before.
+        let _ = filter(&self.socket, true);
+    }
+
     fn refresh(&self) {
         let dropped = dropped_since(&self.socket);
         self.dropped.fetch_add(dropped, Ordering::Relaxed);
@@ -300,7 +314,7 @@ impl Wire for PacketSocket {
                     return Ok(0);
                 }
                 let begun = Instant::now();
-                if spin.pays() {
+                if spin.pays() && self.look.load(Ordering::Relaxed) {
                     let seen = ring.look_until(begun + LOOK);
                     spin.looked(seen);
                     if seen {
@@ -383,11 +397,16 @@ fn interface_index(name: &str) -> Option<libc::c_uint> {
 
 /// Lets only frames in that were sent to us or to everybody. A frame with the tag of a VLAN that we are
 /// not in, and one for another station, are of type `PACKET_OTHERHOST`
-/// (`net/core/dev.c`, `__netif_receive_skb_core`).
-fn only_ours(socket: &OwnedFd) -> io::Result<()> {
+/// (`net/core/dev.c`, `__netif_receive_skb_core`). `no_data`: and no answers to ATA commands that are longer
+/// than the one to IDENTIFY.
+fn filter(socket: &OwnedFd, no_data: bool) -> io::Result<()> {
     const PACKET_BROADCAST: u32 = 1;
     /// Larger than any frame: the whole of it.
     const WHOLE: u32 = 0x4_0000;
+    /// Where the AoE command is in a frame.
+    const COMMAND: u32 = ETHERNET_LEN as u32 + 5;
+    /// Headers, registers and 512 bytes.
+    const IDENTIFY_LEN: u32 = (HEADER_LEN + ATA_LEN + SECTOR as usize) as u32;
     let packet_type = (libc::SKF_AD_OFF + libc::SKF_AD_PKTTYPE) as u32;
     let step = |code: u32, jt, jf, k| libc::sock_filter {
         code: code as u16,
@@ -395,22 +414,30 @@ fn only_ours(socket: &OwnedFd) -> io::Result<()> {
         jf,
         k,
     };
-    let mut program = [
-        step(
-            libc::BPF_LD | libc::BPF_B | libc::BPF_ABS,
-            0,
-            0,
-            packet_type,
-        ),
-        step(
-            libc::BPF_JMP | libc::BPF_JGT | libc::BPF_K,
-            1,
-            0,
-            PACKET_BROADCAST,
-        ),
+    let load = libc::BPF_LD | libc::BPF_B | libc::BPF_ABS;
+    let length = libc::BPF_LD | libc::BPF_W | libc::BPF_LEN;
+    let equal = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+    let greater = libc::BPF_JMP | libc::BPF_JGT | libc::BPF_K;
+    // Jumps count the steps between; the last step takes nothing, the one before it all.
+    let ours = [step(load, 0, 0, packet_type)];
+    let short = [
+        step(greater, 5, 0, PACKET_BROADCAST),
+        step(load, 0, 0, COMMAND),
+        step(equal, 0, 2, command::ATA.into()),
+        step(length, 0, 0, 0),
+        step(greater, 1, 0, IDENTIFY_LEN),
+    ];
+    let all = [step(greater, 1, 0, PACKET_BROADCAST)];
+    let end = [
         step(libc::BPF_RET | libc::BPF_K, 0, 0, WHOLE),
         step(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
     ];
+    let middle: &[_] = if no_data { &short } else { &all };
+    let mut program: Vec<libc::sock_filter> = ours
+        .into_iter()
+        .chain(middle.iter().copied())
+        .chain(end)
+        .collect();
     let filter = libc::sock_fprog {
         len: program.len() as u16,
         filter: program.as_mut_ptr(),

@@ -6,6 +6,7 @@ use std::sync::mpsc::{Receiver, SyncSender};
 
 use p2v_aoe::SECTOR;
 
+use super::ahead::Ahead;
 use super::pool::{Buffer, Pool};
 use super::write::{Content, Fetched};
 use super::{CopyError, Digest, Pass, Piece, Source, SourceError, lock};
@@ -23,6 +24,17 @@ pub(super) struct Found {
     digest: Asked,
     /// Where it reads as zeros, if that was asked.
     zeros: Option<Vec<bool>>,
+}
+
+impl Found {
+    /// Whether its data may have to cross the wire, from where the digest has put it in memory.
+    fn is_to_be_read(&self) -> bool {
+        match &self.digest {
+            Asked::Digest(digest) => !digest.zero,
+            Asked::Unknown => true,
+            Asked::Done(_) | Asked::Unreadable => false,
+        }
+    }
 }
 
 enum Asked {
@@ -66,6 +78,7 @@ impl Zeros {
 pub(super) fn ask_all(
     source: &mut dyn Source,
     pass: &Pass<'_>,
+    ahead: &Ahead,
     found: &SyncSender<Found>,
 ) -> Result<(), CopyError> {
     // A digest of what changes says only whether there is something to move.
@@ -107,6 +120,9 @@ pub(super) fn ask_all(
             digest,
             zeros,
         };
+        if next.is_to_be_read() {
+            ahead.one_more();
+        }
         if found.send(next).is_err() {
             // A later step has failed, and says why.
             break;
@@ -165,13 +181,20 @@ impl<'a> Fetcher<'a> {
     pub(super) fn run(
         mut self,
         found: &Receiver<Found>,
+        ahead: &Ahead,
         fetched: &SyncSender<Fetched>,
     ) -> Result<Vec<Piece>, CopyError> {
+        let _reader = ahead.reader();
         let mut unreadable = Vec::new();
         for next in found {
             let index = next.index;
+            let to_be_read = next.is_to_be_read();
             let piece = self.pass.job.pieces[index];
-            match self.fetch(next)? {
+            let end = self.fetch(next)?;
+            if to_be_read {
+                ahead.one_less();
+            }
+            match end {
                 End::Fetched(fetch) => {
                     if fetched.send(fetch).is_err() {
                         break;

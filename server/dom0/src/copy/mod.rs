@@ -21,6 +21,7 @@ use p2v_aoe::SECTOR;
 
 use crate::report::Progress;
 
+mod ahead;
 pub mod bad;
 pub mod certificate;
 pub mod compare;
@@ -50,7 +51,9 @@ pub const RANGE_SECTORS: u32 = 8192;
 pub const MEMORY: usize = 128 << 20;
 /// Digests known ahead of the piece that is read: so many pieces lie in the old machine's memory,
 /// which may be as little as 128 MB.
-const AHEAD: usize = 3;
+const AHEAD: usize = 4;
+/// Pieces that are zeros, or need no digest, between the first step and the second.
+const QUEUE: usize = 64;
 /// Buffers without which the steps would wait for each other.
 const BUFFERS_MIN: usize = 4;
 /// Bytes that a copy needs beside its buffers: two sessions with what the kernel hands them at once,
@@ -419,7 +422,9 @@ impl Pass<'_> {
         // Half of the buffers are with the checker at the most, so that the others go on.
         let batch = (write::BATCH / largest.max(1)).min(count / 2).max(1);
         let (pool, giver) = pool::Pool::new(count, largest);
-        let (digests, found) = sync_channel(AHEAD);
+        let (digests, found) = sync_channel(QUEUE);
+        let ahead = ahead::Ahead::new(AHEAD);
+        let ahead = &ahead;
         let (fetched, to_write) = sync_channel(count);
         let (written, to_check) = sync_channel(count);
         let Sources {
@@ -431,8 +436,8 @@ impl Pass<'_> {
             let checker = scope.spawn(move || checker.run(&to_check));
             let writer = scope.spawn(move || write::write_all(self, &to_write, &written));
             let fetcher = fetch::Fetcher::new(*data, self, pool);
-            let fetcher = scope.spawn(move || fetcher.run(&found, &fetched));
-            let asked = fetch::ask_all(*asked, self, &digests);
+            let fetcher = scope.spawn(move || fetcher.run(&found, ahead, &fetched));
+            let asked = fetch::ask_all(*asked, self, ahead, &digests);
             drop(digests);
             (asked, joined(fetcher), joined(writer), joined(checker))
         });

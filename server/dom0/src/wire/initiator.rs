@@ -82,6 +82,10 @@ impl Export for Session {
         self.listen_for_silence(listener);
     }
 
+    fn without_data(&mut self) {
+        Session::without_data(self);
+    }
+
     fn inventory(&mut self) -> Result<Inventory, WireError> {
         Ok(Session::inventory(self)?)
     }

@@ -59,6 +59,7 @@ pub fn run(arguments: &[String]) -> Result<()> {
     let address = Address::new(SHELF, SLOT);
     let mut data = initiator.attach(address)?;
     let mut digests = initiator.attach(address)?;
+    digests.without_data();
     let attached = Instant::now();
     let sectors = data.sectors();
     File::create_new(to)?.set_len(sectors * p2v_aoe::SECTOR)?;

@@ -151,6 +151,7 @@ impl DiskCopy {
         let Context { host, report, .. } = job.context;
         let mut data = job.context.attach(job.contact, address, disk)?;
         let mut digests = job.context.attach(job.contact, address, disk)?;
+        digests.without_data();
         let patience = Duration::from_secs(host.settings.silence_seconds);
         let (one, other) = report::told_once(report.silence(&address.to_string(), patience));
         data.wait_out_silence(patience, one);
