@@ -121,7 +121,7 @@ fn a_partitioned_disk_is_copied_byte_for_byte_also_after_an_interruption() {
     // To a thin volume: zeros take no room there.
     scene
         .host
-        .ok("lvremove -qy vg0/e1-disk0 && lvcreate -q -Wn -Zy --type thin-pool -L 400M -n pool vg0")
+        .ok("lvremove -qy vg0/e1-disk0 && lvcreate -q -y -Zy --type thin-pool -L 400M -n pool vg0")
         .unwrap();
     scene.host.ok("p2v copy e1.0 --to vg0/pool").unwrap();
     assert_eq!(scene.host.ok(&sum("/dev/vg0/e1-disk0")).unwrap(), there);
