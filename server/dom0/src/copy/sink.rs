@@ -46,13 +46,22 @@ pub trait Sink: Sync {
     fn read_back(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()>;
 }
 
-/// A regular file or a block device.
+/// What a sink writes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    File,
+    BlockDevice,
+    /// An image that `qemu-storage-daemon` shows.
+    Image,
+}
+
+/// A regular file or a block device, or an image that is shown as a file.
 #[derive(Debug)]
 pub struct FileSink {
     file: File,
     /// The same file opened with O_DIRECT; `None` where the file system has no direct I/O (tmpfs).
     direct: Option<File>,
-    block_device: bool,
+    kind: Kind,
     bytes: u64,
 }
 
@@ -68,7 +77,27 @@ impl FileSink {
     /// # Errors
     /// What the system said; `EBUSY` for a device in use.
     pub fn open(path: &Path, block_device: bool) -> io::Result<FileSink> {
-        let exclusive = if block_device { nix::libc::O_EXCL } else { 0 };
+        let kind = if block_device {
+            Kind::BlockDevice
+        } else {
+            Kind::File
+        };
+        FileSink::open_as(kind, path)
+    }
+
+    /// Opens `path`, where `qemu-storage-daemon` shows an image.
+    ///
+    /// # Errors
+    /// What the system said.
+    pub fn open_image(path: &Path) -> io::Result<FileSink> {
+        FileSink::open_as(Kind::Image, path)
+    }
+
+    fn open_as(kind: Kind, path: &Path) -> io::Result<FileSink> {
+        let exclusive = match kind {
+            Kind::BlockDevice => nix::libc::O_EXCL,
+            Kind::File | Kind::Image => 0,
+        };
         let mut file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -89,7 +118,7 @@ impl FileSink {
         Ok(FileSink {
             file,
             direct,
-            block_device,
+            kind,
             bytes,
         })
     }
@@ -161,12 +190,22 @@ impl Sink for FileSink {
     }
 
     fn zero(&self, offset: u64, bytes: usize) -> io::Result<()> {
-        let zeroed = if self.block_device {
-            // SAFETY: the range is two numbers, which the kernel reads during the call.
-            unsafe { ioctl::zero_out(self.file.as_raw_fd(), &[offset, bytes as u64]) }.is_ok()
-        } else {
-            let hole = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-            fallocate(&self.file, hole, offset.cast_signed(), bytes as i64).is_ok()
+        let allocate = |how| {
+            let how = how | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+            fallocate(&self.file, how, offset.cast_signed(), bytes as i64).is_ok()
+        };
+        let zeroed = match self.kind {
+            Kind::BlockDevice => {
+                // SAFETY: the range is two numbers, which the kernel reads during the call.
+                unsafe { ioctl::zero_out(self.file.as_raw_fd(), &[offset, bytes as u64]) }.is_ok()
+            }
+            Kind::File => allocate(FallocateFlags::FALLOC_FL_PUNCH_HOLE),
+            Kind::Image => {
+                // To QEMU a hole is only a wish (block/export/fuse.c has it as a discard, which leaves parts of
+                // clusters as they are): it gives the room back, and the zeros come by the second call.
+                allocate(FallocateFlags::FALLOC_FL_PUNCH_HOLE);
+                allocate(FallocateFlags::FALLOC_FL_ZERO_RANGE)
+            }
         };
         if zeroed {
             return Ok(());
