@@ -125,6 +125,8 @@ pub enum MappingKind {
     Linear,
     /// No device-mapper device: the config names a file directly.
     File,
+    /// The same with a qcow2 image, which QEMU reads for the domain.
+    Qcow2,
 }
 
 /// What the domain's disk is.
@@ -161,6 +163,13 @@ pub enum Destination {
         /// What tells it from another file of that name (its inode number).
         identity: String,
     },
+    /// A qcow2 image in a regular file.
+    Qcow2 {
+        /// Its absolute path.
+        path: PathBuf,
+        /// What tells it from another file of that name (its inode number).
+        identity: String,
+    },
     /// A block device that is not one of LVM's.
     Device {
         /// Its path; a link of `/dev/disk/by-id` where there is one.
@@ -175,7 +184,9 @@ impl Destination {
     pub fn path(&self) -> PathBuf {
         match self {
             Destination::Volume { vg, lv, .. } => Path::new("/dev").join(vg).join(lv),
-            Destination::File { path, .. } | Destination::Device { path, .. } => path.clone(),
+            Destination::File { path, .. }
+            | Destination::Qcow2 { path, .. }
+            | Destination::Device { path, .. } => path.clone(),
         }
     }
 }
@@ -185,6 +196,7 @@ impl fmt::Display for Destination {
         match self {
             Destination::Volume { vg, lv, .. } => write!(f, "volume {vg}/{lv}"),
             Destination::File { path, .. } => write!(f, "file {}", path.display()),
+            Destination::Qcow2 { path, .. } => write!(f, "qcow2 image {}", path.display()),
             Destination::Device { path, .. } => write!(f, "device {}", path.display()),
         }
     }

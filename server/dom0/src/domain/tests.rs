@@ -58,6 +58,7 @@ fn backends(inventory: &Inventory) -> Vec<Backend> {
         .map(|(address, _)| Backend {
             address: *address,
             path: format!("/dev/mapper/p2v-web-{}", address.slot).into(),
+            format: Format::Raw,
             underneath: format!("the old machine's disk {address}"),
         })
         .collect()

@@ -154,13 +154,18 @@ mod tests {
     #[test]
     fn only_a_whole_image_of_the_right_size_will_do() {
         let fault = |more: &str| {
-            let json = format!(r#"{{"format": "qcow2", "virtual-size": 512, "dirty-flag": false{more}}}"#);
+            let json =
+                format!(r#"{{"format": "qcow2", "virtual-size": 512, "dirty-flag": false{more}}}"#);
             let info: Info = serde_json::from_str(&json).unwrap();
             info.fault(512)
         };
         assert_eq!(fault(""), None);
-        let specific = |data: &str| format!(r#", "format-specific": {{"type": "qcow2", "data": {data}}}"#);
-        assert_eq!(fault(&specific(r#"{"compat": "1.1", "corrupt": false}"#)), None);
+        let specific =
+            |data: &str| format!(r#", "format-specific": {{"type": "qcow2", "data": {data}}}"#);
+        assert_eq!(
+            fault(&specific(r#"{"compat": "1.1", "corrupt": false}"#)),
+            None
+        );
         for (more, word) in [
             (r#", "backing-filename": "base.img""#.to_owned(), "base.img"),
             (r#", "encrypted": true"#.to_owned(), "encrypted"),
@@ -190,6 +195,11 @@ mod tests {
         assert!(!is_open(&image).unwrap());
         std::fs::write(&image, vec![7; 4096]).unwrap();
         assert_eq!(disk_bytes(&image).unwrap(), None);
-        assert!(info(&tools, &image).unwrap_err().to_string().contains("qcow2"));
+        assert!(
+            info(&tools, &image)
+                .unwrap_err()
+                .to_string()
+                .contains("qcow2")
+        );
     }
 }

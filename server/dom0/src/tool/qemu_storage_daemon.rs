@@ -60,8 +60,11 @@ pub fn show(tools: &Tools, image: &Path, at: &Path, writable: bool) -> Result<Sh
         .mode(0o600)
         .open(at)
         .map_err(|e| not_done("create", at, &e))?;
-    let device = fs::metadata(at).map_err(|e| not_done("look at", at, &e))?.dev();
-    let said = tempfile::tempfile().map_err(|e| not_done("make a file in", &std::env::temp_dir(), &e))?;
+    let device = fs::metadata(at)
+        .map_err(|e| not_done("look at", at, &e))?
+        .dev();
+    let said =
+        tempfile::tempfile().map_err(|e| not_done("make a file in", &std::env::temp_dir(), &e))?;
     let stderr = said.try_clone().map_err(|e| not_done("open", at, &e))?;
 
     let cache = serde_json::json!({"direct": direct});
@@ -74,7 +77,13 @@ pub fn show(tools: &Tools, image: &Path, at: &Path, writable: bool) -> Result<Sh
         "allow-other": "off",
     });
     let program = tools.path(PROGRAM).into_os_string();
-    let words = ["--blockdev", &node.to_string(), "--export", &export.to_string()].map(Into::into);
+    let words = [
+        "--blockdev",
+        &node.to_string(),
+        "--export",
+        &export.to_string(),
+    ]
+    .map(Into::into);
     // `setpriv`: gone with this process, also when it is killed.
     let mut arguments = vec!["--pdeathsig".into(), "TERM".into(), program];
     arguments.extend(words);
@@ -107,7 +116,11 @@ pub fn show(tools: &Tools, image: &Path, at: &Path, writable: bool) -> Result<Sh
             return Ok(shown);
         }
         if Instant::now() > until {
-            return Err(not_done("show", image, &format!("{PROGRAM} did not begin; it said: {}", shown.words())));
+            return Err(not_done(
+                "show",
+                image,
+                &format!("{PROGRAM} did not begin; it said: {}", shown.words()),
+            ));
         }
         std::thread::sleep(LOOK);
     }
@@ -126,10 +139,19 @@ impl Shown {
         }
         let status = self.status?;
         if status.code() == Some(NOT_FOUND) {
-            return Some(super::not_started(PROGRAM, &self.command, io::ErrorKind::NotFound.into()));
+            return Some(super::not_started(
+                PROGRAM,
+                &self.command,
+                io::ErrorKind::NotFound.into(),
+            ));
         }
         let said = self.words();
-        Some(super::failed(self.command.clone(), status, &[], said.as_bytes()))
+        Some(super::failed(
+            self.command.clone(),
+            status,
+            &[],
+            said.as_bytes(),
+        ))
     }
 
     /// Has it close the image. Nothing may have the raw disk open any more.
@@ -236,7 +258,11 @@ mod tests {
             assert_eq!(nix::unistd::getpgid(Some(pid)), Ok(pid));
             let sink = FileSink::open_image(&at).unwrap();
             assert_eq!(sink.bytes(), size);
-            for (from, to, fill) in [(0, size, 9), (512, 1024, 3), (70_000 / 512 * 512, 1 << 20, 0)] {
+            for (from, to, fill) in [
+                (0, size, 9),
+                (512, 1024, 3),
+                (70_000 / 512 * 512, 1 << 20, 0),
+            ] {
                 let range = from as usize..to as usize;
                 data[range.clone()].fill(fill);
                 match fill {
@@ -279,7 +305,10 @@ mod tests {
         drop(sink);
         assert!(shown.ended().unwrap().to_string().contains("signal: 9"));
         // As if this process had been killed before it cleared up.
-        assert_eq!(fs::metadata(&at).unwrap_err().raw_os_error(), Some(libc::ENOTCONN));
+        assert_eq!(
+            fs::metadata(&at).unwrap_err().raw_os_error(),
+            Some(libc::ENOTCONN)
+        );
         std::mem::forget(shown);
         let again = show(&tools, &image, &at, true).unwrap();
         again.end().unwrap();
@@ -291,11 +320,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (image, at) = (dir.path().join("x.qcow2"), dir.path().join("raw"));
         fs::write(&image, "no image").unwrap();
-        let error = show(&Tools::new(), &image, &at, true).unwrap_err().to_string();
+        let error = show(&Tools::new(), &image, &at, true)
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("qcow2 format"), "{error}");
         assert!(!at.exists());
         for (program, package) in [("setpriv", "util-linux"), (PROGRAM, "qemu-system-common")] {
-            let error = show(&Tools::in_dir(dir.path()), &image, &at, true).unwrap_err().to_string();
+            let error = show(&Tools::in_dir(dir.path()), &image, &at, true)
+                .unwrap_err()
+                .to_string();
             assert!(error.contains(&format!("apt install {package}")), "{error}");
             std::os::unix::fs::symlink("/usr/bin/setpriv", dir.path().join(program)).unwrap();
         }
