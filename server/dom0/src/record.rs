@@ -546,6 +546,28 @@ mod tests {
     }
 
     #[test]
+    fn what_older_records_say_of_copies_is_read_as_it_was() {
+        let file = r#"{"kind": "file", "path": "/x.qcow2", "identity": "inode 7"}"#;
+        let file: Destination = serde_json::from_str(file).unwrap();
+        assert!(matches!(&file, Destination::File { identity, .. } if identity == "inode 7"));
+        // The journal knows its destination by this.
+        assert_eq!(
+            format!("{file:?}"),
+            r#"File { path: "/x.qcow2", identity: "inode 7" }"#
+        );
+        let image = Destination::Qcow2 {
+            path: "/x.qcow2".into(),
+            identity: "inode 7".into(),
+        };
+        let json = serde_json::to_string(&image).unwrap();
+        assert!(json.contains(r#""kind":"qcow2""#), "{json}");
+        assert_eq!(serde_json::from_str::<Destination>(&json).unwrap(), image);
+        let mapping = r#"{"kind": "file", "backing": "/x.qcow2", "old_disk": false}"#;
+        let mapping: Mapping = serde_json::from_str(mapping).unwrap();
+        assert_eq!(mapping.kind, MappingKind::File);
+    }
+
+    #[test]
     fn history_is_bounded() {
         let mut record = record();
         for i in 0..2 * HISTORY_KEPT {

@@ -6,12 +6,14 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use nix::fcntl::{FallocateFlags, PosixFadviseAdvice, fallocate, posix_fadvise};
 
 use super::pool::{ALIGN, Buffer};
 
-/// Bytes per direct read.
+/// Bytes per direct read; of an image, bytes of any read and write: what the kernel's FUSE asks for at once
+/// (256 pages, Linux fs/fuse/fuse_i.h, `FUSE_MAX_MAX_PAGES`).
 const CHUNK: usize = 1 << 20;
 
 /// A destination of a copy. Offsets and lengths in bytes, multiples of 512.
@@ -62,6 +64,8 @@ pub struct FileSink {
     /// The same file opened with O_DIRECT; `None` where the file system has no direct I/O (tmpfs).
     direct: Option<File>,
     kind: Kind,
+    /// Held while an image is read or written; see [`FileSink::alone`].
+    gate: Mutex<()>,
     bytes: u64,
 }
 
@@ -119,6 +123,7 @@ impl FileSink {
             file,
             direct,
             kind,
+            gate: Mutex::default(),
             bytes,
         })
     }
@@ -128,9 +133,33 @@ impl FileSink {
         &self.file
     }
 
+    /// Does `io`; with an image, while nothing else is done with it.
+    ///
+    /// `qemu-storage-daemon` before QEMU 10.1 takes the next request while it works on a write, into the
+    /// buffer that it writes from ("fuse: Copy write buffer content before polling", H. Czenczek, 2025). So
+    /// there is one request at a time: one thread, and no more than the kernel sends as one.
+    fn alone<T>(&self, io: impl FnOnce() -> T) -> T {
+        let _gate = (self.kind == Kind::Image)
+            .then(|| self.gate.lock().unwrap_or_else(PoisonError::into_inner));
+        io()
+    }
+
+    /// Bytes that are read or written at once.
+    fn at_once(&self) -> usize {
+        match self.kind {
+            Kind::File | Kind::BlockDevice => usize::MAX,
+            Kind::Image => CHUNK,
+        }
+    }
+
     fn read_direct(&self, direct: &File, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
         if is_aligned(offset, buffer) {
-            return direct.read_exact_at(buffer, offset);
+            let mut at = offset;
+            for part in buffer.chunks_mut(self.at_once()) {
+                self.alone(|| direct.read_exact_at(part, at))?;
+                at += part.len() as u64;
+            }
+            return Ok(());
         }
         // Reads begin and end on ALIGN so that they suit every device; the end of the file cuts
         // the last one short, which direct I/O allows.
@@ -142,7 +171,7 @@ impl FileSink {
             let lead = (at - start) as usize;
             let want = (lead + buffer.len() - done).min(CHUNK);
             let window = &mut space[..want.next_multiple_of(ALIGN)];
-            let got = match direct.read_at(window, start) {
+            let got = match self.alone(|| direct.read_at(window, start)) {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 other => other?,
             };
@@ -177,22 +206,31 @@ impl Sink for FileSink {
 
     fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         let Some(direct) = &self.direct else {
-            return self.file.write_all_at(data, offset);
+            return self.alone(|| self.file.write_all_at(data, offset));
         };
         // The end of a disk of an odd size goes through the page cache.
         let whole = data.len() - data.len() % ALIGN;
         let (whole, rest) = data.split_at(whole);
         if !is_aligned(offset, whole) {
-            return self.file.write_all_at(data, offset);
+            return self.alone(|| self.file.write_all_at(data, offset));
         }
-        direct.write_all_at(whole, offset)?;
-        self.file.write_all_at(rest, offset + whole.len() as u64)
+        let mut at = offset;
+        for part in whole.chunks(self.at_once()) {
+            self.alone(|| direct.write_all_at(part, at))?;
+            at += part.len() as u64;
+        }
+        match rest {
+            [] => Ok(()),
+            rest => self.alone(|| self.file.write_all_at(rest, at)),
+        }
     }
 
     fn zero(&self, offset: u64, bytes: usize) -> io::Result<()> {
         let allocate = |how| {
             let how = how | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-            fallocate(&self.file, how, offset.cast_signed(), bytes as i64).is_ok()
+            let (from, bytes) = (offset.cast_signed(), bytes as i64);
+            self.alone(|| fallocate(&self.file, how, from, bytes))
+                .is_ok()
         };
         let zeroed = match self.kind {
             Kind::BlockDevice => {
@@ -220,7 +258,7 @@ impl Sink for FileSink {
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.file.sync_data()
+        self.alone(|| self.file.sync_data())
     }
 
     fn read_back(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {

@@ -1,7 +1,8 @@
 //! `qemu-storage-daemon`: an image of QEMU's, shown as the raw disk that it holds.
 //!
 //! By FUSE, as a regular file with another one under it: no block device appears on the host, so neither
-//! udev nor LVM acts on what is in the image.
+//! udev nor LVM acts on what is in the image. It must be given one request at a time, as
+//! [`FileSink`](crate::copy::FileSink) does with an image.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -235,6 +236,7 @@ fn has_direct_io(path: &Path) -> io::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::copy::pool::Buffer;
     use crate::copy::{FileSink, Sink};
     use crate::tool::qemu_img;
 
@@ -289,6 +291,41 @@ mod tests {
             drop((sink, shown));
             assert!(!at.exists());
         }
+    }
+
+    #[test]
+    fn what_is_written_and_read_at_once_does_not_mix() {
+        let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let (image, at) = (dir.path().join("x.qcow2"), dir.path().join("raw"));
+        let tools = Tools::new();
+        const PART: usize = 4 << 20;
+        const PARTS: usize = 8;
+        qemu_img::create(&tools, &image, (PARTS * PART) as u64).unwrap();
+        let shown = show(&tools, &image, &at, true).unwrap();
+        let sink = FileSink::open_image(&at).unwrap();
+        // Each sector has its number in it.
+        let fill = |part: usize, buffer: &mut [u8]| {
+            for (i, word) in buffer.chunks_mut(8).enumerate() {
+                word.copy_from_slice(&(part * PART / 8 + i).to_le_bytes());
+            }
+        };
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let (sink, fill) = (&sink, &fill);
+                scope.spawn(move || {
+                    let (mut data, mut back) = (Buffer::new(PART), Buffer::new(PART));
+                    for part in (thread..PARTS).step_by(4) {
+                        fill(part, &mut data);
+                        sink.write_at((part * PART) as u64, &data).unwrap();
+                        sink.sync().unwrap();
+                        sink.read_back((part * PART) as u64, &mut back).unwrap();
+                        assert!(back[..] == data[..], "part {part}");
+                    }
+                });
+            }
+        });
+        drop(sink);
+        shown.end().unwrap();
     }
 
     #[test]
