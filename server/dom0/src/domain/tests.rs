@@ -100,6 +100,30 @@ fn golden(name: &str, text: &str) {
 }
 
 #[test]
+fn an_image_is_named_as_one_on_every_controller() {
+    for (driver, disk) in [
+        (
+            "ata_piix",
+            "format=qcow2, backendtype=qdisk, vdev=hda, access=rw, target=/srv/web.qcow2",
+        ),
+        (
+            "sym53c8xx",
+            "file=/srv/web.qcow2,if=none,id=p2vdisk0,format=qcow2,cache=none",
+        ),
+    ] {
+        let inventory = machine(driver, 1, "e1000");
+        let mut config = fit_with(&inventory, &Settings::default(), HostFacts::default()).unwrap();
+        config.disks[0].path = "/srv/web.qcow2".into();
+        config.disks[0].format = Format::Qcow2;
+        let text = config.to_string();
+        assert!(
+            text.contains(disk) && !text.contains("format=raw"),
+            "{text}"
+        );
+    }
+}
+
+#[test]
 fn whole_configs() {
     golden("ide", &text(&machine("ata_piix", 2, "e1000")));
     golden("ahci", &text(&machine("ahci", 5, "r8169")));

@@ -35,11 +35,11 @@ fn a_domain_is_switched_to_an_image() {
     lab.copy(to).unwrap();
     assert_eq!(lab.state(), State::Copied);
     let config = lab.cutover().unwrap();
-    let text = fs::read_to_string(&config).unwrap();
+    let written = fs::read_to_string(&config).unwrap();
     let line = format!("format=qcow2, backendtype=qdisk, vdev=hda, access=rw, target={to}");
     assert!(
-        text.contains(&line) && !text.contains("format=raw"),
-        "{text}"
+        written.contains(&line) && !written.contains("format=raw"),
+        "{written}"
     );
     let record = lab.host.store.get(&lab.name).unwrap();
     let mapping = record.disks[&0].mapping.as_ref().unwrap();
