@@ -62,7 +62,11 @@ pub(super) fn prepare(
     let bytes = request.sectors * SECTOR;
     let Some(there) = there else {
         make(host, &path, bytes, false)?;
-        return open(host, path, request, true);
+        let opened = open(host, path.clone(), request, true);
+        return opened.inspect_err(|_| {
+            // It is empty, and would be a stranger's to the next run. The error is what must be seen.
+            let _ = fs::remove_file(&path);
+        });
     };
     refuse_domains_disk(host, &path)?;
     if there.len() > 0 {
@@ -376,6 +380,11 @@ mod tests {
         let new = Wanted::Path(dir.join("new.qcow2"));
         let error = text(prepare(&host, &new, request(None, no)));
         assert!(error.contains("apt install qemu-utils"), "{error}");
+        // The other programs are not there: what was made is no obstacle to the next run.
+        std::os::unix::fs::symlink("/usr/bin/qemu-img", dir.join("qemu-img")).unwrap();
+        let error = text(prepare(&host, &new, request(None, no)));
+        assert!(error.contains("apt install util-linux"), "{error}");
+        assert!(!dir.join("new.qcow2").exists());
         host.tools = tools;
         for name in ["x.vmdk", "x.vhdx"] {
             let other = Wanted::Path(dir.join(name));

@@ -107,7 +107,7 @@ fn an_image_is_named_as_one_on_every_controller() {
             "format=qcow2, backendtype=qdisk, vdev=hda, access=rw, target=/srv/web.qcow2",
         ),
         (
-            "sym53c8xx",
+            "megaraid_sas",
             "file=/srv/web.qcow2,if=none,id=p2vdisk0,format=qcow2,cache=none",
         ),
     ] {

@@ -105,3 +105,32 @@ fn an_image_that_a_domain_has_is_not_copied_to_nor_compared() {
         assert!(error.contains("domain other (number 9"), "{error}");
     }
 }
+
+#[test]
+fn what_cannot_be_read_is_looked_up_in_the_image() {
+    let (lab, image) = image_lab();
+    lab.machine().bad = vec![77];
+    for program in ["sfdisk", "blkid"] {
+        let found = ["/usr/sbin", "/sbin"].map(|dir| Path::new(dir).join(program));
+        let found = found
+            .iter()
+            .find(|at| at.exists())
+            .expect("util-linux and fdisk");
+        std::os::unix::fs::symlink(found, lab.dir.path().join(program)).unwrap();
+    }
+    // Partitions, so that the answer is not that of the image's own first bytes.
+    let mut table = vec![0; 66];
+    table[0..16].copy_from_slice(&[0, 0, 0, 0, 0x83, 0, 0, 0, 0, 8, 0, 0, 0, 8, 0, 0]);
+    table[64..].copy_from_slice(&[0x55, 0xAA]);
+    lab.machine().data[0][..446].fill(0);
+    lab.machine().data[0][446..512].copy_from_slice(&table);
+    let done = lab.copy(image.to_str().unwrap()).unwrap();
+    assert_eq!(done[0].summary.unreadable, [(77, 1)]);
+    let owner = done[0].files[0].owner.to_string();
+    assert!(owner.contains("no partition"), "{owner}");
+    let again = lab.copy(image.to_str().unwrap()).unwrap();
+    assert_eq!(again[0].summary.unreadable, [(77, 1)]);
+    lab.machine().bad.clear();
+    lab.copy(image.to_str().unwrap()).unwrap();
+    lab.cutover().unwrap();
+}
