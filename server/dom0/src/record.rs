@@ -125,6 +125,8 @@ pub enum MappingKind {
     Linear,
     /// No device-mapper device: the config names a file directly.
     File,
+    /// The same with a qcow2 image, which QEMU reads for the domain.
+    Qcow2,
 }
 
 /// What the domain's disk is.
@@ -161,6 +163,13 @@ pub enum Destination {
         /// What tells it from another file of that name (its inode number).
         identity: String,
     },
+    /// A qcow2 image in a regular file.
+    Qcow2 {
+        /// Its absolute path.
+        path: PathBuf,
+        /// What tells it from another file of that name (its inode number).
+        identity: String,
+    },
     /// A block device that is not one of LVM's.
     Device {
         /// Its path; a link of `/dev/disk/by-id` where there is one.
@@ -175,7 +184,9 @@ impl Destination {
     pub fn path(&self) -> PathBuf {
         match self {
             Destination::Volume { vg, lv, .. } => Path::new("/dev").join(vg).join(lv),
-            Destination::File { path, .. } | Destination::Device { path, .. } => path.clone(),
+            Destination::File { path, .. }
+            | Destination::Qcow2 { path, .. }
+            | Destination::Device { path, .. } => path.clone(),
         }
     }
 }
@@ -185,6 +196,7 @@ impl fmt::Display for Destination {
         match self {
             Destination::Volume { vg, lv, .. } => write!(f, "volume {vg}/{lv}"),
             Destination::File { path, .. } => write!(f, "file {}", path.display()),
+            Destination::Qcow2 { path, .. } => write!(f, "qcow2 image {}", path.display()),
             Destination::Device { path, .. } => write!(f, "device {}", path.display()),
         }
     }
@@ -543,6 +555,28 @@ mod tests {
         }
         record.take_inventory(inventory(&[0, 1, 2]), now);
         assert!(record.missing().is_empty());
+    }
+
+    #[test]
+    fn what_older_records_say_of_copies_is_read_as_it_was() {
+        let file = r#"{"kind": "file", "path": "/x.qcow2", "identity": "inode 7"}"#;
+        let file: Destination = serde_json::from_str(file).unwrap();
+        assert!(matches!(&file, Destination::File { identity, .. } if identity == "inode 7"));
+        // The journal knows its destination by this.
+        assert_eq!(
+            format!("{file:?}"),
+            r#"File { path: "/x.qcow2", identity: "inode 7" }"#
+        );
+        let image = Destination::Qcow2 {
+            path: "/x.qcow2".into(),
+            identity: "inode 7".into(),
+        };
+        let json = serde_json::to_string(&image).unwrap();
+        assert!(json.contains(r#""kind":"qcow2""#), "{json}");
+        assert_eq!(serde_json::from_str::<Destination>(&json).unwrap(), image);
+        let mapping = r#"{"kind": "file", "backing": "/x.qcow2", "old_disk": false}"#;
+        let mapping: Mapping = serde_json::from_str(mapping).unwrap();
+        assert_eq!(mapping.kind, MappingKind::File);
     }
 
     #[test]

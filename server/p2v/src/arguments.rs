@@ -113,7 +113,8 @@ pub enum Command {
     Copy {
         /// Name of the machine, or one disk's address such as e7.0
         what: String,
-        /// VG (volumes are made in it), VG/LV, a file (a path with a slash), or a device under /dev
+        /// VG (volumes are made in it), VG/LV, a file (a path with a slash; .qcow2 becomes an image), or a device
+        /// under /dev
         #[arg(long, value_name = "VG[/LV]|FILE|DEVICE")]
         to: String,
         /// Use a destination that exists and is not a copy of this disk: what is on it is lost. Give its name (VG/LV

@@ -8,12 +8,14 @@ use std::str::FromStr;
 
 use p2v_aoe::SECTOR;
 
+use super::image::{self, Format};
 use super::{FileSink, Sink};
 use crate::disk_user::{self, User};
 use crate::host::Host;
 use crate::name::MachineName;
 use crate::record::Destination;
 use crate::tool::lvm::{self, BadVolumeName, Volume};
+use crate::tool::qemu_storage_daemon::Shown;
 use crate::tool::{ToolError, aoe_driver, blkid};
 
 /// Bytes at the start of a device that must be zero for it to count as empty: partition tables,
@@ -185,6 +187,8 @@ pub struct Prepared {
     pub destination: Destination,
     /// Open.
     pub sink: FileSink,
+    /// What shows the image that it writes to; after it, because it is closed first.
+    pub image: Option<Shown>,
     /// Made by this run: nothing in it is worth keeping.
     pub fresh: bool,
     /// Reads as zeros where nothing was written yet.
@@ -295,6 +299,30 @@ pub enum DestinationError {
         path: PathBuf,
         /// Its logical sector size.
         size: u64,
+    },
+    /// An image that is not what it was, or not fit for it.
+    #[error(
+        "{} is not used: {why}. Name another destination, or copy to it again with --overwrite={} if what it holds may \
+         go",
+        path.display(), path.display()
+    )]
+    Image {
+        /// The image.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A format that is not written.
+    #[error(
+        "{} would be an image of a kind that p2v does not write: copy to a raw file (a name without that ending) or a \
+         .qcow2, then `qemu-img convert -O {format}` makes this one of it",
+        path.display()
+    )]
+    Format {
+        /// The destination.
+        path: PathBuf,
+        /// qemu-img's name of the format.
+        format: &'static str,
     },
     /// Neither file nor block device.
     #[error("{} is neither a file nor a block device", .0.display())]
@@ -433,6 +461,7 @@ fn volume_in(
     Ok(Prepared {
         destination: Destination::Volume { vg, lv, uuid },
         sink,
+        image: None,
         fresh,
         blank: fresh && pool.is_some_and(|pool| pool.zeroes),
         ours,
@@ -476,15 +505,19 @@ fn at_path(host: &Host, path: &Path, request: Request<'_>) -> Result<Prepared, D
         Err(e) => return Err(io_error("look at", &path, e)),
     };
     match kind {
-        None => new_file(path, request),
-        Some(m) if m.is_file() => old_file(host, path, request),
         Some(m) if m.file_type().is_block_device() => {
             if let Some((vg, lv)) = volume_at(host, m.rdev())? {
                 return volume(host, &vg, &lv, request);
             }
             device(host, path, m.rdev(), request)
         }
-        Some(_) => Err(DestinationError::Kind(path)),
+        Some(m) if !m.is_file() => Err(DestinationError::Kind(path)),
+        there => match Format::of(&path) {
+            Format::Qcow2 => image::prepare(host, path, there.as_ref(), request),
+            Format::Other(format) => Err(DestinationError::Format { path, format }),
+            Format::Raw if there.is_some() => old_file(host, path, request),
+            Format::Raw => new_file(path, request),
+        },
     }
 }
 
@@ -560,6 +593,7 @@ fn open_file(path: PathBuf) -> Result<Prepared, DestinationError> {
             path,
         },
         sink,
+        image: None,
         fresh: false,
         blank: false,
         ours: false,
@@ -589,6 +623,7 @@ fn device(
     Ok(Prepared {
         destination,
         sink,
+        image: None,
         fresh: false,
         blank: false,
         ours,
@@ -720,6 +755,58 @@ fn stable_path(path: &Path, rdev: u64) -> PathBuf {
         .unwrap_or_else(|| path.to_owned())
 }
 
+/// A copy that was made before, open again.
+#[derive(Debug)]
+pub struct Reopened {
+    sink: FileSink,
+    /// Closed after it.
+    image: Option<Shown>,
+}
+
+impl Reopened {
+    /// What it holds.
+    pub fn sink(&self) -> &FileSink {
+        &self.sink
+    }
+
+    /// The disk that it is, for other programs to read.
+    pub fn raw<'a>(&'a self, path: &'a Path) -> &'a Path {
+        self.image.as_ref().map_or(path, Shown::path)
+    }
+}
+
+/// Opens the copy at `path` to be looked at: a block device for this host's use alone, an image read-only,
+/// if it is one of a disk of `sectors` sectors.
+///
+/// # Errors
+/// It cannot be opened, or is in use.
+pub fn reopen(
+    host: &Host,
+    name: &MachineName,
+    slot: u8,
+    destination: &Destination,
+    path: &Path,
+    sectors: u64,
+) -> Result<Reopened, DestinationError> {
+    let opened = match destination {
+        Destination::Qcow2 { .. } => {
+            let (sink, image) = image::show_again(host, name, slot, path, sectors)?;
+            return Ok(Reopened {
+                sink,
+                image: Some(image),
+            });
+        }
+        Destination::File { .. } => FileSink::open(path, false),
+        Destination::Volume { .. } | Destination::Device { .. } => FileSink::open(path, true),
+    };
+    let sink = opened.map_err(|source| {
+        ToolError::NotDone(format!(
+            "cannot open {destination}: {source}. It may be mounted or in use"
+        ))
+    })?;
+    Ok(Reopened { sink, image: None })
+}
+
 /// Size in sectors and device number of what a destination is now.
 ///
 /// # Errors
@@ -728,7 +815,7 @@ pub fn measure(path: &Path) -> io::Result<(u64, u64)> {
     Ok((aoe_driver::sectors(path)?, fs::metadata(path)?.rdev()))
 }
 
-fn io_error(doing: &'static str, path: &Path, source: io::Error) -> DestinationError {
+pub(super) fn io_error(doing: &'static str, path: &Path, source: io::Error) -> DestinationError {
     DestinationError::Io {
         doing,
         path: path.to_owned(),

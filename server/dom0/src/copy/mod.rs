@@ -28,6 +28,7 @@ pub mod compare;
 pub mod destination;
 mod fetch;
 pub mod files_hit;
+pub mod image;
 pub mod journal;
 pub mod limit;
 pub mod map;

@@ -6,12 +6,14 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use nix::fcntl::{FallocateFlags, PosixFadviseAdvice, fallocate, posix_fadvise};
 
 use super::pool::{ALIGN, Buffer};
 
-/// Bytes per direct read.
+/// Bytes per direct read; of an image, bytes of any read and write: what the kernel's FUSE asks for at once
+/// (256 pages, Linux fs/fuse/fuse_i.h, `FUSE_MAX_MAX_PAGES`).
 const CHUNK: usize = 1 << 20;
 
 /// A destination of a copy. Offsets and lengths in bytes, multiples of 512.
@@ -46,13 +48,24 @@ pub trait Sink: Sync {
     fn read_back(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()>;
 }
 
-/// A regular file or a block device.
+/// What a sink writes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    File,
+    BlockDevice,
+    /// An image that `qemu-storage-daemon` shows.
+    Image,
+}
+
+/// A regular file or a block device, or an image that is shown as a file.
 #[derive(Debug)]
 pub struct FileSink {
     file: File,
     /// The same file opened with O_DIRECT; `None` where the file system has no direct I/O (tmpfs).
     direct: Option<File>,
-    block_device: bool,
+    kind: Kind,
+    /// Held while an image is read or written; see [`FileSink::alone`].
+    gate: Mutex<()>,
     bytes: u64,
 }
 
@@ -68,7 +81,27 @@ impl FileSink {
     /// # Errors
     /// What the system said; `EBUSY` for a device in use.
     pub fn open(path: &Path, block_device: bool) -> io::Result<FileSink> {
-        let exclusive = if block_device { nix::libc::O_EXCL } else { 0 };
+        let kind = if block_device {
+            Kind::BlockDevice
+        } else {
+            Kind::File
+        };
+        FileSink::open_as(kind, path)
+    }
+
+    /// Opens `path`, where `qemu-storage-daemon` shows an image.
+    ///
+    /// # Errors
+    /// What the system said.
+    pub fn open_image(path: &Path) -> io::Result<FileSink> {
+        FileSink::open_as(Kind::Image, path)
+    }
+
+    fn open_as(kind: Kind, path: &Path) -> io::Result<FileSink> {
+        let exclusive = match kind {
+            Kind::BlockDevice => nix::libc::O_EXCL,
+            Kind::File | Kind::Image => 0,
+        };
         let mut file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -89,7 +122,8 @@ impl FileSink {
         Ok(FileSink {
             file,
             direct,
-            block_device,
+            kind,
+            gate: Mutex::default(),
             bytes,
         })
     }
@@ -99,9 +133,33 @@ impl FileSink {
         &self.file
     }
 
+    /// Does `io`; with an image, while nothing else is done with it.
+    ///
+    /// `qemu-storage-daemon` before QEMU 10.1 takes the next request while it works on a write, into the
+    /// buffer that it writes from ("fuse: Copy write buffer content before polling", H. Czenczek, 2025). So
+    /// there is one request at a time: one thread, and no more than the kernel sends as one.
+    fn alone<T>(&self, io: impl FnOnce() -> T) -> T {
+        let _gate = (self.kind == Kind::Image)
+            .then(|| self.gate.lock().unwrap_or_else(PoisonError::into_inner));
+        io()
+    }
+
+    /// Bytes that are read or written at once.
+    fn at_once(&self) -> usize {
+        match self.kind {
+            Kind::File | Kind::BlockDevice => usize::MAX,
+            Kind::Image => CHUNK,
+        }
+    }
+
     fn read_direct(&self, direct: &File, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
         if is_aligned(offset, buffer) {
-            return direct.read_exact_at(buffer, offset);
+            let mut at = offset;
+            for part in buffer.chunks_mut(self.at_once()) {
+                self.alone(|| direct.read_exact_at(part, at))?;
+                at += part.len() as u64;
+            }
+            return Ok(());
         }
         // Reads begin and end on ALIGN so that they suit every device; the end of the file cuts
         // the last one short, which direct I/O allows.
@@ -113,7 +171,7 @@ impl FileSink {
             let lead = (at - start) as usize;
             let want = (lead + buffer.len() - done).min(CHUNK);
             let window = &mut space[..want.next_multiple_of(ALIGN)];
-            let got = match direct.read_at(window, start) {
+            let got = match self.alone(|| direct.read_at(window, start)) {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 other => other?,
             };
@@ -148,25 +206,44 @@ impl Sink for FileSink {
 
     fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         let Some(direct) = &self.direct else {
-            return self.file.write_all_at(data, offset);
+            return self.alone(|| self.file.write_all_at(data, offset));
         };
         // The end of a disk of an odd size goes through the page cache.
         let whole = data.len() - data.len() % ALIGN;
         let (whole, rest) = data.split_at(whole);
         if !is_aligned(offset, whole) {
-            return self.file.write_all_at(data, offset);
+            return self.alone(|| self.file.write_all_at(data, offset));
         }
-        direct.write_all_at(whole, offset)?;
-        self.file.write_all_at(rest, offset + whole.len() as u64)
+        let mut at = offset;
+        for part in whole.chunks(self.at_once()) {
+            self.alone(|| direct.write_all_at(part, at))?;
+            at += part.len() as u64;
+        }
+        match rest {
+            [] => Ok(()),
+            rest => self.alone(|| self.file.write_all_at(rest, at)),
+        }
     }
 
     fn zero(&self, offset: u64, bytes: usize) -> io::Result<()> {
-        let zeroed = if self.block_device {
-            // SAFETY: the range is two numbers, which the kernel reads during the call.
-            unsafe { ioctl::zero_out(self.file.as_raw_fd(), &[offset, bytes as u64]) }.is_ok()
-        } else {
-            let hole = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-            fallocate(&self.file, hole, offset.cast_signed(), bytes as i64).is_ok()
+        let allocate = |how| {
+            let how = how | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+            let (from, bytes) = (offset.cast_signed(), bytes as i64);
+            self.alone(|| fallocate(&self.file, how, from, bytes))
+                .is_ok()
+        };
+        let zeroed = match self.kind {
+            Kind::BlockDevice => {
+                // SAFETY: the range is two numbers, which the kernel reads during the call.
+                unsafe { ioctl::zero_out(self.file.as_raw_fd(), &[offset, bytes as u64]) }.is_ok()
+            }
+            Kind::File => allocate(FallocateFlags::FALLOC_FL_PUNCH_HOLE),
+            Kind::Image => {
+                // To QEMU a hole is only a wish (block/export/fuse.c has it as a discard, which leaves parts of
+                // clusters as they are): it gives the room back, and the zeros come by the second call.
+                allocate(FallocateFlags::FALLOC_FL_PUNCH_HOLE);
+                allocate(FallocateFlags::FALLOC_FL_ZERO_RANGE)
+            }
         };
         if zeroed {
             return Ok(());
@@ -181,7 +258,7 @@ impl Sink for FileSink {
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.file.sync_data()
+        self.alone(|| self.file.sync_data())
     }
 
     fn read_back(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {

@@ -31,6 +31,15 @@ pub struct HostFacts {
     pub cpus: Option<u32>,
 }
 
+/// How a disk is kept in what the config names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// As it is.
+    Raw,
+    /// As a qcow2 image.
+    Qcow2,
+}
+
 /// What a disk of the domain is on this host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Backend {
@@ -38,6 +47,8 @@ pub struct Backend {
     pub address: Address,
     /// Device or file that the config names.
     pub path: PathBuf,
+    /// What is in it.
+    pub format: Format,
     /// What is underneath, for the comment: `the old machine's disk e7.0`, `volume vg/web-disk0`.
     pub underneath: String,
 }

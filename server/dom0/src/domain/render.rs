@@ -8,7 +8,7 @@ use std::path::Path;
 
 use p2v_aoe::inventory::Firmware;
 
-use super::{Controller, DomainConfig};
+use super::{Controller, DomainConfig, Format};
 use crate::settings::Serial;
 
 /// Width of comments.
@@ -50,6 +50,15 @@ impl fmt::Display for DomainConfig {
         out.console(self);
         out.behaviour(self);
         f.write_str(&out.0)
+    }
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Format::Raw => "raw",
+            Format::Qcow2 => "qcow2",
+        })
     }
 }
 
@@ -162,8 +171,14 @@ impl Text {
                 .enumerate()
                 .filter_map(|(i, disk)| {
                     let vdev = c.controller.value.vdev(i)?;
+                    // xl-disk-configuration(5): what reads an image for a domain is QEMU.
+                    let backend = match disk.format {
+                        Format::Raw => "",
+                        Format::Qcow2 => "backendtype=qdisk, ",
+                    };
                     Some(quoted(&format!(
-                        "format=raw, vdev={vdev}, access=rw, target={}",
+                        "format={}, {backend}vdev={vdev}, access=rw, target={}",
+                        disk.format,
                         disk.path.display()
                     )))
                 })
@@ -273,8 +288,9 @@ fn qemu_arguments(model: &str, c: &DomainConfig) -> Vec<String> {
         arguments.extend([
             quoted("-drive"),
             quoted(&format!(
-                "file={},if=none,id=p2vdisk{i},format=raw,cache=none",
-                disk.path.display()
+                "file={},if=none,id=p2vdisk{i},format={},cache=none",
+                disk.path.display(),
+                disk.format
             )),
             quoted("-device"),
             quoted(&format!(

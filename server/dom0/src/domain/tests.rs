@@ -58,6 +58,7 @@ fn backends(inventory: &Inventory) -> Vec<Backend> {
         .map(|(address, _)| Backend {
             address: *address,
             path: format!("/dev/mapper/p2v-web-{}", address.slot).into(),
+            format: Format::Raw,
             underneath: format!("the old machine's disk {address}"),
         })
         .collect()
@@ -96,6 +97,30 @@ fn golden(name: &str, text: &str) {
     }
     let expected = std::fs::read_to_string(&path).unwrap();
     assert!(expected == text, "{} differs from:\n{text}", path.display());
+}
+
+#[test]
+fn an_image_is_named_as_one_on_every_controller() {
+    for (driver, disk) in [
+        (
+            "ata_piix",
+            "format=qcow2, backendtype=qdisk, vdev=hda, access=rw, target=/srv/web.qcow2",
+        ),
+        (
+            "megaraid_sas",
+            "file=/srv/web.qcow2,if=none,id=p2vdisk0,format=qcow2,cache=none",
+        ),
+    ] {
+        let inventory = machine(driver, 1, "e1000");
+        let mut config = fit_with(&inventory, &Settings::default(), HostFacts::default()).unwrap();
+        config.disks[0].path = "/srv/web.qcow2".into();
+        config.disks[0].format = Format::Qcow2;
+        let text = config.to_string();
+        assert!(
+            text.contains(disk) && !text.contains("format=raw"),
+            "{text}"
+        );
+    }
 }
 
 #[test]

@@ -10,6 +10,8 @@ pub mod blkid;
 pub mod dmsetup;
 pub mod limited;
 pub mod lvm;
+pub mod qemu_img;
+pub mod qemu_storage_daemon;
 pub mod xl;
 
 /// Longest part of a program's error output that is put in an error message, in bytes.
@@ -103,13 +105,17 @@ impl Tools {
     }
 
     fn command(&self, program: &str, args: &[OsString]) -> Command {
-        let path = match &self.dir {
-            Some(dir) => dir.join(program),
-            None => PathBuf::from(program),
-        };
-        let mut command = Command::new(path);
+        let mut command = Command::new(self.path(program));
         command.args(args).env("LC_ALL", "C").stdin(Stdio::null());
         command
+    }
+
+    /// What a program is started by.
+    fn path(&self, program: &str) -> PathBuf {
+        match &self.dir {
+            Some(dir) => dir.join(program),
+            None => PathBuf::from(program),
+        }
     }
 }
 
@@ -168,7 +174,9 @@ fn package(program: &str) -> &'static str {
         "dmsetup" => "dmsetup",
         "modprobe" => "kmod",
         "sfdisk" => "fdisk",
-        "blkid" => "util-linux",
+        "blkid" | "setpriv" => "util-linux",
+        "qemu-img" => "qemu-utils",
+        "qemu-storage-daemon" => "qemu-system-common",
         "debugfs" | "dumpe2fs" | "e2fsck" => "e2fsprogs",
         "losetup" => "mount",
         "xfs_db" | "xfs_logprint" | "xfs_repair" => "xfsprogs",

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::{Error, refused};
 use crate::config_file::{self, Owner};
-use crate::domain::{self, Backend, DomainConfig, HostFacts};
+use crate::domain::{self, Backend, DomainConfig, Format, HostFacts};
 use crate::host::Host;
 use crate::name::MachineName;
 use crate::record::{MappingKind, Record, State, exported};
@@ -73,16 +73,20 @@ pub(super) fn of_record(host: &Host, record: &Record) -> Result<DomainConfig, Er
             match mapping.filter(|m| !m.old_disk) {
                 Some(m) => Backend {
                     address: *address,
-                    path: if m.kind == MappingKind::File {
-                        m.backing.clone()
-                    } else {
-                        dm
+                    path: match m.kind {
+                        MappingKind::File | MappingKind::Qcow2 => m.backing.clone(),
+                        MappingKind::Linear => dm,
+                    },
+                    format: match m.kind {
+                        MappingKind::Qcow2 => Format::Qcow2,
+                        MappingKind::File | MappingKind::Linear => Format::Raw,
                     },
                     underneath: format!("the copy of {address} on {}", m.backing.display()),
                 },
                 None => Backend {
                     address: *address,
                     path: dm,
+                    format: Format::Raw,
                     underneath: format!(
                         "the old machine's disk {address}, over the wire ({})",
                         AoeDriver::new(&host.tools, &host.paths)

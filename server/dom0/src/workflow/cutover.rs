@@ -10,7 +10,7 @@ use super::release::QUIET;
 use super::start::destroy_if_there;
 use super::{Contact, Context, Error, addresses, config, refused, stop};
 use crate::config_file;
-use crate::copy::destination::refuse_domains_disk;
+use crate::copy::destination::{refuse_domains_disk, reopen};
 use crate::copy::{FileSink, RANGE_SECTORS, Sink};
 use crate::name::MachineName;
 use crate::record::{Destination, Mapping, MappingKind, Record, State};
@@ -111,27 +111,28 @@ pub fn cutover(
         still_ours(context, &record, *slot, &copy.destination)?;
         refuse_domains_disk(host, &backing.path)?;
         // Refused while anything has it open, and by that the domain's alone.
-        let is_file = matches!(copy.destination, Destination::File { .. });
-        let sink = FileSink::open(&backing.path, !is_file).map_err(|source| {
-            crate::tool::ToolError::NotDone(format!(
-                "cannot take {} for the domain: {source}. It may be mounted or in use",
-                copy.destination
-            ))
-        })?;
+        let opened = reopen(
+            host,
+            name,
+            *slot,
+            &copy.destination,
+            &backing.path,
+            disk.sectors,
+        )?;
         if let Some(contact) = &contact {
             spot_check(
                 context,
                 contact,
                 Address::new(record.shelf, *slot),
-                &sink,
+                opened.sink(),
                 disk.sectors,
             )?;
         }
         disk.mapping = Some(Mapping {
-            kind: if is_file {
-                MappingKind::File
-            } else {
-                MappingKind::Linear
+            kind: match copy.destination {
+                Destination::File { .. } => MappingKind::File,
+                Destination::Qcow2 { .. } => MappingKind::Qcow2,
+                Destination::Volume { .. } | Destination::Device { .. } => MappingKind::Linear,
             },
             backing: backing.path,
             old_disk: false,

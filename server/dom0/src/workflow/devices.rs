@@ -2,6 +2,7 @@
 
 use super::{Error, refused};
 use crate::copy::destination::{device_identity, device_number, measure};
+use crate::copy::image;
 use crate::host::Host;
 use crate::name::MachineName;
 use crate::record::{Destination, DiskRecord, MappingKind, Record, State};
@@ -125,7 +126,7 @@ pub(super) fn up(
 pub(super) struct Backing {
     /// Its path.
     pub path: std::path::PathBuf,
-    /// Its major and minor number.
+    /// Its major and minor number; of a file and an image, nothing.
     pub number: (u64, u64),
 }
 
@@ -153,6 +154,14 @@ pub(super) fn backing_ready(
                 Some(_) => {}
             }
             host.paths.dev.join(vg).join(lv)
+        }
+        Destination::Qcow2 { path, .. } => {
+            // Its size is not that of its disk.
+            image::is_as_copied(host, destination, path, sectors)?;
+            return Ok(Backing {
+                number: (0, 0),
+                path: path.clone(),
+            });
         }
         Destination::File { path, .. } | Destination::Device { path, .. } => path.clone(),
     };

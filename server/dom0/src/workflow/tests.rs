@@ -794,4 +794,5 @@ fn discovery_shows_what_is_and_keeps_secrets() {
     assert!(lab.host.store.list().unwrap().records.is_empty());
 }
 
+mod images;
 mod safety;

@@ -8,9 +8,9 @@ use p2v_aoe::Address;
 use super::{Context, Error, refused};
 use crate::copy::certificate::Certificate;
 use crate::copy::compare::{self, Compared, Original};
-use crate::copy::destination::refuse_domains_disk;
+use crate::copy::destination::{refuse_domains_disk, reopen};
 use crate::copy::journal::Journal;
-use crate::copy::{CopyError, FileSink, RANGE_SECTORS, pieces};
+use crate::copy::{CopyError, RANGE_SECTORS, pieces};
 use crate::name::MachineName;
 use crate::record::{CopyRecord, Destination};
 use crate::tool::lvm;
@@ -94,13 +94,15 @@ pub fn verify(
         }
         let path = backing(context, &copy.destination)?;
         refuse_domains_disk(host, &path)?;
-        let is_file = matches!(copy.destination, Destination::File { .. });
-        let sink = FileSink::open(&path, !is_file).map_err(|source| {
-            crate::tool::ToolError::NotDone(format!(
-                "cannot open {}: {source}. It may be mounted or in use",
-                copy.destination
-            ))
-        })?;
+        let opened = reopen(
+            host,
+            &record.name,
+            slot,
+            &copy.destination,
+            &path,
+            certificate.sectors,
+        )?;
+        let sink = opened.sink();
         let whole = [(0, certificate.sectors)];
         let extents = certificate.extents.as_deref().unwrap_or(&whole);
         let pieces = pieces::cut(certificate.sectors, extents, RANGE_SECTORS);
@@ -114,7 +116,7 @@ pub fn verify(
                 report.step(&format!("comparing {} with {address}", copy.destination));
                 let mut session = context.attach(contact, address, disk)?;
                 let original = Original::Disk(&mut *session);
-                let compared = compare::compare(original, &sink, &pieces, stop, &progress)?;
+                let compared = compare::compare(original, sink, &pieces, stop, &progress)?;
                 (Against::OldDisk, compared)
             }
             None => {
@@ -124,7 +126,7 @@ pub fn verify(
                 ));
                 let hashes = noted(context, &record.name, slot, &certificate, pieces.len())?;
                 let original = Original::Noted(&hashes);
-                let compared = compare::compare(original, &sink, &pieces, stop, &progress)?;
+                let compared = compare::compare(original, sink, &pieces, stop, &progress)?;
                 (Against::Certificate, compared)
             }
         };

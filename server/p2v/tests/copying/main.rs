@@ -2,6 +2,7 @@
 //! run again. Needs root and iproute2.
 
 mod failing_disk;
+mod images;
 mod old_machine;
 
 use std::fs;

@@ -1,5 +1,6 @@
 //! The copy of one disk: its sessions, its destination, its journal and its certificate.
 
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use crate::record::{CopyRecord, Destination, State, Verified};
 use crate::report::{self, Progress};
 use crate::timestamp::Timestamp;
 use crate::tool::lvm;
+use crate::tool::qemu_storage_daemon::Shown;
 use crate::used::{self, DiskView, Extent};
 use crate::wire::Export;
 use crate::workflow::{Contact, Context, Error, refused};
@@ -408,6 +410,10 @@ impl DiskCopy {
             summary.take_in(salvaged);
             Ok(summary)
         });
+        let image = self.prepared.as_mut().and_then(|p| p.image.as_mut());
+        if let Some(why) = image.and_then(Shown::ended).filter(|_| copied.is_err()) {
+            report.warn(&format!("what writes the image of {label} ended: {why}"));
+        }
         Ok(copied.inspect_err(|error| {
             // The copy's own error is what the operator must see.
             let what = format!("copying {label} ended: {error}");
@@ -419,10 +425,12 @@ impl DiskCopy {
     pub(super) fn finish(&mut self, job: &Job<'_>, summary: Summary) -> Result<CopyDone, Error> {
         let Context { host, .. } = job.context;
         let (name, address) = (job.name(), self.address);
-        let Some(prepared) = &self.prepared else {
+        let Some(prepared) = self.prepared.take() else {
             return refused(format!("{address} has no destination"));
         };
         let to = prepared.destination.clone();
+        // Before it is called a copy.
+        self.prepared = prepared.close_image()?;
         // A restart of the old machine in between would have been heard as silence at most.
         let now = self.data.inventory()?;
         if now.boot_id != job.contact.inventory.boot_id {
@@ -507,7 +515,19 @@ impl DiskCopy {
             Destination::Volume { vg, lv, .. } => host.paths.dev.join(vg).join(lv),
             other => other.path(),
         };
-        files_hit::files_hit(&host.tools, &path, &summary.unreadable, HITS_LIMIT)
+        let hit =
+            |path: &Path| files_hit::files_hit(&host.tools, path, &summary.unreadable, HITS_LIMIT);
+        let Destination::Qcow2 { .. } = to else {
+            return hit(&path);
+        };
+        let (slot, sectors) = (self.address.slot, self.disk.sectors);
+        match destination::reopen(host, job.name(), slot, to, &path, sectors) {
+            Ok(image) => hit(image.raw(&path)),
+            Err(error) => {
+                report.warn(&format!("which files those are is not known: {error}"));
+                Vec::new()
+            }
+        }
     }
 
     /// The first and the last piece of which nothing is missing.
