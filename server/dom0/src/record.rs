@@ -191,6 +191,16 @@ impl Destination {
     }
 }
 
+impl Destination {
+    /// What an operator calls it: `vg/lv`, or the path.
+    pub fn name(&self) -> String {
+        match self {
+            Destination::Volume { vg, lv, .. } => format!("{vg}/{lv}"),
+            other => other.path().display().to_string(),
+        }
+    }
+}
+
 impl fmt::Display for Destination {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

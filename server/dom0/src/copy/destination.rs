@@ -131,11 +131,14 @@ fn look_at_path(
     request: Request<'_>,
 ) -> Result<String, DestinationError> {
     let path = std::path::absolute(path).map_err(|e| io_error("find", path, e))?;
+    let new = match Format::of(&path) {
+        Format::Raw => "a new file",
+        Format::Qcow2 => "a new qcow2 image",
+        Format::Other(format) => return Err(DestinationError::Format { path, format }),
+    };
     let earlier = request.before.is_some_and(|before| before.path() == path);
     match fs::metadata(&path) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            Ok(format!("a new file {}", path.display()))
-        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(format!("{new} {}", path.display())),
         Err(e) => Err(io_error("look at", &path, e)),
         Ok(_) if earlier => {
             refuse_domains_disk(host, &path)?;

@@ -147,6 +147,7 @@ fn open(
         });
     }
     Ok(Prepared {
+        ours: true,
         destination: destination(&path)?,
         sink,
         image: Some(image),

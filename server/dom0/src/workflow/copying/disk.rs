@@ -1,5 +1,7 @@
 //! The copy of one disk: its sessions, its destination, its journal and its certificate.
 
+use std::fs;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -222,6 +224,11 @@ impl DiskCopy {
         };
         // What a domain ran from is newer than the old disk: not a copy to bring up to date.
         let before = self.before.as_ref().filter(|copy| copy.moved.is_none());
+        if let Wanted::Path(path) = job.wanted {
+            let name = path.display().to_string();
+            let same = |to: &Destination| same_place(&to.path(), path);
+            take_over(job, address, &name, &same)?;
+        }
         let prepared = destination::prepare(
             host,
             job.wanted,
@@ -235,7 +242,7 @@ impl DiskCopy {
             },
         )?;
         let to = prepared.destination.clone();
-        take_over(job, address, &to)?;
+        take_over(job, address, &to.name(), &|other| *other == to)?;
         if let Some(earlier) = self
             .before
             .as_ref()
@@ -590,34 +597,32 @@ impl DiskCopy {
 
 /// Sees to it that no other disk's copy is in the destination: it is refused if a domain was switched to it,
 /// and given up, when the operator says so, if it is only named.
-fn take_over(job: &Job<'_>, address: Address, to: &Destination) -> Result<(), Error> {
+fn take_over(
+    job: &Job<'_>,
+    address: Address,
+    name: &str,
+    is_same: &dyn Fn(&Destination) -> bool,
+) -> Result<(), Error> {
     let host = job.context.host;
     for other in host.store.list()?.records {
         for (slot, disk) in &other.disks {
             let own = other.name == *job.name() && *slot == address.slot;
-            let Some(copy) = disk
-                .copy
-                .as_ref()
-                .filter(|copy| copy.destination == *to && !own)
-            else {
+            let same = disk.copy.as_ref().filter(|copy| is_same(&copy.destination));
+            let Some(copy) = same.filter(|_| !own) else {
                 continue;
             };
             let theirs = Address::new(other.shelf, *slot);
             if copy.moved.is_some() {
                 return refused(format!(
-                    "{to} is the disk of the moved system {} ({theirs}): what it holds is newer than the old disk. Copy \
+                    "{name} is the disk of the moved system {} ({theirs}): what it holds is newer than the old disk. Copy \
                      to another destination",
                     other.name
                 ));
             }
-            let name = match to {
-                Destination::Volume { vg, lv, .. } => format!("{vg}/{lv}"),
-                other => other.path().display().to_string(),
-            };
             let holds = format!("the copy of {theirs} of {}", other.name);
-            if !(job.request.may_go)(&name, Some(&holds)) {
+            if !(job.request.may_go)(name, Some(&holds)) {
                 return refused(format!(
-                    "{to} holds {holds}: name another destination, or say --overwrite={name} if that may go"
+                    "{name} holds {holds}: name another destination, or say --overwrite={name} if that may go"
                 ));
             }
             host.store.update(&other.name, |record| {
@@ -627,13 +632,25 @@ fn take_over(job: &Job<'_>, address: Address, to: &Destination) -> Result<(), Er
                 if record.state == State::Copied {
                     record.state = State::Copying;
                 }
-                let what = format!("the copy of {theirs} in {to} was given up for {address}");
+                let what = format!("the copy of {theirs} in {name} was given up for {address}");
                 record.note(Timestamp::now(), what);
                 Ok::<_, Error>(())
             })?;
         }
     }
     Ok(())
+}
+
+/// Whether two paths lead to one file or device.
+fn same_place(one: &Path, other: &Path) -> bool {
+    let (Ok(one), Ok(other)) = (fs::metadata(one), fs::metadata(other)) else {
+        return false;
+    };
+    let device = |m: &fs::Metadata| m.file_type().is_block_device();
+    match device(&one) && device(&other) {
+        true => one.rdev() == other.rdev(),
+        false => (one.dev(), one.ino()) == (other.dev(), other.ino()),
+    }
 }
 
 /// A name that no other copy has.
