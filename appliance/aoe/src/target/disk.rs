@@ -2,10 +2,11 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, RwLock};
 
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use nix::libc;
@@ -16,6 +17,9 @@ use crate::address::SECTOR;
 /// Bytes that one piece of advice is good for: the kernel fetches no more with it than the disk takes
 /// as one request, which is 128 KiB with old IDE disks (`force_page_cache_readahead`).
 pub(super) const ADVICE: u64 = 128 << 10;
+
+/// Bytes before the last that were fetched that may still be on their way.
+const ON_THEIR_WAY: u64 = 16 << 20;
 
 /// A disk of 512-byte sectors. Ranges are checked by the caller.
 pub trait Disk: Send + Sync {
@@ -51,8 +55,9 @@ pub trait Disk: Send + Sync {
         let _ = (lba, bytes);
     }
 
-    /// Fills `data` from `lba` on, as part of a long scan that will go on for `ahead` bytes.
-    fn scan(&self, lba: u64, data: &mut [u8], ahead: usize) -> io::Result<()> {
+    /// Fills `data` from `lba` on, as part of a long scan; the sectors `ahead` are fetched into memory because
+    /// it will come to them soon.
+    fn scan(&self, lba: u64, data: &mut [u8], ahead: Range<u64>) -> io::Result<()> {
         let _ = ahead;
         self.read(lba, data)
     }
@@ -100,6 +105,8 @@ pub struct FileDisk {
     sectors: u64,
     /// And whether they may be written through.
     files: RwLock<(Files, bool)>,
+    /// Bytes that a scan had fetched last: they may still be on their way into memory.
+    on_their_way: Mutex<Range<u64>>,
 }
 
 impl FileDisk {
@@ -113,6 +120,7 @@ impl FileDisk {
             path: path.to_owned(),
             sectors: bytes / SECTOR,
             files: RwLock::new((files, false)),
+            on_their_way: Mutex::new(0..0),
         })
     }
 
@@ -227,8 +235,20 @@ impl Disk for FileDisk {
             .files
             .write()
             .unwrap_or_else(|poisoned| poisoned.into_inner());
-        // What was written through the old descriptors is settled before they are let go.
+        // What was written through the old descriptors is settled before they are let go, and what is on its
+        // way into memory arrives before anything can be written beside it: it would stay there as it was.
         current.0.cached.sync_data()?;
+        let mut on_their_way = self
+            .on_their_way
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        let ahead = std::mem::replace(&mut *on_their_way, 0..0);
+        let mut piece = vec![0; ADVICE as usize];
+        for from in ahead.clone().step_by(piece.len()) {
+            let bytes = (ahead.end - from).min(ADVICE) as usize;
+            // What cannot be read does not arrive.
+            let _ = current.0.cached.read_exact_at(&mut piece[..bytes], from);
+        }
         *current = (files, writable);
         Ok(())
     }
@@ -267,7 +287,7 @@ impl Disk for FileDisk {
         fetch(&self.now().cached, lba * SECTOR, bytes);
     }
 
-    fn scan(&self, lba: u64, data: &mut [u8], ahead: usize) -> io::Result<()> {
+    fn scan(&self, lba: u64, data: &mut [u8], ahead: Range<u64>) -> io::Result<()> {
         let files = self
             .files
             .read()
@@ -282,7 +302,19 @@ impl Disk for FileDisk {
             };
         }
         // What is scanned is mostly read over the wire next: it stays in memory for that.
-        fetch(&files.cached, lba * SECTOR, data.len() + ahead);
+        let (from, to) = (ahead.start * SECTOR, ahead.end * SECTOR);
+        if from < to {
+            fetch(&files.cached, from, (to - from) as usize);
+            let mut on_their_way = self
+                .on_their_way
+                .lock()
+                .unwrap_or_else(|poisoned| poisoned.into_inner());
+            let kept = match on_their_way.end == from {
+                true => on_their_way.start.max(to.saturating_sub(ON_THEIR_WAY)),
+                false => from,
+            };
+            *on_their_way = kept..to;
+        }
         files.cached.read_exact_at(data, lba * SECTOR)
     }
 

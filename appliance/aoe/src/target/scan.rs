@@ -13,10 +13,8 @@ use crate::wire::Wire;
 
 /// Bytes read at once.
 const CHUNK: usize = 256 << 10;
-/// A digest of so many bytes is one of many, of a disk that is copied.
-const LONG: u64 = 1 << 20;
 /// Bytes that are fetched while the ones before them are hashed.
-const AHEAD: usize = 1 << 20;
+const AHEAD: u64 = 1 << 20;
 
 /// A range to look at, and where the reply goes.
 pub(super) struct ScanJob {
@@ -69,21 +67,18 @@ pub(super) fn scan_thread(export: &Served) {
     }
 }
 
-/// Calls `each` with the bytes of a range, in order, in pieces. Fetches ahead, up to sector `until`.
-fn scan(
-    export: &Served,
-    lba: u64,
-    sectors: u64,
-    until: u64,
-    mut each: impl FnMut(&[u8]),
-) -> Result<(), u64> {
+/// Calls `each` with the bytes of a range, in order, in pieces. Nothing outside of it is fetched: what is on
+/// its way into memory when the last piece is read was read itself.
+fn scan(export: &Served, lba: u64, sectors: u64, mut each: impl FnMut(&[u8])) -> Result<(), u64> {
     let mut buffers = Buffers::default();
     let mut buffer = buffers.take(CHUNK.min((sectors * SECTOR) as usize));
-    let (mut lba, end) = (lba, lba + sectors);
+    let (mut lba, mut asked, end) = (lba, lba, lba + sectors);
     while lba < end {
         let count = (end - lba).min(CHUNK as u64 / SECTOR);
         let piece = &mut buffer[..(count * SECTOR) as usize];
-        let ahead = AHEAD.min((until.saturating_sub(lba + count) * SECTOR) as usize);
+        let want = (lba + count + AHEAD / SECTOR).min(end);
+        let ahead = asked..want;
+        asked = want;
         if export.disk.scan(lba, piece, ahead).is_err() {
             export.count(Count::DiskErrors, 1);
             // What fails once and is then read well is not a bad sector.
@@ -118,12 +113,7 @@ fn digest(export: &Served, lba: u64, sectors: u32, of_zeros: &mut (usize, [u8; 3
     let mut hasher = blake3::Hasher::new();
     let mut zero = true;
     let mut zeros = 0;
-    // Whoever asks for a long digest asks for the next one soon: the disk need not wait for that.
-    let until = match u64::from(sectors) * SECTOR {
-        ..LONG => lba + u64::from(sectors),
-        LONG.. => export.sectors,
-    };
-    let scanned = scan(export, lba, u64::from(sectors), until, |piece| {
+    let scanned = scan(export, lba, u64::from(sectors), |piece| {
         if zero && is_zero(piece) {
             zeros += piece.len();
             return;
@@ -169,7 +159,7 @@ fn zero_map(export: &Served, lba: u64, sectors_per_bit: u32, bits: u16) -> Reply
         let sectors = u64::from(sectors_per_bit).min(export.sectors.saturating_sub(from));
         let mut zero = sectors > 0;
         // A range that cannot be read is not known to be zero.
-        let scanned = scan(export, from, sectors, from + sectors, |piece| {
+        let scanned = scan(export, from, sectors, |piece| {
             zero = zero && is_zero(piece);
         });
         if zero && scanned.is_ok() {
