@@ -108,13 +108,13 @@ pub enum Command {
     },
     /// Copy a machine's disks, or one disk, to a volume, file or device, and check every byte
     ///
-    /// Refused while a domain runs on the disk. Interrupted, it is simply run again: what is there is compared, and
-    /// only what differs is moved.
+    /// Refused while a domain runs on the disk. Interrupted, run it again: it goes on where it was; or, if the old
+    /// machine restarted meanwhile, it compares all and moves what differs.
     Copy {
         /// Name of the machine, or one disk's address such as e7.0
         what: String,
-        /// VG (volumes are made in it), VG/LV, a file (a path with a slash; .qcow2 becomes an image), or a device
-        /// under /dev
+        /// VG (a volume named after the machine is made in it), VG/LV, VG/THINPOOL, or a file or device, which begins
+        /// with / or ./ (.qcow2 becomes an image). A file, device or VG/LV takes one disk
         #[arg(long, value_name = "VG[/LV]|FILE|DEVICE")]
         to: String,
         /// Use a destination that exists and is not a copy of this disk: what is on it is lost. Give its name (VG/LV
@@ -122,12 +122,12 @@ pub enum Command {
         #[arg(long, value_name = "NAME", num_args = 0..=1, require_equals = true, default_missing_value = "")]
         overwrite: Vec<String>,
         /// Copy while the domain runs, to begin with: after the domain is shut down, the same command without this
-        /// moves only what has changed since
+        /// compares all of it and moves only what has changed: the break is as long as reading the disk once
         #[arg(long)]
         precopy: bool,
         /// Leave out what file systems do not use; what is not known, not clean, LVM, RAID or encrypted is copied whole,
         /// and p2v says which
-        #[arg(long, conflicts_with = "precopy")]
+        #[arg(long)]
         used_only: bool,
         /// Further tries for each sector that cannot be read
         #[arg(long, value_name = "N", default_value_t = 1)]
@@ -138,7 +138,8 @@ pub enum Command {
         /// What is put where the old disk cannot be read [default: zeros in a new destination, else what is there]
         #[arg(long, value_enum)]
         fill: Option<Fill>,
-        /// What is compared: what arrives with the old disk (source), what was written with what arrived (written)
+        /// What is compared: every byte of the copy with the old disk (both); less than that is quicker, and
+        /// `p2v cutover` says so
         #[arg(long, value_enum, default_value_t = Verify::Both)]
         verify: Verify,
         /// Bytes per second that may cross the wire, as in 50M (K, M, G: powers of 1024)
@@ -160,7 +161,7 @@ pub enum Command {
     },
     /// Compare finished copies once more, with the old disks or with what was noted when they were made
     Verify {
-        /// Name of the machine
+        /// Name of the machine: all its finished copies
         name: String,
         /// Do not ask the old machine: compare with what was noted
         #[arg(long)]

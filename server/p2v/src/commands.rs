@@ -194,6 +194,13 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
 }
 
 fn name_of(text: &str) -> Result<MachineName> {
+    if let Ok(address) = text.parse::<Address>() {
+        bail!(
+            "`{text}` is a disk's address, and this takes the machine: its name is e{} unless the settings or `p2v list` \
+             say otherwise",
+            address.shelf
+        );
+    }
     Ok(text.parse::<MachineName>()?)
 }
 

@@ -20,6 +20,7 @@ pub fn run(host: &Host, settings: &Settings, json: bool) -> Result<ExitCode> {
     let mut findings = examine(host);
     findings.extend(files(settings));
     findings.extend(ports(settings));
+    findings.push(allowed(settings));
     findings.push(other_dhcp(settings));
     if json {
         println!("{}", serde_json::to_string_pretty(&findings)?);
@@ -125,6 +126,25 @@ fn ports(settings: &Settings) -> Vec<Finding> {
             finding(Severity::Bad, what, by, todo)
         })
         .collect()
+}
+
+/// Who is booted.
+fn allowed(settings: &Settings) -> Finding {
+    let what = "machines to boot";
+    match settings.serve.allow.len() {
+        0 => finding(
+            Severity::Warning,
+            what,
+            "`allow` is empty: with p2v-serve, every machine that boots from the network gets the agent",
+            "name the old machines' MAC addresses in `allow` under [serve]",
+        ),
+        count => finding(
+            Severity::Good,
+            what,
+            format!("{count} named in `allow`"),
+            "",
+        ),
+    }
 }
 
 /// Who else gives addresses here.

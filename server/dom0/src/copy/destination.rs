@@ -210,7 +210,10 @@ pub enum DestinationError {
     #[error(transparent)]
     Tool(#[from] ToolError),
     /// No such volume group.
-    #[error("there is no volume group `{0}` on this host; `vgs` shows those there are ({1})")]
+    #[error(
+        "there is no volume group `{0}` on this host; `vgs` shows those there are ({1}). A file's name begins with / or \
+         ./, as in --to ./{0}"
+    )]
     NoGroup(String, String),
     /// Too little room.
     #[error(
