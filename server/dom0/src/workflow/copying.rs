@@ -112,11 +112,7 @@ pub fn copy(context: Context<'_>, request: CopyRequest<'_>) -> Result<Vec<CopyDo
             "{name} is {state}: the domain runs on its volume, which is newer than the old disk. There is nothing to copy"
         ));
     }
-    if request.precopy && request.used_only {
-        return refused(
-            "--used-only asks file systems that nobody writes to what they use: not with --precopy",
-        );
-    }
+    refuse_live_file_systems(request)?;
     if !request.precopy {
         // Before the wire is asked: a running domain is the first thing to hear of.
         context.refuse_while_in_use(
@@ -178,6 +174,15 @@ pub fn copy(context: Context<'_>, request: CopyRequest<'_>) -> Result<Vec<CopyDo
         ));
     }
     Ok(done)
+}
+
+fn refuse_live_file_systems(request: CopyRequest<'_>) -> Result<(), Error> {
+    if request.precopy && request.used_only {
+        return refused(
+            "--used-only asks file systems that nobody writes to what they use: not with --precopy",
+        );
+    }
+    Ok(())
 }
 
 /// The disks that were asked for.
@@ -244,6 +249,7 @@ pub fn plan_copy(context: Context<'_>, request: CopyRequest<'_>) -> Result<Vec<C
     if let state @ (State::Moved | State::Released) = contact.record.state {
         return refused(format!("{name} is {state}: there is nothing to copy"));
     }
+    refuse_live_file_systems(request)?;
     context.refuse_missing(&contact.record, request.without)?;
     if !request.precopy {
         context.refuse_while_in_use(&name, &addresses(&contact.disks))?;

@@ -227,7 +227,7 @@ impl DiskCopy {
         if let Wanted::Path(path) = job.wanted {
             let name = path.display().to_string();
             let same = |to: &Destination| same_place(&to.path(), path);
-            take_over(job, address, &name, &same)?;
+            ask_for_others(job, address, &name, &same)?;
         }
         let prepared = destination::prepare(
             host,
@@ -242,7 +242,9 @@ impl DiskCopy {
             },
         )?;
         let to = prepared.destination.clone();
-        take_over(job, address, &to.name(), &|other| *other == to)?;
+        // Only now that it is ours: refused by anything else, the other copy would be forgotten for nothing.
+        let taken = ask_for_others(job, address, &to.name(), &|other| *other == to)?;
+        give_up(job, address, &to, &taken)?;
         if let Some(earlier) = self
             .before
             .as_ref()
@@ -595,15 +597,16 @@ impl DiskCopy {
     }
 }
 
-/// Sees to it that no other disk's copy is in the destination: it is refused if a domain was switched to it,
-/// and given up, when the operator says so, if it is only named.
-fn take_over(
+/// The copies of other disks in a destination, which the operator says may go. Refused if a domain was switched
+/// to one of them.
+fn ask_for_others(
     job: &Job<'_>,
     address: Address,
     name: &str,
     is_same: &dyn Fn(&Destination) -> bool,
-) -> Result<(), Error> {
+) -> Result<Vec<(MachineName, Address)>, Error> {
     let host = job.context.host;
+    let mut taken = Vec::new();
     for other in host.store.list()?.records {
         for (slot, disk) in &other.disks {
             let own = other.name == *job.name() && *slot == address.slot;
@@ -625,18 +628,31 @@ fn take_over(
                     "{name} holds {holds}: name another destination, or say --overwrite={name} if that may go"
                 ));
             }
-            host.store.update(&other.name, |record| {
-                if let Some(disk) = record.disks.get_mut(slot) {
-                    disk.copy = None;
-                }
-                if record.state == State::Copied {
-                    record.state = State::Copying;
-                }
-                let what = format!("the copy of {theirs} in {name} was given up for {address}");
-                record.note(Timestamp::now(), what);
-                Ok::<_, Error>(())
-            })?;
+            taken.push((other.name.clone(), theirs));
         }
+    }
+    Ok(taken)
+}
+
+/// Has the records of others forget their copies in a destination that is another disk's now.
+fn give_up(
+    job: &Job<'_>,
+    address: Address,
+    to: &Destination,
+    taken: &[(MachineName, Address)],
+) -> Result<(), Error> {
+    for (name, theirs) in taken {
+        job.context.host.store.update(name, |record| {
+            if let Some(disk) = record.disks.get_mut(&theirs.slot) {
+                disk.copy = None;
+            }
+            if record.state == State::Copied {
+                record.state = State::Copying;
+            }
+            let what = format!("the copy of {theirs} in {to} was given up for {address}");
+            record.note(Timestamp::now(), what);
+            Ok::<_, Error>(())
+        })?;
     }
     Ok(())
 }
