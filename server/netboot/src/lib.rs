@@ -9,6 +9,8 @@
 //! from the network (option 60 `PXEClient`).
 
 pub mod boot_menu;
+mod boot_set;
+mod catalogue;
 mod client;
 mod datagram;
 pub mod dhcp;

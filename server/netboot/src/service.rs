@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use tokio::net::UdpSocket;
 
+use crate::boot_set::{BootSet, BootSetError};
+use crate::catalogue::Catalogue;
 use crate::dhcp::Server;
 use crate::dhcp::service::Dhcp;
 use crate::event::Notice;
@@ -19,7 +21,7 @@ use crate::probe::probe;
 use crate::settings::{Mode, Settings, SettingsError, plan_addresses};
 use crate::socket::{FrameSocket, SocketError, udp_port};
 use crate::subnet::Subnet;
-use crate::tftp::{BootSet, BootSetError, Files};
+use crate::tftp::Files;
 
 /// DHCP servers' port.
 const DHCP_PORT: u16 = 67;
@@ -120,12 +122,12 @@ pub async fn serve(
     };
     // Bound to our address, so that transfers come from it: clients compare.
     let tftp_port = udp_port(&interface, SocketAddrV4::new(address, TFTP_PORT), "TFTP")?;
-    let files = Files {
+    let files = Files(Arc::new(Catalogue {
         set,
         settings: Arc::clone(&settings),
         machines: Arc::clone(&machines),
         peers,
-    };
+    }));
 
     let dhcp = async {
         match dhcp {
