@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use p2v_aoe::SECTOR;
 
 use super::destination::{
-    DestinationError, MayGo, Prepared, Request, io_error, refuse_domains_disk,
+    DestinationError, MayGo, Place, Prepared, Request, io_error, refuse_domains_disk,
 };
 use super::{FileSink, Sink};
 use crate::host::Host;
@@ -52,37 +52,58 @@ impl Format {
     }
 }
 
-/// The image at `path` (there already if `there` is), ours to write.
-pub(super) fn prepare(
+/// The image at `path`, as it is (`there`), or that one can be made.
+pub(super) fn find(
     host: &Host,
     path: PathBuf,
     there: Option<&fs::Metadata>,
     request: Request<'_>,
-) -> Result<Prepared, DestinationError> {
-    let bytes = request.sectors * SECTOR;
+) -> Result<Place, DestinationError> {
     let Some(there) = there else {
-        make(host, &path, bytes, false)?;
-        let opened = open(host, path.clone(), request, true);
-        return opened.inspect_err(|_| {
-            // It is empty, and would be a stranger's to the next run. The error is what must be seen.
-            let _ = fs::remove_file(&path);
-        });
+        return Ok(Place::NewImage(path));
     };
     refuse_domains_disk(host, &path)?;
+    let mut ours = false;
     if there.len() > 0 {
         wait_until_closed(&path)?;
-        let ours = request.before == Some(&destination(&path)?);
+        ours = request.before == Some(&destination(&path)?);
         let fault = match ours {
-            true => qemu_img::info(&host.tools, &path)?.fault(bytes),
+            true => qemu_img::info(&host.tools, &path)?.fault(request.sectors * SECTOR),
             false => None,
         };
-        if ours && fault.is_none() {
-            return open(host, path, request, false);
+        if !ours || fault.is_some() {
+            may_go(host, &path, fault, request.may_go)?;
+            ours = false;
         }
-        may_go(host, &path, fault, request.may_go)?;
     }
-    make(host, &path, bytes, true)?;
-    open(host, path, request, true)
+    Ok(Place::Image { path, ours })
+}
+
+/// Makes the image and opens it.
+pub(super) fn make_new(
+    host: &Host,
+    path: PathBuf,
+    request: Request<'_>,
+) -> Result<Prepared, DestinationError> {
+    make(host, &path, request.sectors * SECTOR, false)?;
+    let opened = open(host, path.clone(), request, true);
+    opened.inspect_err(|_| {
+        // It is empty, and would be a stranger's to the next run. The error is what must be seen.
+        let _ = fs::remove_file(&path);
+    })
+}
+
+/// Opens the image that was found; one that is not this disk's is replaced.
+pub(super) fn open_found(
+    host: &Host,
+    path: PathBuf,
+    ours: bool,
+    request: Request<'_>,
+) -> Result<Prepared, DestinationError> {
+    if !ours {
+        make(host, &path, request.sectors * SECTOR, true)?;
+    }
+    open(host, path, request, !ours)
 }
 
 /// Refuses what is there, unless the operator says that it may go.

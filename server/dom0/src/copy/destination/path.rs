@@ -1,0 +1,281 @@
+//! A file or block device as destination: made, gone on with, or refused.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Seek, SeekFrom};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use p2v_aoe::SECTOR;
+
+use super::error::{DestinationError, io_error};
+use super::identity::{device_identity, logical_sector, stable_path};
+use super::place::Place;
+use super::{MayGo, Prepared, Request, refuse_domains_disk, volume};
+use crate::copy::image::{self, Format};
+use crate::copy::{FileSink, Sink};
+use crate::host::Host;
+use crate::record::Destination;
+use crate::tool::blkid;
+
+/// Bytes at the start of a device that must be zero for it to count as empty: partition tables,
+/// file systems, RAID and LVM all leave a mark here.
+const HEAD: usize = 1 << 20;
+/// The same at its end (a GPT's second header, old RAID superblocks).
+const TAIL: usize = 128 << 10;
+
+/// What `path` is.
+pub(super) fn find(
+    host: &Host,
+    path: &Path,
+    request: Request<'_>,
+) -> Result<Place, DestinationError> {
+    let path = std::path::absolute(path).map_err(|e| io_error("find", path, e))?;
+    let there = match fs::metadata(&path) {
+        Ok(metadata) => Some(metadata),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+        Err(e) => return Err(io_error("look at", &path, e)),
+    };
+    match there {
+        Some(m) if m.file_type().is_block_device() => {
+            // Its tags say whose it is, by whatever path it was named.
+            match volume::at(host, m.rdev())? {
+                Some((vg, lv)) => volume::find(host, &vg, &lv, None, request),
+                None => find_device(host, path, m.rdev(), request),
+            }
+        }
+        Some(m) if !m.is_file() => Err(DestinationError::Kind(path)),
+        there => match Format::of(&path) {
+            Format::Qcow2 => image::find(host, path, there.as_ref(), request),
+            Format::Other(format) => Err(DestinationError::Format { path, format }),
+            Format::Raw => match there {
+                Some(metadata) => find_file(host, path, &metadata, request),
+                None => Ok(Place::NewFile(path)),
+            },
+        },
+    }
+}
+
+fn find_file(
+    host: &Host,
+    path: PathBuf,
+    there: &fs::Metadata,
+    request: Request<'_>,
+) -> Result<Place, DestinationError> {
+    refuse_domains_disk(host, &path)?;
+    let inode = there.ino();
+    let ours = request.before == Some(&file_destination(path.clone(), inode));
+    if !ours && there.len() > 0 {
+        ask_for(host, &path, request.may_go)?;
+    }
+    Ok(Place::File { path, inode, ours })
+}
+
+fn find_device(
+    host: &Host,
+    path: PathBuf,
+    rdev: u64,
+    request: Request<'_>,
+) -> Result<Place, DestinationError> {
+    refuse_domains_disk(host, &path)?;
+    refuse_large_sectors(&path, rdev)?;
+    // Nothing is written; it is only seen that nobody else has it (open(2), O_EXCL).
+    let device = OpenOptions::new()
+        .read(true)
+        .custom_flags(nix::fcntl::OFlag::O_EXCL.bits())
+        .open(&path)
+        .map_err(|e| open_error(&path, e))?;
+    let size = (&device)
+        .seek(SeekFrom::End(0))
+        .map_err(|e| io_error("measure", &path, e))?;
+    refuse_short(&path, size, request.sectors * SECTOR)?;
+    // A device that has nothing to know it by may be another one after a restart: it is ours only
+    // if the operator says so.
+    let destination = device_destination(&path, rdev);
+    let known =
+        matches!(&destination, Destination::Device { identity, .. } if !identity.is_empty());
+    let ours = known && request.before == Some(&destination);
+    let blank = is_blank(size, |at, bytes| device.read_exact_at(bytes, at))
+        .map_err(|e| io_error("read", &path, e))?;
+    drop(device);
+    if !ours && !blank {
+        ask_for(host, &path, request.may_go)?;
+    }
+    Ok(Place::Device {
+        path,
+        rdev,
+        ours,
+        blank,
+    })
+}
+
+/// Makes the file, as large as the disk.
+pub(super) fn make_file(path: PathBuf, request: Request<'_>) -> Result<Prepared, DestinationError> {
+    let file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&path)
+        .map_err(|e| io_error("create", &path, e))?;
+    file.set_len(request.sectors * SECTOR)
+        .map_err(|e| io_error("size", &path, e))?;
+    Ok(Prepared {
+        fresh: true,
+        blank: true,
+        ours: true,
+        ..lock_file(path)?
+    })
+}
+
+/// Opens the file that was found, and gives it the disk's size.
+pub(super) fn open_file(
+    host: &Host,
+    path: PathBuf,
+    inode: u64,
+    ours: bool,
+    request: Request<'_>,
+) -> Result<Prepared, DestinationError> {
+    refuse_domains_disk(host, &path)?;
+    let prepared = lock_file(path.clone())?;
+    if prepared.destination != file_destination(path.clone(), inode) {
+        return Err(DestinationError::Changed(path));
+    }
+    let need = request.sectors * SECTOR;
+    if prepared.sink.bytes() == need {
+        return Ok(Prepared { ours, ..prepared });
+    }
+    // The domain is given the whole file: what looks for a disk's end must find it.
+    prepared
+        .sink
+        .file()
+        .set_len(need)
+        .map_err(|e| io_error("size", &path, e))?;
+    drop(prepared);
+    lock_file(path)
+}
+
+fn lock_file(path: PathBuf) -> Result<Prepared, DestinationError> {
+    let sink = FileSink::open(&path, false).map_err(|e| io_error("open", &path, e))?;
+    if sink.file().try_lock().is_err() {
+        return Err(DestinationError::Busy(path));
+    }
+    let metadata = sink
+        .file()
+        .metadata()
+        .map_err(|e| io_error("look at", &path, e))?;
+    Ok(Prepared {
+        destination: file_destination(path, metadata.ino()),
+        sink,
+        image: None,
+        fresh: false,
+        blank: false,
+        ours: false,
+    })
+}
+
+fn file_destination(path: PathBuf, inode: u64) -> Destination {
+    Destination::File {
+        path,
+        identity: format!("inode {inode}"),
+    }
+}
+
+/// Opens the device that was found, for this host's use alone.
+pub(super) fn open_found_device(
+    host: &Host,
+    path: PathBuf,
+    rdev: u64,
+    (ours, blank): (bool, bool),
+    request: Request<'_>,
+) -> Result<Prepared, DestinationError> {
+    let sink = open_device(host, &path, request.sectors * SECTOR)?;
+    let changed = || DestinationError::Changed(path.clone());
+    let now = sink.file().metadata();
+    if now.map_err(|e| io_error("look at", &path, e))?.rdev() != rdev {
+        return Err(changed());
+    }
+    // Nobody was asked about what it holds, because it held nothing.
+    let read = |at, bytes: &mut [u8]| sink.read_back(at, bytes);
+    if blank && !ours && !is_blank(sink.bytes(), read).map_err(|e| io_error("read", &path, e))? {
+        return Err(changed());
+    }
+    Ok(Prepared {
+        destination: device_destination(&path, rdev),
+        sink,
+        image: None,
+        fresh: false,
+        blank: false,
+        ours,
+    })
+}
+
+fn device_destination(path: &Path, rdev: u64) -> Destination {
+    Destination::Device {
+        path: stable_path(path, rdev),
+        identity: device_identity(rdev),
+    }
+}
+
+/// Refuses what is not empty, unless the operator says that it may go.
+fn ask_for(host: &Host, path: &Path, may_go: MayGo<'_>) -> Result<(), DestinationError> {
+    let holds_what = blkid::content(&host.tools, path);
+    if may_go(&path.display().to_string(), holds_what.as_deref()) {
+        return Ok(());
+    }
+    Err(DestinationError::Holds {
+        path: path.to_owned(),
+        holds_what,
+    })
+}
+
+/// Opens a block device for this host's use alone, if it can hold a disk of `need` bytes.
+pub(super) fn open_device(
+    host: &Host,
+    path: &Path,
+    need: u64,
+) -> Result<FileSink, DestinationError> {
+    refuse_domains_disk(host, path)?;
+    let sink = FileSink::open(path, true).map_err(|e| open_error(path, e))?;
+    refuse_short(path, sink.bytes(), need)?;
+    let metadata = sink.file().metadata();
+    let metadata = metadata.map_err(|e| io_error("look at", path, e))?;
+    refuse_large_sectors(path, metadata.rdev())?;
+    Ok(sink)
+}
+
+fn open_error(path: &Path, source: io::Error) -> DestinationError {
+    match source.kind() {
+        io::ErrorKind::ResourceBusy => DestinationError::Busy(path.to_owned()),
+        _ => io_error("open", path, source),
+    }
+}
+
+fn refuse_short(path: &Path, have: u64, need: u64) -> Result<(), DestinationError> {
+    if have >= need {
+        return Ok(());
+    }
+    Err(DestinationError::Short {
+        what: path.display().to_string(),
+        have,
+        need,
+    })
+}
+
+/// An old disk has sectors of 512 bytes, and so must what its domain is to run from.
+fn refuse_large_sectors(path: &Path, rdev: u64) -> Result<(), DestinationError> {
+    match logical_sector(rdev).filter(|size| *size != SECTOR) {
+        None => Ok(()),
+        Some(size) => Err(DestinationError::SectorSize {
+            path: path.to_owned(),
+            size,
+        }),
+    }
+}
+
+/// Whether the places where anything leaves its mark are zero. `size` in bytes.
+fn is_blank(size: u64, read: impl Fn(u64, &mut [u8]) -> io::Result<()>) -> io::Result<bool> {
+    let mut head = vec![0; usize::try_from(size).unwrap_or(HEAD).min(HEAD)];
+    read(0, &mut head)?;
+    let mut tail = vec![0; usize::try_from(size).unwrap_or(TAIL).min(TAIL)];
+    read(size - tail.len() as u64, &mut tail)?;
+    Ok(head.iter().chain(&tail).all(|b| *b == 0))
+}

@@ -1,0 +1,106 @@
+//! Where a copy goes, as it is now: what a dry run tells and a copy acts on is one decision.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use super::error::DestinationError;
+use super::{Request, Wanted, path, volume};
+use crate::host::Host;
+use crate::tool::lvm::{self, Volume};
+
+/// A destination that may be used. Finding it has changed nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::copy) enum Place {
+    /// A volume to be made: thin, if there is a pool.
+    NewVolume {
+        vg: String,
+        lv: String,
+        pool: Option<Volume>,
+    },
+    /// A volume that is this disk's copy (`ours`), or whose contents may go.
+    Volume { volume: Volume, ours: bool },
+    /// A file to be made.
+    NewFile(PathBuf),
+    /// A file that is this disk's copy, or whose contents may go.
+    File {
+        path: PathBuf,
+        inode: u64,
+        ours: bool,
+    },
+    /// An image to be made.
+    NewImage(PathBuf),
+    /// An image that is this disk's copy, or a file that may be replaced by one.
+    Image { path: PathBuf, ours: bool },
+    /// A block device that is this disk's copy, or empty (`blank`), or whose contents may go.
+    Device {
+        path: PathBuf,
+        rdev: u64,
+        ours: bool,
+        blank: bool,
+    },
+}
+
+impl Place {
+    /// Looks at what is there; the operator is asked last, when nothing else is in the way.
+    ///
+    /// # Errors
+    /// What forbids its use.
+    pub fn find(
+        host: &Host,
+        wanted: &Wanted,
+        request: Request<'_>,
+    ) -> Result<Place, DestinationError> {
+        let named = || request.name.volume_name(request.slot.into());
+        match wanted {
+            Wanted::Group(vg) => volume::find(host, vg, &named(), None, request),
+            Wanted::Volume(vg, lv) => match lvm::volume(&host.tools, vg, lv)? {
+                Some(pool) if pool.is_thin_pool => {
+                    volume::find(host, vg, &named(), Some(pool), request)
+                }
+                _ => volume::find(host, vg, lv, None, request),
+            },
+            Wanted::Path(path) => path::find(host, path, request),
+        }
+    }
+}
+
+/// What becomes of it, in words.
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (what, ours) = match self {
+            Place::NewVolume {
+                vg,
+                lv,
+                pool: Some(pool),
+            } => {
+                return write!(
+                    f,
+                    "a new thin volume {vg}/{lv} in the pool {vg}/{}",
+                    pool.lv
+                );
+            }
+            Place::NewVolume { vg, lv, pool: None } => {
+                return write!(f, "a new volume {vg}/{lv}");
+            }
+            Place::NewFile(path) => return write!(f, "a new file {}", path.display()),
+            Place::NewImage(path) => return write!(f, "a new qcow2 image {}", path.display()),
+            Place::Device {
+                path,
+                ours: false,
+                blank: true,
+                ..
+            } => return write!(f, "{}, which is empty", path.display()),
+            Place::Volume { volume, ours } => (format!("volume {}/{}", volume.vg, volume.lv), ours),
+            Place::File { path, ours, .. }
+            | Place::Image { path, ours }
+            | Place::Device { path, ours, .. } => (path.display().to_string(), ours),
+        };
+        match ours {
+            true => write!(
+                f,
+                "{what}, an earlier copy of this disk: what differs is moved"
+            ),
+            false => write!(f, "{what}: what is on it is overwritten"),
+        }
+    }
+}
