@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use p2v_aoe::SECTOR;
 
+use crate::copy::pieces;
 use crate::report::Report;
 use crate::tool::Tools;
 
@@ -33,17 +34,21 @@ mod partclone;
 mod probe;
 mod ranges;
 mod table;
+mod view;
 mod window;
 mod xfs;
 
 use examine::{Examiner, Refusal, whole};
 use probe::Content;
 use ranges::Range;
+pub use view::SourceView;
 use window::Windows;
 
 /// What is used is rounded out to multiples of so many sectors from the partition's start: 64 KiB.
 /// More than any block and most clusters, and few enough requests.
 const GRAIN: u64 = 128;
+/// Sectors that are not used and copied all the same, because they lie between used ones: 64 KiB.
+const GAP: u64 = 128;
 /// Sectors at a partition's begin and end that are copied in any case: 1 MiB. Boot code, copies of
 /// boot sectors and traces of RAID are there.
 const EDGE: u64 = 2048;
@@ -116,6 +121,11 @@ impl Plan {
     /// Number of sectors that must be copied.
     pub fn sectors(&self) -> u64 {
         ranges::total(&self.copy)
+    }
+
+    /// What is to be read, in few requests: [`copy`](Plan::copy) with its small gaps.
+    pub fn extents(&self) -> Vec<(u64, u64)> {
+        pieces::join(&self.copy, GAP)
     }
 }
 

@@ -1,26 +1,32 @@
 //! The copy engine as `p2v copy` runs it for one disk, in a process of its own and without a Xen host.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
-use std::time::Instant;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use p2v_aoe::Address;
-use p2v_aoe::initiator::Initiator;
+use p2v_aoe::initiator::{Initiator, Session};
 use p2v_dom0::copy::journal::{Identity, Journal};
 use p2v_dom0::copy::{self, FileSink, Job, Options, RANGE_SECTORS, Sources, Verify, pieces};
+use p2v_dom0::report::Silent;
+use p2v_dom0::tool::Tools;
+use p2v_dom0::used::{self, Extent, SourceView};
 use serde::{Deserialize, Serialize};
 
 use crate::scene::{SHELF, SLOT};
+
+/// How long a program may look into one file system.
+const LOOK_LIMIT: Duration = Duration::from_secs(600);
 
 /// What took how long.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Timed {
     /// Finding the target and trying its frames, for two sessions.
     pub attach_seconds: f64,
-    /// The copy, from an empty file to a checked and noted one.
+    /// The copy, from an empty file to a checked and noted one; asking what is used is part of it.
     pub copy_seconds: f64,
 }
 
@@ -29,19 +35,17 @@ pub fn journal_beside(copy: &Path) -> PathBuf {
     copy.with_extension("journal")
 }
 
-/// Copies: interface, file to make, `checked` or `plain`, and a file with the extents to copy (all,
-/// without it).
+/// Copies: interface, file to make, and `checked`, `used-only` (checked too) or `plain`.
 pub fn run(arguments: &[String]) -> Result<()> {
-    let (iface, to, way, extents) = match arguments {
-        [iface, to, way] => (iface, Path::new(to), way, None),
-        [iface, to, way, extents] => (iface, Path::new(to), way, Some(Path::new(extents))),
-        _ => bail!("copy IFACE FILE checked|plain [EXTENTS]"),
+    let [iface, to, way] = arguments else {
+        bail!("copy IFACE FILE checked|used-only|plain");
     };
+    let to = Path::new(to);
     let options = Options {
         fresh: true,
         blank: true,
         ..match way.as_str() {
-            "checked" => Options::default(),
+            "checked" | "used-only" => Options::default(),
             // For a target that has no digests: what arrives is hashed here, and read back.
             "plain" => Options {
                 changing: true,
@@ -51,7 +55,7 @@ pub fn run(arguments: &[String]) -> Result<()> {
                 },
                 ..Options::default()
             },
-            _ => bail!("{way} is neither checked nor plain"),
+            _ => bail!("{way} is no way to copy"),
         }
     };
     let begun = Instant::now();
@@ -64,7 +68,11 @@ pub fn run(arguments: &[String]) -> Result<()> {
     let sectors = data.sectors();
     File::create_new(to)?.set_len(sectors * p2v_aoe::SECTOR)?;
     let sink = FileSink::open(to, false)?;
-    let pieces = pieces::cut(sectors, &what(sectors, extents)?, RANGE_SECTORS);
+    let extents = match way.as_str() {
+        "used-only" => used(sectors, initiator.attach(address)?)?,
+        _ => vec![(0, sectors)],
+    };
+    let pieces = pieces::cut(sectors, &extents, RANGE_SECTORS);
     let identity = Identity {
         copy: "bench".into(),
         model: data.identify().model.clone(),
@@ -106,11 +114,23 @@ pub fn run(arguments: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// The extents to copy. Those of the file systems of an image are known from its making; looking for
-/// them, as `p2v copy --used-only` does, belongs here.
-fn what(sectors: u64, used: Option<&Path>) -> Result<Vec<(u64, u64)>> {
-    match used {
-        None => Ok(vec![(0, sectors)]),
-        Some(used) => Ok(serde_json::from_slice(&fs::read(used)?)?),
+/// What the file systems use, by their own programs, as `p2v copy --used-only` asks them.
+fn used(sectors: u64, session: Session) -> Result<Vec<(u64, u64)>> {
+    let options = used::Options {
+        time_limit: LOOK_LIMIT,
+        stop: &AtomicBool::new(false),
+        report: &Silent,
+    };
+    let view = SourceView::new(sectors, Box::new(session));
+    let Ok(plan) = used::plan(Arc::new(view), &Tools::new(), &options) else {
+        bail!("stopped");
+    };
+    for part in &plan.parts {
+        if let Extent::Whole { why } = &part.extent
+            && !why.is_empty()
+        {
+            bail!("{} is copied whole, because {why}", part.what);
+        }
     }
+    Ok(plan.extents())
 }

@@ -21,14 +21,14 @@ const EXT4: (u64, u64, u64) = (1, 5 * 1024, 1024);
 const FAT: (u64, u64, u64) = (EXT4.0 + EXT4.1, 3 * 1024 - 1, 600);
 /// MiB of one file.
 const FILE: u64 = 25;
-/// Bytes that count as in use or not together: as `p2v copy --used-only` rounds them.
+/// Bytes that count as in use or not together.
 const GRAIN: usize = 64 << 10;
 
 /// A disk.
 pub struct Image {
     pub path: PathBuf,
     pub bytes: u64,
-    /// First sector and number of them of what file systems use, as JSON.
+    /// First sector and number of them of what was written into the file systems, as JSON: every copy has it.
     pub used: PathBuf,
 }
 

@@ -46,10 +46,7 @@ pub fn roles(peer: Peer, image: &Image, copy: &Path) -> Result<Roles> {
         },
         Peer::P2vUsedOnly => Roles {
             old: words(&export),
-            new: words(&format!(
-                "{own} copy load0 {copy} checked {}",
-                text(&image.used)?
-            )),
+            new: words(&format!("{own} copy load0 {copy} used-only")),
             port: None,
         },
         Peer::Vblade => Roles {

@@ -23,7 +23,7 @@ use crate::report::{self, Progress};
 use crate::timestamp::Timestamp;
 use crate::tool::lvm;
 use crate::tool::qemu_storage_daemon::Shown;
-use crate::used::{self, DiskView, Extent};
+use crate::used::{self, Extent, SourceView};
 use crate::wire::Export;
 use crate::workflow::{Contact, Context, Error, refused};
 
@@ -34,27 +34,6 @@ const LOOK_LIMIT: Duration = Duration::from_secs(30 * 60);
 const LOOK_PATIENCE: Duration = Duration::from_secs(60);
 /// Time to find out which files are hit.
 const HITS_LIMIT: Duration = Duration::from_secs(120);
-/// Sectors that are not used and copied all the same, because they lie between used ones: 64 KiB.
-const GAP: u64 = 128;
-
-/// The disk as the programs see it that look into file systems.
-struct View {
-    sectors: u64,
-    session: Mutex<Box<dyn Export>>,
-}
-
-impl DiskView for View {
-    fn sectors(&self) -> u64 {
-        self.sectors
-    }
-
-    fn read(&self, lba: u64, buffer: &mut [u8]) -> std::io::Result<()> {
-        let mut session = self.session.lock().unwrap_or_else(PoisonError::into_inner);
-        session
-            .read(lba, buffer)
-            .map_err(|error| std::io::Error::other(error.to_string()))
-    }
-}
 
 /// What file systems use of a disk, and all that lies outside of them; tells what is copied of each part.
 pub(super) fn used_extents(
@@ -71,10 +50,7 @@ pub(super) fn used_extents(
     report.step(&format!(
         "asking the file systems of {address} what they use"
     ));
-    let view = View {
-        sectors: disk.sectors,
-        session: Mutex::new(session),
-    };
+    let view = SourceView::new(disk.sectors, session);
     let options = used::Options {
         time_limit: LOOK_LIMIT,
         stop: request.stop,
@@ -85,7 +61,7 @@ pub(super) fn used_extents(
     for part in &plan.parts {
         report.step(&format!("{address}: {}", part_words(part)));
     }
-    Ok(pieces::join(&plan.copy, GAP))
+    Ok(plan.extents())
 }
 
 /// What is copied of a part, in a line.
