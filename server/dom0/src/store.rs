@@ -49,8 +49,13 @@ pub enum StoreError {
         why: String,
     },
     /// No such machine.
-    #[error("no machine is called `{0}`; `p2v list` shows those there are")]
-    Unknown(String),
+    #[error("no machine is called `{name}`: {}", known(others))]
+    Unknown {
+        /// The name.
+        name: String,
+        /// Those there are.
+        others: Vec<String>,
+    },
     /// The wanted name is taken.
     #[error("the name {name} given to {mac} already belongs to the machine with MAC {owner}")]
     NameTaken {
@@ -126,6 +131,15 @@ pub struct MenuFacts {
     pub shelf: u16,
     /// Its token (`p2v.token`).
     pub token: Token,
+}
+
+/// Machines there are, for somebody who named another.
+fn known(others: &[String]) -> String {
+    match others {
+        [] => "no record of any can be read here; `p2v list` shows what there is".into(),
+        [one] => format!("there is {one}"),
+        [..] => format!("there are {}", others.join(", ")),
+    }
 }
 
 impl Store {
@@ -209,9 +223,18 @@ impl Store {
         let path = self.path(name);
         match read(&path) {
             Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-                Err(StoreError::Unknown(name.to_string()))
+                Err(self.unknown(name))
             }
             other => other,
+        }
+    }
+
+    /// That there is no machine of this name, and which there are.
+    pub fn unknown(&self, name: &MachineName) -> StoreError {
+        let there = self.list().unwrap_or_default();
+        StoreError::Unknown {
+            name: name.to_string(),
+            others: there.records.iter().map(|r| r.name.to_string()).collect(),
         }
     }
 

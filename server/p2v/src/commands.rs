@@ -1,6 +1,7 @@
 //! Each command: arguments in, the workflow, its result on standard output.
 
 use std::process::ExitCode;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, bail};
@@ -42,9 +43,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             let wanted = name_of(name)?;
             let machines = workflow::discover(context)?;
             let machine = machines.iter().find(|m| m.name.as_ref() == Some(&wanted));
-            let machine = machine.with_context(|| {
-                format!("there is no machine {wanted}; `p2v list` shows those there are")
-            })?;
+            let machine = machine.ok_or_else(|| host.store.unknown(&wanted))?;
             let statistics = workflow::statistics(context, machine);
             show::one(machine, &statistics, json, &settings.iface)
         }),
@@ -109,7 +108,9 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
                 }
                 Err(_) => CopyTarget::Machine(name_of(what)?),
             };
-            let may_go = |name: &str, holds: Option<&str>| copying::may_go(overwrite, name, holds);
+            let typed = Mutex::default();
+            let may_go =
+                |name: &str, holds: Option<&str>| copying::may_go(overwrite, &typed, name, holds);
             let request = CopyRequest {
                 may_go: &may_go,
                 not_booted_by_this_host: *not_booted_by_this_host,

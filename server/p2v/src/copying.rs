@@ -2,6 +2,7 @@
 
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError};
 
 use indicatif::HumanBytes;
 use p2v_dom0::copy::Verify;
@@ -33,9 +34,20 @@ impl From<arguments::Fill> for Fill {
     }
 }
 
-/// Whether what is called `name` may be overwritten: it was named on the command line, or is typed now.
-pub fn may_go(named: &[String], name: &str, holds: Option<&str>) -> bool {
-    if named.iter().any(|given| is_named(given, name)) {
+/// Whether what is called `name` may be overwritten: it was named on the command line, or is `typed` now,
+/// once.
+pub fn may_go(
+    named: &[String],
+    typed: &Mutex<Vec<String>>,
+    name: &str,
+    holds: Option<&str>,
+) -> bool {
+    let mut typed = typed.lock().unwrap_or_else(PoisonError::into_inner);
+    if named
+        .iter()
+        .chain(&*typed)
+        .any(|given| is_named(given, name))
+    {
         return true;
     }
     // `--overwrite` alone.
@@ -46,8 +58,12 @@ pub fn may_go(named: &[String], name: &str, holds: Option<&str>) -> bool {
     let holds = holds.map_or("may hold data".into(), |holds| format!("holds {holds}"));
     eprint!("{name} {holds}. To have it overwritten, type its name: ");
     let _ = std::io::stderr().flush();
-    let mut typed = String::new();
-    std::io::stdin().read_line(&mut typed).is_ok() && is_named(typed.trim(), name)
+    let mut line = String::new();
+    let agreed = std::io::stdin().read_line(&mut line).is_ok() && is_named(line.trim(), name);
+    if agreed {
+        typed.push(name.to_owned());
+    }
+    agreed
 }
 
 /// Whether an operator's word names this volume (`vg/lv`) or path.
@@ -215,9 +231,17 @@ mod tests {
     #[test]
     fn only_what_is_named_may_go() {
         let named = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>();
-        let vg_a = |names: &[&str]| may_go(&named(names), "vg/a", None);
+        let vg_a = |names: &[&str]| may_go(&named(names), &Mutex::default(), "vg/a", None);
         assert!(vg_a(&["vg/a"]) && vg_a(&["x", "/dev/vg/a"]));
         assert!(!vg_a(&[]) && !vg_a(&["a"]) && !vg_a(&["vg/ab"]) && !vg_a(&["/vg/a"]));
-        assert!(may_go(&named(&["/srv/x.img"]), "/srv/x.img", None));
+        // What was typed once is not asked for again.
+        let typed = Mutex::new(named(&["vg/a"]));
+        assert!(may_go(&named(&[""]), &typed, "vg/a", None));
+        assert!(may_go(
+            &named(&["/srv/x.img"]),
+            &Mutex::default(),
+            "/srv/x.img",
+            None
+        ));
     }
 }

@@ -60,6 +60,9 @@ const BUFFERS_MIN: usize = 4;
 /// Bytes that a copy needs beside its buffers: two sessions with what the kernel hands them at once,
 /// stacks, the program itself.
 const BESIDE: usize = 8 << 20;
+/// Bytes of memory without which a disk is not copied: the fewest buffers of the largest pieces, and what is
+/// beside them.
+pub const MEMORY_MIN: usize = BESIDE + (BUFFERS_MIN + 1) * RANGE_SECTORS as usize * 512;
 
 /// Digest of a range, as the agent computes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

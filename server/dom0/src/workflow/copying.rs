@@ -10,7 +10,7 @@ use super::{Contact, Context, Error, addresses, refused};
 use crate::copy::certificate::Certificate;
 use crate::copy::destination::{self, MayGo, Wanted};
 use crate::copy::files_hit::FileHit;
-use crate::copy::{Limit, MEMORY, Salvage, Summary, Verify};
+use crate::copy::{Limit, MEMORY, MEMORY_MIN, Salvage, Summary, Verify};
 use crate::name::MachineName;
 use crate::record::{Destination, State};
 use crate::timestamp::Timestamp;
@@ -214,6 +214,16 @@ fn chosen(
             chosen.len(),
             request.to,
             chosen[0].0
+        ));
+    }
+    let least = MEMORY_MIN * chosen.len();
+    if request.memory < least {
+        return refused(format!(
+            "{} bytes of memory are too few: the disks that are copied at the same time ({}) need {}M at least \
+             (--memory). Or copy one after the other, by their addresses",
+            request.memory,
+            chosen.len(),
+            least.div_ceil(1 << 20)
         ));
     }
     Ok(chosen)

@@ -61,7 +61,7 @@ fn begun(lab: &Lab, image: &Path) -> Child {
     let address = lab.address.to_string();
     let to = image.to_str().unwrap();
     let slow = [
-        "--json", "copy", &address, "--to", to, "--limit", "30M", "--memory", "24M",
+        "--json", "copy", &address, "--to", to, "--limit", "30M", "--memory", "28M",
     ];
     let mut child = lab.start(&slow);
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();

@@ -31,7 +31,7 @@ fn killed_at_any_moment_it_goes_on_where_it_was() {
         let address = lab.address.to_string();
         let to = image.to_str().unwrap().to_owned();
         let copy = [
-            "--json", "copy", &address, "--to", &to, "--limit", "30M", "--memory", "24M",
+            "--json", "copy", &address, "--to", &to, "--limit", "30M", "--memory", "28M",
         ];
         let rate = 30u64 << 20;
         let mut random = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0);
@@ -443,7 +443,7 @@ fn begin_and_kill(lab: &Lab, image: &std::path::Path) {
     let address = lab.address.to_string();
     let to = image.to_str().unwrap();
     let copy = [
-        "--json", "copy", &address, "--to", to, "--limit", "40M", "--memory", "24M",
+        "--json", "copy", &address, "--to", to, "--limit", "40M", "--memory", "28M",
     ];
     let mut child = lab.start(&copy);
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
