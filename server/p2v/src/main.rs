@@ -8,8 +8,10 @@ mod arguments;
 mod commands;
 mod copying;
 mod doctor;
+mod privileges;
 mod report;
 mod serve;
+mod service_manager;
 mod settings;
 mod show;
 
