@@ -19,6 +19,7 @@ PACKAGES := gcc g++ libc6-dev binutils pkg-config \
 	pxelinux syslinux-common iproute2 procps util-linux systemd \
 	partclone fuse3 ntfs-3g xfsprogs btrfs-progs dosfstools mtools \
 	vblade hdparm tftp-hpa atftp curl isc-dhcp-client udhcpc udhcpd \
+	dnsmasq-base isc-dhcp-server kea-dhcp4-server \
 	libnbd-bin netcat-openbsd ethtool
 
 .PHONY: help setup build image lab demo test check unit end-to-end bench fuzz install install-files clean

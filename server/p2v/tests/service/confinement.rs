@@ -1,83 +1,20 @@
-//! `p2v serve` as a service: what it may do, what it tells the service manager, and whose its files are.
-//!
-//! Needs root, for network namespaces and to give root up.
+//! What the service may do, what it tells the service manager, and whose its files are.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::process::{Command, Stdio};
 
 use p2v_dom0::store::StoreError;
 use p2v_dom0::{State, Store};
 
-/// Longer than anything takes on a loaded machine; nothing waits for it to pass.
-const LIMIT: Duration = Duration::from_secs(60);
+use crate::wire::{LIMIT, Service, Wire, run};
+
 /// A user that every Debian system has, and that has nothing to do with p2v.
 const USER: &str = "daemon";
 /// CAP_NET_BIND_SERVICE (10) and CAP_NET_RAW (13), `linux/capability.h`.
 const CAPABILITIES: &str = "0000000000002400";
-
-fn run(command: &mut Command) -> String {
-    let output = command
-        .output()
-        .unwrap_or_else(|e| panic!("{command:?}: {e}"));
-    assert!(output.status.success(), "{command:?}: {output:?}");
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-fn ip(arguments: &str) {
-    run(Command::new("ip").args(arguments.split_whitespace()));
-}
-
-/// Two namespaces with a wire between them, gone when dropped.
-struct Wire {
-    host: String,
-    machine: String,
-}
-
-impl Wire {
-    fn new() -> Wire {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let name = |end| format!("p2v-service-{end}-{}-{number}", std::process::id());
-        let wire = Wire {
-            host: name("host"),
-            machine: name("machine"),
-        };
-        let (host, machine) = (&wire.host, &wire.machine);
-        ip(&format!("netns add {host}"));
-        ip(&format!("netns add {machine}"));
-        ip(&format!(
-            "-n {host} link add p2vs type veth peer name p2vc netns {machine}"
-        ));
-        ip(&format!("-n {host} addr add 192.168.7.1/24 dev p2vs"));
-        ip(&format!("-n {machine} addr add 192.168.7.2/24 dev p2vc"));
-        ip(&format!("-n {host} link set p2vs up"));
-        ip(&format!("-n {machine} link set p2vc up"));
-        wire
-    }
-}
-
-impl Drop for Wire {
-    fn drop(&mut self) {
-        for name in [&self.host, &self.machine] {
-            let _ = Command::new("ip").args(["netns", "del", name]).status();
-        }
-    }
-}
-
-/// Killed, if a test fails before it has ended.
-struct Service(Child);
-
-impl Drop for Service {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 /// The service manager's end of `NOTIFY_SOCKET`.
 struct Manager(UnixDatagram);
@@ -148,8 +85,7 @@ fn started_by_root_it_goes_on_as_its_user_and_shares_the_records_with_root() {
     // As a command of root's would leave it, run before the service ever was.
     let store = Store::open(&dir.path().join("state")).unwrap();
     let mut service = Service(
-        Command::new("ip")
-            .args(["netns", "exec", &wire.host, env!("CARGO_BIN_EXE_p2v")])
+        wire.on_host(env!("CARGO_BIN_EXE_p2v"))
             .arg("--config")
             .arg(config)
             .arg("serve")
@@ -215,8 +151,8 @@ fn started_by_root_it_goes_on_as_its_user_and_shares_the_records_with_root() {
 fn a_user_that_is_not_there_or_cannot_reach_the_records_is_an_error() {
     let (dir, wire) = (open_directory(), Wire::new());
     let serve = |more: &str| {
-        let output = Command::new("ip")
-            .args(["netns", "exec", &wire.host, env!("CARGO_BIN_EXE_p2v")])
+        let output = wire
+            .on_host(env!("CARGO_BIN_EXE_p2v"))
             .arg("--config")
             .arg(settings(dir.path(), more))
             .arg("serve")
@@ -237,7 +173,7 @@ fn a_user_that_is_not_there_or_cannot_reach_the_records_is_an_error() {
 fn the_unit_is_one_that_systemd_understands_and_finds_well_confined() {
     let dir = tempfile::tempdir().unwrap();
     let unit = dir.path().join("p2v-serve.service");
-    let text = include_str!("../systemd/p2v-serve.service");
+    let text = include_str!("../../systemd/p2v-serve.service");
     let command = env!("CARGO_BIN_EXE_p2v");
     fs::write(&unit, text.replace("/usr/sbin/p2v", command)).unwrap();
     let verified = Command::new("systemd-analyze")
