@@ -16,9 +16,10 @@ IMAGE := $(TARGET)/netboot
 # What building, testing and the lab run; all from Debian 12.
 PACKAGES := gcc g++ libc6-dev binutils pkg-config \
 	qemu-system-x86 qemu-utils ipxe-qemu seabios nbdkit mmdebstrap e2fsprogs fdisk gddrescue \
-	pxelinux syslinux-common iproute2 procps util-linux \
+	pxelinux syslinux-common iproute2 procps util-linux systemd \
 	partclone fuse3 ntfs-3g xfsprogs btrfs-progs dosfstools mtools \
 	vblade hdparm tftp-hpa atftp curl isc-dhcp-client udhcpc udhcpd \
+	dnsmasq-base isc-dhcp-server kea-dhcp4-server \
 	libnbd-bin netcat-openbsd ethtool
 
 .PHONY: help setup build image lab demo test check unit end-to-end bench fuzz install install-files clean
@@ -106,12 +107,14 @@ fuzz: setup
 	done
 
 install: image install-files
+	@[ -n "$(DESTDIR)" ] || systemd-sysusers p2v.conf
 
 # Copies what is built; nothing is enabled or started.
 install-files:
 	install -D -m 755 $(TARGET)/release/p2v $(DESTDIR)$(PREFIX)/sbin/p2v
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/p2v $(IMAGE)/vmlinuz $(IMAGE)/initrd
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/lib/systemd/system server/p2v/systemd/p2v-serve.service server/p2v/systemd/p2v-devices.service
+	install -D -m 644 server/p2v/systemd/p2v.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/p2v.conf
 	install -D -m 755 $(TARGET)/$(HOST)/image/p2v-agent $(DESTDIR)$(PREFIX)/sbin/p2v-agent
 	install -D -m 644 appliance/agent/man/p2v-agent.8 $(DESTDIR)$(PREFIX)/share/man/man8/p2v-agent.8
 	install -D -m 644 server/p2v/man/p2v.8 $(DESTDIR)$(PREFIX)/share/man/man8/p2v.8

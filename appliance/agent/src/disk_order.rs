@@ -76,12 +76,18 @@ pub fn sort(disks: &mut [Found], firmware: Firmware, edd: Option<&Edd>) -> Optio
 
 /// Which of the sorted `disks` the machine boots from.
 fn boot_disk(disks: &[Found], firmware: Firmware, edd: Option<&Edd>) -> Option<(usize, Because)> {
+    // What the agent itself was started from has boot code and a system partition, and may be 0x80.
+    let of_the_machine = |d: &Found| !d.layout.boot_medium;
     let only = |test: &dyn Fn(&Found) -> bool| {
-        let mut hits = disks.iter().enumerate().filter(|(_, d)| test(d));
+        let mut hits = disks
+            .iter()
+            .enumerate()
+            .filter(|(_, d)| of_the_machine(d) && test(d));
         let (index, _) = hits.next()?;
         hits.next().is_none().then_some(index)
     };
-    let first = |test: &dyn Fn(&Found) -> bool| disks.iter().position(test);
+    let first =
+        |test: &dyn Fn(&Found) -> bool| disks.iter().position(|d| of_the_machine(d) && test(d));
     if let (Firmware::Bios, Some(edd)) = (firmware, edd) {
         // Two disks of one signature (clones) do not tell.
         if edd.mbr_signature != 0 {
@@ -105,7 +111,7 @@ fn boot_disk(disks: &[Found], firmware: Firmware, edd: Option<&Edd>) -> Option<(
     if let Some(index) = first(&|d| d.layout.boot_code) {
         return Some((index, Because::BootCode));
     }
-    (!disks.is_empty()).then_some((0, Because::First))
+    first(&|_| true).map(|index| (index, Because::First))
 }
 
 /// Where a disk hangs: the directories of its device, from the root of sysfs down. A disk under a
@@ -276,6 +282,26 @@ mod tests {
             Some(Because::EfiSystem)
         );
         assert_eq!(names(&disks)[0], "sda");
+    }
+
+    #[test]
+    fn what_the_agent_was_started_from_is_no_boot_disk() {
+        let mut disks = several();
+        disks[0].layout.boot_medium = true;
+        disks[0].layout.boot_code = true;
+        disks[0].layout.mbr_signature = 7;
+        disks[1].layout.boot_code = true;
+        let edd = Edd {
+            mbr_signature: 7,
+            ..Edd::default()
+        };
+        assert_eq!(
+            sort(&mut disks, Firmware::Bios, Some(&edd)),
+            Some(Because::BootCode)
+        );
+        assert_eq!(names(&disks), ["sdb", "sdd", "sda", "sdc"]);
+        let medium = &mut [disks[3].clone()];
+        assert_eq!(sort(medium, Firmware::Bios, None), None);
     }
 
     #[test]

@@ -123,7 +123,14 @@ fn one(
     let mut layout = Layout::default();
     if sectors > 0 {
         match read_layout(name, logical_sector) {
-            Ok(read) => layout = read,
+            Ok(read) => {
+                if read.boot_medium && refused.is_empty() {
+                    refused =
+                        "the medium that p2v's agent is started from: not a disk of the old system"
+                            .into();
+                }
+                layout = read;
+            }
             // A disk whose first sector is bad may still be worth copying: it is exported, and
             // only a disk that cannot be opened at all is not.
             Err(error) if refused.is_empty() && error.raw_os_error() != Some(libc::EIO) => {
@@ -308,6 +315,19 @@ mod tests {
             })
             .contains("USB")
         );
+    }
+
+    #[test]
+    fn the_medium_that_was_booted_from_is_no_disk_of_the_machine() {
+        let t = Tree::new();
+        disk(&t, "sda", "devices/y", 10);
+        let found = list(t.root(), |_, _| {
+            Ok(Layout {
+                boot_medium: true,
+                ..Layout::default()
+            })
+        });
+        assert!(found[0].refused.contains("started from"));
     }
 
     #[test]

@@ -16,7 +16,16 @@ pub struct Layout {
     pub boot_code: bool,
     /// The disk signature at 0x1B8, by which EDD names disks; 0 if there is none.
     pub mbr_signature: u32,
+    /// It is one of p2v's own boot media (`p2v image iso`), written to a disk.
+    pub boot_medium: bool,
 }
+
+/// Where the primary volume descriptor's volume identifier is, in bytes: sector 16 of 2048 (ECMA-119,
+/// 6.2.1 and 8.4).
+const VOLUME_ID: u64 = 16 * 2048 + 40;
+
+/// What `p2v image iso` calls its volumes (`server/p2v/src/image/medium.rs`).
+const OUR_VOLUME: &[u8; 32] = b"P2V_AGENT                       ";
 
 /// The type byte of the one partition in a protective MBR (UEFI 2.10, 5.2.3).
 const PROTECTIVE: u8 = 0xEE;
@@ -50,6 +59,7 @@ pub fn read<D: Read + Seek>(disk: &mut D, sector: u32) -> io::Result<Layout> {
         return Ok(layout);
     }
     layout.boot_code = first[0] != 0;
+    layout.boot_medium = is_our_medium(disk);
     layout.mbr_signature =
         u32::from_le_bytes([first[0x1B8], first[0x1B9], first[0x1BA], first[0x1BB]]);
     let units = u64::from(sector) / SECTOR;
@@ -67,6 +77,14 @@ pub fn read<D: Read + Seek>(disk: &mut D, sector: u32) -> io::Result<Layout> {
     }
     layout.table = mbr_table(disk, sector, units);
     Ok(layout)
+}
+
+/// Whether p2v's own volume begins on the disk. What cannot be read is not ours.
+fn is_our_medium<D: Read + Seek>(disk: &mut D) -> bool {
+    let mut id = [0; 32];
+    disk.seek(SeekFrom::Start(VOLUME_ID)).is_ok()
+        && disk.read_exact(&mut id).is_ok()
+        && id == *OUR_VOLUME
 }
 
 fn gpt_table(gpt: &GPT, units: u64) -> PartitionTable {
@@ -187,6 +205,18 @@ mod tests {
         // A broken chain leaves the primary ones.
         disk[2048 * 512 + 510] = 0;
         assert_eq!(layout(disk).table.unwrap().partitions.len(), 2);
+    }
+
+    #[test]
+    fn our_own_medium_is_known_by_its_volume() {
+        let mut disk = vec![0; SIZE];
+        entry(&mut disk, 0, 0x80, 0xCD, 1, 1000);
+        assert!(!layout(disk.clone()).boot_medium);
+        disk[16 * 2048..16 * 2048 + 7].copy_from_slice(b"\x01CD001\x01");
+        disk[16 * 2048 + 40..][..32].copy_from_slice(OUR_VOLUME);
+        assert!(layout(disk.clone()).boot_medium);
+        disk[16 * 2048 + 40..][..4].copy_from_slice(b"Deb ");
+        assert!(!layout(disk).boot_medium);
     }
 
     #[test]

@@ -85,11 +85,16 @@ impl BootArgs {
 
     /// The arguments as text for a kernel command line (without `BOOTIF`, which PXELINUX adds).
     pub fn render(shelf: u16, hosts: &[MacAddr], token: &Token) -> String {
+        let read_only = BootArgs::render_read_only(shelf, hosts);
+        format!("{read_only} p2v.token={}", token.to_hex())
+    }
+
+    /// The same without a token: an agent that takes no orders, and stays read-only.
+    pub fn render_read_only(shelf: u16, hosts: &[MacAddr]) -> String {
         let hosts: Vec<String> = hosts.iter().map(MacAddr::to_string).collect();
         format!(
-            "p2v.shelf={shelf} p2v.host={} p2v.token={} p2v.access=ro",
-            hosts.join(","),
-            token.to_hex()
+            "p2v.shelf={shelf} p2v.host={} p2v.access=ro",
+            hosts.join(",")
         )
     }
 }
@@ -114,6 +119,8 @@ mod tests {
             Some(MacAddr::new(0x52, 0x54, 0, 0x12, 0x34, 0x56))
         );
         assert!(args.unknown.is_empty(), "{:?}", args.unknown);
+        let args = BootArgs::parse(&BootArgs::render_read_only(7, &[host]));
+        assert_eq!((args.shelf, args.token), (Some(7), None));
     }
 
     #[test]

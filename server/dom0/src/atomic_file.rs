@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
 use std::path::Path;
 
 /// Writes `bytes` to `path` with permission bits `mode`: into a temporary file beside it, synced,
@@ -11,6 +11,36 @@ use std::path::Path;
 /// # Errors
 /// Whatever the file system said; the old file is then still there as it was.
 pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    replace_with(path, bytes, mode, |_, _| Ok(()))
+}
+
+/// The same, in a directory that belongs to a user of its own: written by root, the file becomes
+/// that user's too, who must be able to read and replace it.
+///
+/// # Errors
+/// As [`replace`].
+pub fn replace_as_the_directorys(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    replace_with(path, bytes, mode, own_as)
+}
+
+/// Gives a file that root has just made to the owner of its directory.
+///
+/// # Errors
+/// The file system's answer.
+pub fn own_as(file: &File, dir: &Path) -> io::Result<()> {
+    let (made, dir) = (file.metadata()?, std::fs::metadata(dir)?);
+    if made.uid() == 0 && dir.uid() != 0 {
+        fchown(file, Some(dir.uid()), Some(dir.gid()))?;
+    }
+    Ok(())
+}
+
+fn replace_with(
+    path: &Path,
+    bytes: &[u8],
+    mode: u32,
+    prepare: impl Fn(&File, &Path) -> io::Result<()>,
+) -> io::Result<()> {
     let dir = match path.parent() {
         Some(dir) if !dir.as_os_str().is_empty() => dir,
         _ => Path::new("."),
@@ -33,6 +63,7 @@ pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
             .create_new(true)
             .mode(mode)
             .open(&temporary)?;
+        prepare(&file, dir)?;
         file.write_all(bytes)?;
         file.sync_all()?;
         std::fs::rename(&temporary, path)?;

@@ -143,28 +143,48 @@ fn known(others: &[String]) -> String {
 }
 
 impl Store {
-    /// Opens (and makes, readable by root only: records hold boot tokens) the state directory.
+    /// Opens (and makes) the state directory, for commands. What is in it can be read by its owner
+    /// only, as records hold boot tokens; `machines` may belong to the boot service's user, and what
+    /// root writes there does so too.
     ///
     /// # Errors
     /// The directories cannot be made.
     pub fn open(state: &Path) -> Result<Store, StoreError> {
+        let store = Store::open_for_boot_service(state)?;
+        for dir in [&store.locks, &store.copies] {
+            make_private(dir)?;
+        }
+        Ok(store)
+    }
+
+    /// Opens (and makes) only what the boot service needs: the records. Locks and copies stay out of
+    /// its user's reach, because root writes there.
+    ///
+    /// # Errors
+    /// The directories cannot be made.
+    pub fn open_for_boot_service(state: &Path) -> Result<Store, StoreError> {
         let store = Store {
             machines: state.join("machines"),
             locks: state.join("locks"),
             copies: state.join("copies"),
         };
-        for dir in [&store.machines, &store.locks, &store.copies] {
-            fs::DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(dir)
-                .map_err(|source| StoreError::Io {
-                    doing: "create the directory",
-                    path: dir.clone(),
-                    source,
-                })?;
-        }
+        // Others may pass through it: the boot service's user has its directories in it.
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(state)
+            .map_err(|source| StoreError::Io {
+                doing: "create the directory",
+                path: state.to_owned(),
+                source,
+            })?;
+        make_private(&store.machines)?;
         Ok(store)
+    }
+
+    /// The directory of the records.
+    pub fn machines(&self) -> &Path {
+        &self.machines
     }
 
     /// The file of a copy: its journal, its certificate.
@@ -392,7 +412,7 @@ impl Store {
         let write = || -> io::Result<()> {
             let mut text = serde_json::to_vec_pretty(record)?;
             text.push(b'\n');
-            atomic_file::replace(&path, &text, 0o600)
+            atomic_file::replace_as_the_directorys(&path, &text, 0o600)
         };
         write().map_err(|source| StoreError::Io {
             doing: "write the machine record",
@@ -410,7 +430,10 @@ impl Store {
                 .create(true)
                 .truncate(false)
                 .mode(0o600)
+                // The directory may be another user's, and root opens what is there.
+                .custom_flags(nix::libc::O_NOFOLLOW)
                 .open(&path)?;
+            atomic_file::own_as(&file, &self.machines)?;
             file.lock()?;
             Ok(Held(file))
         };
@@ -420,6 +443,19 @@ impl Store {
             source,
         })
     }
+}
+
+/// Makes a directory that only its owner can use.
+fn make_private(dir: &Path) -> Result<(), StoreError> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(|source| StoreError::Io {
+            doing: "create the directory",
+            path: dir.to_owned(),
+            source,
+        })
 }
 
 fn random_token() -> Result<Token, StoreError> {

@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use pnet::ipnetwork::IpNetwork;
 use pnet::util::MacAddr;
 
+use crate::settings::Settings;
 use crate::subnet::Subnet;
 
 /// What is needed to know of it.
@@ -45,6 +46,15 @@ pub enum InterfaceError {
         /// What it has.
         theirs: Vec<Ipv4Addr>,
     },
+}
+
+/// The address that machines are told: `server` of the settings, or the first of their interface.
+///
+/// # Errors
+/// There is no such interface, or it does not have that address.
+pub fn server_address(settings: &Settings) -> Result<Ipv4Addr, InterfaceError> {
+    let (address, _) = Interface::find(&settings.iface)?.address(settings.server)?;
+    Ok(address)
 }
 
 impl Interface {

@@ -30,7 +30,7 @@ pub mod tftp;
 
 pub use client::ClientKind;
 pub use event::{BootEvent, MenuKind, Notice};
-pub use interface::InterfaceError;
+pub use interface::{InterfaceError, server_address};
 pub use lease_file::LeaseFileError;
 pub use machines::{BootDecision, Machines};
 pub use port_holder::port_holders;

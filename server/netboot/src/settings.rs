@@ -75,6 +75,9 @@ pub struct Settings {
     pub ldlinux: PathBuf,
     /// Where `leases.json` is kept; default `/var/lib/p2v`.
     pub state_dir: PathBuf,
+    /// The user that a service started by root goes on as, for whoever starts it: nothing here
+    /// changes users. Default: `p2v` if there is one.
+    pub user: Option<String>,
 }
 
 impl Default for Settings {
@@ -95,6 +98,7 @@ impl Default for Settings {
             pxelinux: "/usr/lib/PXELINUX/pxelinux.0".into(),
             ldlinux: "/usr/lib/syslinux/modules/bios/ldlinux.c32".into(),
             state_dir: "/var/lib/p2v".into(),
+            user: None,
         }
     }
 }

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::site_dhcp::DhcpServer;
+
 /// Exit codes, for scripts; also in `p2v help`.
 pub mod exit {
     /// Something failed; what and what to do is on standard error.
@@ -71,7 +73,12 @@ pub enum Command {
     Doctor,
     /// Boot old machines over the network (runs until stopped; see the p2v-serve unit). `allow` under [serve] in the
     /// settings names those that may be: without it every machine that boots from the network is
-    Serve,
+    Serve {
+        /// Only print what to put into the site's own DHCP server, so that it sends machines here; p2v then runs with
+        /// mode = "off"
+        #[arg(long, value_name = "SERVER", value_enum)]
+        print: Option<DhcpServer>,
+    },
     /// The machines and their states
     List,
     /// All about one machine, and what to do next

@@ -14,25 +14,42 @@ use p2v_dom0::name::MachineName;
 use p2v_dom0::workflow::{
     self, CopyRequest, CopyTarget, CutoverOptions, ReleaseOptions, StartOptions, StopOptions,
 };
+use p2v_netboot::Mode;
 use serde_json::json;
 
 use crate::arguments::{Arguments, Command, Devices, exit};
 use crate::report::Told;
 use crate::settings::Settings;
-use crate::{copying, doctor, serve, show};
+use crate::{copying, doctor, serve, show, site_dhcp};
 
 /// Runs the command that was asked for.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let settings = Settings::load(&arguments.global)?;
     let json = arguments.global.json;
     let told = Told::new(json);
-    if let Command::Serve = arguments.command {
-        return serve::run(settings).map(|()| ExitCode::SUCCESS);
+    // Neither needs what a Xen host has.
+    match arguments.command {
+        Command::Serve { print: None } => {
+            return serve::run(settings).map(|()| ExitCode::SUCCESS);
+        }
+        Command::Serve {
+            print: Some(server),
+        } => {
+            print!("{}", site_dhcp::print(server, &settings)?);
+            if settings.serve.mode != Mode::Off {
+                eprintln!(
+                    "p2v: this is for mode = \"off\" under [serve]; the settings say otherwise, and p2v serve \
+                     would answer beside that server"
+                );
+            }
+            return Ok(ExitCode::SUCCESS);
+        }
+        _ => {}
     }
     let host = Host::open(settings.xen.clone(), &settings.iface, &settings.state)
         .context("cannot use the machine records (root may; --state DIR tries it elsewhere)")?;
     match &arguments.command {
-        Command::Serve => Ok(ExitCode::SUCCESS),
+        Command::Serve { .. } => Ok(ExitCode::SUCCESS),
         Command::Doctor => doctor::run(&host, &settings, json),
         Command::Config { name, write } => config(&host, &told, &name_of(name)?, *write),
         Command::Devices { action } => devices(&host, &told, *action),

@@ -8,10 +8,14 @@ mod arguments;
 mod commands;
 mod copying;
 mod doctor;
+mod loaders;
+mod privileges;
 mod report;
 mod serve;
+mod service_manager;
 mod settings;
 mod show;
+mod site_dhcp;
 
 fn main() -> ExitCode {
     let arguments = arguments::Arguments::parse();

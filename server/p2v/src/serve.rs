@@ -13,6 +13,7 @@ use p2v_netboot::{BootDecision, BootEvent, Machines, Notice};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::settings::{Machine, Settings};
+use crate::{privileges, service_manager};
 
 /// The machine records, asked by the netboot service.
 struct Records {
@@ -75,16 +76,36 @@ impl Machines for Records {
 
     fn seen(&self, mac: MacAddr, event: &BootEvent) {
         eprintln!("{mac}: {event}");
+        service_manager::status(&format!("last: {mac}: {event}"));
     }
 
     fn noticed(&self, notice: &Notice) {
         eprintln!("p2v serve: {notice}");
+        if let Notice::Serving { .. } = notice {
+            service_manager::ready(&notice.to_string());
+        }
     }
 }
 
 /// Serves until SIGINT or SIGTERM.
 pub fn run(settings: Settings) -> Result<()> {
-    let store = Store::open(&settings.state)?;
+    let store = Store::open_for_boot_service(&settings.state)?;
+    let hosts = hosts(&settings)?;
+    let as_user = privileges::user(settings.serve.user.as_deref())?;
+    if let Some(user) = &as_user {
+        let leases = &settings.serve.state_dir;
+        fs::create_dir_all(leases).with_context(|| format!("cannot make {}", leases.display()))?;
+        privileges::give(leases, user)?;
+        privileges::give(store.machines(), user)?;
+        privileges::go_on_as(user)?;
+        fs::read_dir(store.machines()).with_context(|| {
+            format!(
+                "the user {} cannot use {}: let it pass, with `chmod o+x` on each directory above",
+                user.name,
+                store.machines().display()
+            )
+        })?;
+    }
     match store.list() {
         Ok(listing) => {
             for error in &listing.unreadable {
@@ -94,18 +115,6 @@ pub fn run(settings: Settings) -> Result<()> {
         // Served all the same: machines are held, rather than left to their own disks.
         Err(error) => eprintln!("p2v serve: {error}"),
     }
-    let mut hosts = vec![mac_of(&settings.iface)?];
-    for iface in &settings.more_ifaces {
-        hosts.push(mac_of(iface)?);
-    }
-    hosts.extend(
-        settings
-            .hosts
-            .iter()
-            .filter(|mac| !hosts.contains(mac))
-            .copied()
-            .collect::<Vec<_>>(),
-    );
     let machines = Arc::new(Records {
         store,
         hosts,
@@ -120,11 +129,29 @@ pub fn run(settings: Settings) -> Result<()> {
             if signalled().await.is_err() {
                 std::future::pending::<()>().await;
             }
+            service_manager::stopping();
         };
-        p2v_netboot::serve(settings.serve, machines, stopped).await
+        tokio::select! {
+            end = p2v_netboot::serve(settings.serve, machines, stopped) => end,
+            () = service_manager::keep_alive() => Ok(()),
+        }
     })?;
     eprintln!("p2v serve: stopped");
     Ok(())
+}
+
+/// The addresses that agents answer: this host's, and those of the settings.
+pub fn hosts(settings: &Settings) -> Result<Vec<MacAddr>> {
+    let mut hosts = Vec::new();
+    for iface in std::iter::once(&settings.iface).chain(&settings.more_ifaces) {
+        hosts.push(mac_of(iface)?);
+    }
+    for mac in &settings.hosts {
+        if !hosts.contains(mac) {
+            hosts.push(*mac);
+        }
+    }
+    Ok(hosts)
 }
 
 /// Returns on SIGINT or SIGTERM.

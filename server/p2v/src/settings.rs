@@ -100,7 +100,8 @@ impl Settings {
             settings.state.clone_from(state);
         }
         settings.serve.iface.clone_from(&settings.iface);
-        settings.serve.state_dir.clone_from(&settings.state);
+        // Apart from the rest: the service's user writes there, and nobody else does.
+        settings.serve.state_dir = settings.state.join("netboot");
         settings.file = file.map(Path::to_owned);
         Ok(settings)
     }

@@ -1,0 +1,289 @@
+//! `p2v serve --print`: what the site's own DHCP server is told, so that p2v leaves DHCP to it.
+
+use std::fmt::Write;
+use std::net::Ipv4Addr;
+
+use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
+use serde_json::json;
+
+use crate::loaders::{FIRMWARES, IPXE_SCRIPT};
+use crate::settings::Settings;
+
+/// A DHCP server that can be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DhcpServer {
+    /// dnsmasq, also in its proxy mode
+    Dnsmasq,
+    /// ISC dhcpd
+    IscDhcpd,
+    /// ISC Kea
+    Kea,
+}
+
+/// MAC addresses: six octets, each of which may be any.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Pattern([Option<u8>; 6]);
+
+impl Pattern {
+    /// `52:54:00:12:34:56`, `52:54:00:*:*:*`, or `52:54:00:*`.
+    fn parse(text: &str) -> Result<Pattern> {
+        let mut octets = [None; 6];
+        let parts: Vec<&str> = text.split(':').collect();
+        let whole = parts.len() == 6 || (parts.len() < 6 && parts.last() == Some(&"*"));
+        if !whole {
+            bail!("`{text}` under `allow` is no MAC address or pattern of one");
+        }
+        for (octet, part) in octets.iter_mut().zip(parts) {
+            if part != "*" {
+                let value = u8::from_str_radix(part, 16).with_context(|| {
+                    format!("`{text}` under `allow` is no MAC address or pattern of one")
+                })?;
+                *octet = Some(value);
+            }
+        }
+        Ok(Pattern(octets))
+    }
+
+    /// Runs of octets that are given: the first one's place, and their values.
+    fn runs(&self) -> Vec<(usize, Vec<u8>)> {
+        let mut runs: Vec<(usize, Vec<u8>)> = Vec::new();
+        for (place, octet) in self.0.iter().enumerate() {
+            let Some(octet) = octet else { continue };
+            match runs.last_mut() {
+                Some((start, values)) if *start + values.len() == place => values.push(*octet),
+                _ => runs.push((place, vec![*octet])),
+            }
+        }
+        runs
+    }
+
+    fn dnsmasq(&self) -> String {
+        let octets = self.0.map(|octet| match octet {
+            Some(octet) => format!("{octet:02x}"),
+            None => "*".to_owned(),
+        });
+        octets.join(":")
+    }
+
+    /// `hardware` holds the hardware type and then the address (`dhcp-eval(5)`), and
+    /// `binary-to-ascii` writes no leading zeros.
+    fn isc(&self) -> String {
+        let tests = self.runs().into_iter().map(|(place, values)| {
+            let text: Vec<String> = values.iter().map(|value| format!("{value:x}")).collect();
+            format!(
+                "binary-to-ascii(16, 8, \":\", substring(hardware, {}, {})) = \"{}\"",
+                place + 1,
+                values.len(),
+                text.join(":")
+            )
+        });
+        all_of(tests.collect(), "hardware = hardware")
+    }
+
+    fn kea(&self) -> String {
+        let tests = self.runs().into_iter().map(|(place, values)| {
+            let text: String = values.iter().map(|value| format!("{value:02x}")).collect();
+            format!("substring(pkt4.mac, {place}, {}) == 0x{text}", values.len())
+        });
+        all_of(tests.collect(), "pkt4.mac == pkt4.mac")
+    }
+}
+
+/// All of `tests`, or what is always true where there is none.
+fn all_of(tests: Vec<String>, always: &str) -> String {
+    match tests.is_empty() {
+        true => always.to_owned(),
+        false => format!("({})", tests.join(" and ")),
+    }
+}
+
+/// What the configuration is made of.
+#[derive(Clone, Debug)]
+struct Site {
+    /// This host, as machines reach it.
+    server: Ipv4Addr,
+    /// The machines that are meant; empty: all that boot from the network.
+    only: Vec<Pattern>,
+}
+
+/// The configuration for the settings as they are.
+///
+/// # Errors
+/// The interface has no address that machines could be told.
+pub fn print(server: DhcpServer, settings: &Settings) -> Result<String> {
+    let only = settings
+        .serve
+        .allow
+        .iter()
+        .map(|entry| Pattern::parse(&entry.to_string()))
+        .collect::<Result<_>>()?;
+    let site = Site {
+        server: p2v_netboot::server_address(&settings.serve)?,
+        only,
+    };
+    let comment = if server == DhcpServer::Kea { "//" } else { "#" };
+    let mut text = String::new();
+    for line in about(server, &site) {
+        let _ = writeln!(text, "{comment} {line}");
+    }
+    text += &match server {
+        DhcpServer::Dnsmasq => dnsmasq(&site),
+        DhcpServer::IscDhcpd => isc(&site),
+        DhcpServer::Kea => kea(&site)?,
+    };
+    Ok(text)
+}
+
+fn about(server: DhcpServer, site: &Site) -> Vec<String> {
+    let put = match server {
+        DhcpServer::Dnsmasq => "a file in /etc/dnsmasq.d",
+        DhcpServer::IscDhcpd => "/etc/dhcp/dhcpd.conf",
+        DhcpServer::Kea => "the \"Dhcp4\" part of /etc/kea/kea-dhcp4.conf",
+    };
+    let mut lines = vec![
+        format!("Made by `p2v serve --print`, for {put}."),
+        format!(
+            "Machines that boot from the network are sent to {}, where p2v serve runs with mode = \"off\".",
+            site.server
+        ),
+    ];
+    if site.only.is_empty() {
+        lines.push(
+            "`allow` under [serve] is empty: this is for EVERY machine that boots from the network.".into(),
+        );
+    }
+    lines
+}
+
+fn dnsmasq(site: &Site) -> String {
+    let mut text = String::new();
+    for pattern in &site.only {
+        let _ = writeln!(text, "dhcp-mac=set:p2v,{}", pattern.dnsmasq());
+    }
+    for firmware in &FIRMWARES {
+        for architecture in firmware.architectures {
+            let _ = writeln!(
+                text,
+                "dhcp-match=set:p2v-{},option:client-arch,{architecture}",
+                firmware.tag
+            );
+        }
+    }
+    // Option 175 is iPXE's own; its user class may be switched off.
+    text += "dhcp-match=set:p2v-ipxe,175\ndhcp-userclass=set:p2v-ipxe,iPXE\n";
+    let listed = if site.only.is_empty() { "" } else { "tag:p2v," };
+    let server = site.server;
+    for firmware in &FIRMWARES {
+        let _ = writeln!(
+            text,
+            "dhcp-boot={listed}tag:p2v-{},tag:!p2v-ipxe,{},,{server}",
+            firmware.tag, firmware.boot_file
+        );
+    }
+    let _ = writeln!(
+        text,
+        "dhcp-boot={listed}tag:p2v-ipxe,{IPXE_SCRIPT},,{server}"
+    );
+    text
+}
+
+fn isc(site: &Site) -> String {
+    let mut condition =
+        "substring(option vendor-class-identifier, 0, 9) = \"PXEClient\"".to_owned();
+    if !site.only.is_empty() {
+        let any: Vec<String> = site.only.iter().map(Pattern::isc).collect();
+        let _ = write!(condition, "\n    and ({})", any.join("\n      or "));
+    }
+    let mut text = format!(
+        "option p2v-architecture code 93 = unsigned integer 16;\noption p2v-ipxe code 175 = string;\n\
+         class \"p2v\" {{\n  match if {condition};\n  next-server {};\n  \
+         if exists p2v-ipxe or option user-class = \"iPXE\" {{\n    filename \"{IPXE_SCRIPT}\";\n  }}",
+        site.server
+    );
+    for firmware in &FIRMWARES {
+        let any: Vec<String> = firmware
+            .architectures
+            .iter()
+            .map(|number| {
+                let [high, low] = number.to_be_bytes();
+                format!("option p2v-architecture = {high:02x}:{low:02x}")
+            })
+            .collect();
+        let _ = write!(
+            text,
+            " elsif {} {{\n    filename \"{}\";\n  }}",
+            any.join(" or "),
+            firmware.boot_file
+        );
+    }
+    text += "\n}\n";
+    text
+}
+
+fn kea(site: &Site) -> Result<String> {
+    let mut meant = "substring(option[60].hex, 0, 9) == 'PXEClient'".to_owned();
+    if !site.only.is_empty() {
+        let any: Vec<String> = site.only.iter().map(Pattern::kea).collect();
+        let _ = write!(meant, " and ({})", any.join(" or "));
+    }
+    let class = |name: &str, test: String, file: &str| {
+        json!({
+            "name": name,
+            "test": test,
+            "next-server": site.server.to_string(),
+            "boot-file-name": file,
+        })
+    };
+    let ipxe = "(option[175].exists or substring(option[77].hex, 0, 4) == 'iPXE')";
+    let mut classes = vec![
+        json!({ "name": "p2v", "test": meant }),
+        class("p2v-ipxe", format!("member('p2v') and {ipxe}"), IPXE_SCRIPT),
+    ];
+    for firmware in &FIRMWARES {
+        let any: Vec<String> = firmware
+            .architectures
+            .iter()
+            .map(|number| format!("option[93].hex == 0x{number:04x}"))
+            .collect();
+        classes.push(class(
+            &format!("p2v-{}", firmware.tag),
+            format!(
+                "member('p2v') and not member('p2v-ipxe') and ({})",
+                any.join(" or ")
+            ),
+            firmware.boot_file,
+        ));
+    }
+    let all = json!({ "Dhcp4": { "client-classes": classes } });
+    Ok(serde_json::to_string_pretty(&all)? + "\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_in_each_servers_words() {
+        let whole = Pattern::parse("52:54:00:0a:34:56").unwrap();
+        assert_eq!(whole.dnsmasq(), "52:54:00:0a:34:56");
+        assert!(
+            whole
+                .isc()
+                .ends_with("hardware, 1, 6)) = \"52:54:0:a:34:56\")")
+        );
+        assert_eq!(whole.kea(), "(substring(pkt4.mac, 0, 6) == 0x5254000a3456)");
+        let some = Pattern::parse("52:54:00:*").unwrap();
+        assert_eq!(some, Pattern::parse("52:54:00:*:*:*").unwrap());
+        assert_eq!(some.dnsmasq(), "52:54:00:*:*:*");
+        let holes = Pattern::parse("52:*:00:*:34:56").unwrap();
+        assert_eq!(
+            holes.runs(),
+            [(0, vec![0x52]), (2, vec![0]), (4, vec![0x34, 0x56])]
+        );
+        assert!(Pattern::parse("*").unwrap().runs().is_empty());
+        for bad in ["", "52:54", "52:54:00:12:34:5g", "52:54:00:12:34:56:78"] {
+            assert!(Pattern::parse(bad).is_err(), "{bad}");
+        }
+    }
+}

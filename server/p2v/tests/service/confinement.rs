@@ -1,0 +1,191 @@
+//! What the service may do, what it tells the service manager, and whose its files are.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use p2v_dom0::store::StoreError;
+use p2v_dom0::{State, Store};
+
+use crate::wire::{LIMIT, Service, Wire, run};
+
+/// A user that every Debian system has, and that has nothing to do with p2v.
+const USER: &str = "daemon";
+/// CAP_NET_BIND_SERVICE (10) and CAP_NET_RAW (13), `linux/capability.h`.
+const CAPABILITIES: &str = "0000000000002400";
+
+/// The service manager's end of `NOTIFY_SOCKET`.
+struct Manager(UnixDatagram);
+
+impl Manager {
+    fn new(path: &Path) -> Manager {
+        let socket = UnixDatagram::bind(path).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(0o777)).unwrap();
+        socket.set_read_timeout(Some(LIMIT)).unwrap();
+        Manager(socket)
+    }
+
+    /// The next message with this line.
+    fn wait_for(&self, line: &str) -> String {
+        let mut buffer = [0; 4096];
+        loop {
+            let length = self
+                .0
+                .recv(&mut buffer)
+                .unwrap_or_else(|e| panic!("no {line}: {e}"));
+            let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
+            if text.lines().any(|l| l == line) {
+                return text;
+            }
+        }
+    }
+}
+
+/// A field of a process's or thread's status, its words.
+fn status(path: &Path, field: &str) -> Vec<String> {
+    let text = fs::read_to_string(path.join("status")).unwrap();
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+    line.unwrap_or_else(|| panic!("no {field} in {text}"))
+        .split_whitespace()
+        .map(str::to_owned)
+        .collect()
+}
+
+/// A directory that other users can look into, as `/var/lib` is.
+fn open_directory() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    dir
+}
+
+fn settings(dir: &Path, more: &str) -> PathBuf {
+    for file in ["vmlinuz", "initrd"] {
+        fs::write(dir.join(file), file).unwrap();
+    }
+    let path = dir.join("p2v.toml");
+    let text = format!(
+        "iface = \"p2vs\"\nstate = {state:?}\n[serve]\nkernel = {kernel:?}\ninitrd = {initrd:?}\n{more}\n",
+        state = dir.join("state"),
+        kernel = dir.join("vmlinuz"),
+        initrd = dir.join("initrd"),
+    );
+    fs::write(&path, text).unwrap();
+    path
+}
+
+#[test]
+fn started_by_root_it_goes_on_as_its_user_and_shares_the_records_with_root() {
+    let (dir, wire) = (open_directory(), Wire::new());
+    let config = settings(dir.path(), &format!("user = {USER:?}"));
+    let manager = Manager::new(&dir.path().join("notify"));
+    // As a command of root's would leave it, run before the service ever was.
+    let store = Store::open(&dir.path().join("state")).unwrap();
+    let mut service = Service(
+        wire.on_host(env!("CARGO_BIN_EXE_p2v"))
+            .arg("--config")
+            .arg(config)
+            .arg("serve")
+            .env("NOTIFY_SOCKET", dir.path().join("notify"))
+            .env("WATCHDOG_USEC", "100000")
+            .stderr(Stdio::inherit())
+            .spawn()
+            .unwrap(),
+    );
+    let ready = manager.wait_for("READY=1");
+    assert!(ready.contains("STATUS=serving"), "{ready}");
+
+    // Not only the process: each thread has a user and capabilities of its own.
+    let uid = run(Command::new("id").args(["-u", USER])).trim().to_owned();
+    let tasks = PathBuf::from(format!("/proc/{}/task", service.0.id()));
+    let mut threads = 0;
+    for task in fs::read_dir(tasks).unwrap() {
+        let task = task.unwrap().path();
+        assert_eq!(status(&task, "Uid"), [&*uid; 4]);
+        assert_eq!(status(&task, "Groups"), [""; 0]);
+        for set in ["CapEff", "CapPrm", "CapBnd"] {
+            assert_eq!(status(&task, set), [CAPABILITIES], "{set}");
+        }
+        assert_eq!(status(&task, "NoNewPrivs"), ["1"]);
+        threads += 1;
+    }
+    assert!(threads > 1);
+
+    let menu = || {
+        run(Command::new("ip")
+            .args(["netns", "exec", &wire.machine, "curl", "-sS", "-m", "50"])
+            .arg("tftp://192.168.7.1/pxelinux.cfg/01-52-54-00-12-34-56"))
+    };
+    assert!(menu().contains("p2v.shelf=1 "));
+    let name = "e1".parse().unwrap();
+    let owner = || {
+        let file = fs::metadata(store.path(&name)).unwrap();
+        (file.uid().to_string(), file.mode() & 0o777)
+    };
+    assert_eq!(owner(), (uid.clone(), 0o600));
+    // Root writes the record: the service still has it, and root's change.
+    store
+        .update(&name, |record| {
+            record.state = State::Released;
+            Ok::<_, StoreError>(())
+        })
+        .unwrap();
+    assert_eq!(owner(), (uid, 0o600));
+    assert!(menu().contains("this machine waits here"));
+    // What root writes into is root's.
+    for root_s in ["locks", "copies"] {
+        let file = fs::metadata(dir.path().join("state").join(root_s)).unwrap();
+        assert_eq!((file.uid(), file.mode() & 0o777), (0, 0o700), "{root_s}");
+    }
+
+    manager.wait_for("WATCHDOG=1");
+    run(Command::new("kill").arg(service.0.id().to_string()));
+    manager.wait_for("STOPPING=1");
+    assert!(service.0.wait().unwrap().success());
+}
+
+#[test]
+fn a_user_that_is_not_there_or_cannot_reach_the_records_is_an_error() {
+    let (dir, wire) = (open_directory(), Wire::new());
+    let serve = |more: &str| {
+        let output = wire
+            .on_host(env!("CARGO_BIN_EXE_p2v"))
+            .arg("--config")
+            .arg(settings(dir.path(), more))
+            .arg("serve")
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let error = serve("user = \"p2v-nobody-here\"");
+    assert!(error.contains("useradd --system"), "{error}");
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o700)).unwrap();
+    let error = serve(&format!("user = {USER:?}"));
+    assert!(error.contains("chmod o+x"), "{error}");
+}
+
+/// The unit as it is shipped, with the built command in the place of the installed one.
+#[test]
+fn the_unit_is_one_that_systemd_understands_and_finds_well_confined() {
+    let dir = tempfile::tempdir().unwrap();
+    let unit = dir.path().join("p2v-serve.service");
+    let text = include_str!("../../systemd/p2v-serve.service");
+    let command = env!("CARGO_BIN_EXE_p2v");
+    fs::write(&unit, text.replace("/usr/sbin/p2v", command)).unwrap();
+    let verified = Command::new("systemd-analyze")
+        .args(["verify", "--man=no", "--recursive-errors=no"])
+        .arg(&unit)
+        .output()
+        .expect("systemd-analyze (Debian package systemd)");
+    let said = String::from_utf8_lossy(&verified.stderr);
+    assert!(verified.status.success(), "{said}");
+    assert!(!said.contains("p2v-serve.service"), "{said}");
+    // Exposure in tenths, of 100: what is left is the network it is there for.
+    run(Command::new("systemd-analyze")
+        .args(["security", "--offline=yes", "--threshold=20"])
+        .arg(&unit));
+}

@@ -1,0 +1,7 @@
+//! `p2v serve` as a service on a host, beside what else runs there.
+//!
+//! Needs root, for network namespaces and to give root up.
+
+mod confinement;
+mod site_dhcp;
+mod wire;
