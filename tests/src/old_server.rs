@@ -1,16 +1,29 @@
 //! The old server: a PC that boots from the network by its ROM.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use serde_json::json;
 
 use crate::console::Console;
-use crate::disk::Disk;
+use crate::disk::{Disk, SECTOR};
 use crate::machine::Machine;
+use crate::monitor::Monitor;
 
 /// The MAC address of its network card.
 pub const MAC: &str = "52:54:00:12:34:56";
+/// The tap that its wire may end in.
+pub const TAP: &str = "wire0";
+
+/// What its wire ends in.
+#[derive(Clone, Copy, Debug)]
+enum Wire {
+    /// Another QEMU's socket `wire.sock`.
+    Socket,
+    /// [`TAP`].
+    Tap,
+}
 
 /// What the old server is built of: QEMU's names for parts that such machines have.
 #[derive(Clone, Copy, Debug)]
@@ -37,10 +50,18 @@ pub const AHCI_PC: Hardware = Hardware {
     disk_devices: &["ich9-ahci,id=ahci", "ide-hd,bus=ahci.0"],
 };
 
+/// A server of about 2008: a RAID controller that shows its disks as they are.
+pub const SAS_SERVER: Hardware = Hardware {
+    board: "pc",
+    network_card: "e1000",
+    disk_devices: &["megasas", "scsi-hd"],
+};
+
 /// A running old server.
 pub struct OldServer {
     machine: Machine,
     console: Console,
+    monitor: PathBuf,
 }
 
 impl OldServer {
@@ -58,27 +79,27 @@ impl OldServer {
         options: &str,
         hardware: Hardware,
     ) -> Result<OldServer> {
-        let (last, others) = hardware
-            .disk_devices
-            .split_last()
-            .context("a machine with no disk")?;
-        let mut arguments = vec![
-            "-drive".to_owned(),
-            format!("file={file},format=raw,if=none,id=disk{options}"),
-        ];
-        for device in others {
-            arguments.extend(["-device".to_owned(), (*device).to_owned()]);
-        }
-        arguments.extend(["-device".to_owned(), format!("{last},drive=disk")]);
-        Self::start(work, hardware, &arguments)
+        let disk = disk_arguments(file, options, hardware)?;
+        Self::start(work, hardware, Wire::Socket, &disk)
+    }
+
+    /// The same, with its wire in the tap that [`crate::local_host`] makes.
+    pub fn power_on_at_tap(
+        work: &Path,
+        file: &str,
+        options: &str,
+        hardware: Hardware,
+    ) -> Result<OldServer> {
+        let disk = disk_arguments(file, options, hardware)?;
+        Self::start(work, hardware, Wire::Tap, &disk)
     }
 
     /// A machine of the same kind without a disk.
     pub fn diskless(work: &Path, hardware: Hardware) -> Result<OldServer> {
-        Self::start(work, hardware, &[])
+        Self::start(work, hardware, Wire::Socket, &[])
     }
 
-    fn start(work: &Path, hardware: Hardware, disk: &[String]) -> Result<OldServer> {
+    fn start(work: &Path, hardware: Hardware, wire: Wire, disk: &[String]) -> Result<OldServer> {
         let console = Console::new(work.join("old-server.log"));
         let mut arguments: Vec<String> = ["-accel", "tcg", "-m", "512", "-boot", "n"]
             .map(str::to_owned)
@@ -90,22 +111,44 @@ impl OldServer {
         add("-display", "none".to_owned());
         add(
             "-netdev",
-            format!(
-                "stream,id=wire,server=off,addr.type=unix,addr.path={}",
-                work.join("wire.sock").display()
-            ),
+            match wire {
+                Wire::Socket => format!(
+                    "stream,id=wire,server=off,addr.type=unix,addr.path={}",
+                    work.join("wire.sock").display()
+                ),
+                Wire::Tap => format!("tap,id=wire,ifname={TAP},script=no,downscript=no"),
+            },
         );
         add(
             "-device",
             format!("{},netdev=wire,mac={MAC}", hardware.network_card),
         );
         add("-serial", format!("file:{}", console.path().display()));
+        let monitor = work.join("old-server.qmp");
+        add(
+            "-qmp",
+            format!("unix:{},server=on,wait=off", monitor.display()),
+        );
         arguments.push("-no-reboot".to_owned());
         arguments.extend_from_slice(disk);
         Ok(OldServer {
             machine: Machine::start("old-server", work, &arguments)?,
             console,
+            monitor,
         })
+    }
+
+    /// Takes its network cable out, or puts it in again.
+    pub fn set_cable(&self, plugged: bool) -> Result<()> {
+        let arguments = json!({ "name": "wire", "up": plugged });
+        Monitor::open(&self.monitor)?.execute("set_link", &arguments)?;
+        Ok(())
+    }
+
+    /// Writes `byte` all over a sector of its disk, past its own system.
+    pub fn overwrite_sector(&self, lba: u64, byte: u8) -> Result<()> {
+        let line = format!("qemu-io disk \"write -P {byte} {} {SECTOR}\"", lba * SECTOR);
+        Monitor::open(&self.monitor)?.execute_silent(&line)
     }
 
     /// Waits until it says `wanted` on its serial port.
@@ -129,4 +172,21 @@ impl OldServer {
     pub fn is_on(&mut self) -> bool {
         self.machine.is_running()
     }
+}
+
+/// QEMU's arguments for a disk at the hardware's controller.
+fn disk_arguments(file: &str, options: &str, hardware: Hardware) -> Result<Vec<String>> {
+    let (last, others) = hardware
+        .disk_devices
+        .split_last()
+        .context("a machine with no disk")?;
+    let mut arguments = vec![
+        "-drive".to_owned(),
+        format!("file={file},format=raw,if=none,id=disk{options}"),
+    ];
+    for device in others {
+        arguments.extend(["-device".to_owned(), (*device).to_owned()]);
+    }
+    arguments.extend(["-device".to_owned(), format!("{last},drive=disk")]);
+    Ok(arguments)
 }
