@@ -80,7 +80,11 @@ pub enum Command {
         print: Option<DhcpServer>,
     },
     /// The machines and their states
-    List,
+    List {
+        /// How each machine's last boot over the network went, instead
+        #[arg(long)]
+        boot: bool,
+    },
     /// All about one machine, and what to do next
     Show {
         /// Name of the machine, as `p2v list` shows it

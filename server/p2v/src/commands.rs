@@ -20,7 +20,7 @@ use serde_json::json;
 use crate::arguments::{Arguments, Command, Devices, exit};
 use crate::report::Told;
 use crate::settings::Settings;
-use crate::{copying, doctor, serve, show, site_dhcp};
+use crate::{boots, copying, doctor, serve, show, site_dhcp};
 
 /// Runs the command that was asked for.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
@@ -53,7 +53,11 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         Command::Doctor => doctor::run(&host, &settings, json),
         Command::Config { name, write } => config(&host, &told, &name_of(name)?, *write),
         Command::Devices { action } => devices(&host, &told, *action),
-        Command::List => with_wire(&host, &settings, &told, |context| {
+        Command::List { boot: true } => with_wire(&host, &settings, &told, |context| {
+            let boots = boots::read(&settings.serve.state_dir)?;
+            boots::list(&boots, &workflow::discover(context)?, json)
+        }),
+        Command::List { boot: false } => with_wire(&host, &settings, &told, |context| {
             show::list(&workflow::discover(context)?, json)
         }),
         Command::Show { name } => with_wire(&host, &settings, &told, |context| {

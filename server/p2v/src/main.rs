@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 mod arguments;
+mod boots;
 mod commands;
 mod copying;
 mod doctor;

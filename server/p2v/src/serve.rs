@@ -12,6 +12,7 @@ use p2v_dom0::{State, Store, Timestamp};
 use p2v_netboot::{BootDecision, BootEvent, Machines, Notice};
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::boots::Boots;
 use crate::settings::{Machine, Settings};
 use crate::{privileges, service_manager};
 
@@ -21,6 +22,7 @@ struct Records {
     /// Addresses that the agents shall answer.
     hosts: Vec<MacAddr>,
     known: BTreeMap<MacAddr, Machine>,
+    boots: Boots,
 }
 
 impl Records {
@@ -76,6 +78,9 @@ impl Machines for Records {
 
     fn seen(&self, mac: MacAddr, event: &BootEvent) {
         eprintln!("{mac}: {event}");
+        if let Some(boot) = self.boots.seen(mac, event) {
+            eprintln!("{mac}: has booted: {boot}");
+        }
         service_manager::status(&format!("last: {mac}: {event}"));
     }
 
@@ -119,6 +124,7 @@ pub fn run(settings: Settings) -> Result<()> {
         store,
         hosts,
         known: settings.machines,
+        boots: Boots::keep(&settings.serve.state_dir),
     });
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -192,6 +198,7 @@ mod tests {
             store: Store::open(dir.path()).unwrap(),
             hosts: vec![mac(0xaa)],
             known: BTreeMap::new(),
+            boots: Boots::keep(dir.path()),
         };
         (dir, records)
     }

@@ -1,0 +1,194 @@
+//! One boot of one machine over the network, in a line: pure.
+
+use std::fmt;
+use std::net::Ipv4Addr;
+
+use p2v_dom0::Timestamp;
+use p2v_netboot::BootEvent;
+use serde::{Deserialize, Serialize};
+
+/// Steps that are remembered at most: a boot has about six, one that goes round in circles has no end.
+const STEPS_MAX: usize = 12;
+/// Seconds of silence after which a question is another boot's.
+const PAUSE: u64 = 60;
+/// Bytes from which on it is of interest how long a file took.
+const LARGE: u64 = 1_000_000;
+
+/// What a machine did, from its ROM's first question on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Boot {
+    /// When it began.
+    pub began: Timestamp,
+    /// When something was seen of it last.
+    pub last: Timestamp,
+    /// What asked; empty if the machine came with an address and a file name of the site's own server.
+    pub client: String,
+    /// The address that it was given here.
+    pub address: Option<Ipv4Addr>,
+    /// What it fetched and what became of that, each a few words.
+    pub steps: Vec<String>,
+    /// It has all that it was told to fetch.
+    pub complete: bool,
+    /// DHCP transaction number of its question.
+    #[serde(skip)]
+    xid: Option<u32>,
+}
+
+impl Boot {
+    /// One that begins now.
+    pub fn new(now: Timestamp) -> Boot {
+        Boot {
+            began: now,
+            last: now,
+            client: String::new(),
+            address: None,
+            steps: Vec::new(),
+            complete: false,
+            xid: None,
+        }
+    }
+
+    /// Whether `event` is of another boot: ROMs repeat a question, also with a new number, and boot
+    /// loaders may ask once more.
+    pub fn is_over_at(&self, event: &BootEvent, now: Timestamp) -> bool {
+        let paused = self
+            .last
+            .age_at(now)
+            .is_none_or(|age| age.as_secs() >= PAUSE);
+        match event {
+            BootEvent::Asked { xid, .. } => {
+                self.xid != Some(*xid) && (self.complete || (paused && !self.steps.is_empty()))
+            }
+            _ => false,
+        }
+    }
+
+    /// Takes in what was seen.
+    pub fn take(&mut self, event: &BootEvent, now: Timestamp) {
+        self.last = now;
+        let step = match event {
+            BootEvent::Asked { client, xid, .. } => {
+                self.client = client.to_string();
+                self.xid = Some(*xid);
+                return;
+            }
+            BootEvent::Given { address } => {
+                self.address = Some(*address);
+                return;
+            }
+            BootEvent::SizeAsked { .. } | BootEvent::ProxyAnswered | BootEvent::Released => return,
+            BootEvent::Menu { kind } => format!("menu: {kind}"),
+            BootEvent::Fetched { file, bytes, .. } => {
+                self.complete |= file == "initrd";
+                match *bytes < LARGE {
+                    true => file.clone(),
+                    false => event.to_string(),
+                }
+            }
+            other => other.to_string(),
+        };
+        // Also asked for twice, it is one step.
+        if self.steps.last() != Some(&step) && self.steps.len() < STEPS_MAX {
+            self.steps.push(step);
+        }
+    }
+}
+
+impl fmt::Display for Boot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut parts = Vec::new();
+        if !self.client.is_empty() {
+            parts.push(self.client.clone());
+        }
+        parts.extend(self.address.map(|address| format!("got {address}")));
+        parts.extend(self.steps.iter().cloned());
+        if parts.is_empty() {
+            parts.push("nothing seen".into());
+        }
+        f.write_str(&parts.join(", "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use p2v_netboot::{ClientKind, MenuKind};
+    use std::time::Duration;
+
+    fn asked(xid: u32) -> BootEvent {
+        BootEvent::Asked {
+            client: ClientKind::Bios { ipxe: false },
+            xid,
+            offered: None,
+        }
+    }
+
+    fn fetched(file: &str, bytes: u64, millis: u64) -> BootEvent {
+        BootEvent::Fetched {
+            file: file.into(),
+            bytes,
+            elapsed: Duration::from_millis(millis),
+        }
+    }
+
+    #[test]
+    fn a_boot_is_one_line() {
+        let now = Timestamp::from_unix(1000);
+        let mut boot = Boot::new(now);
+        for event in [
+            asked(1),
+            asked(2),
+            BootEvent::Given {
+                address: Ipv4Addr::new(192, 168, 7, 200),
+            },
+            fetched("pxelinux.0", 42_000, 10),
+            BootEvent::SizeAsked { file: "x".into() },
+            BootEvent::Menu {
+                kind: MenuKind::Agent,
+            },
+            BootEvent::Menu {
+                kind: MenuKind::Agent,
+            },
+            fetched("vmlinuz", 8_200_000, 1100),
+        ] {
+            assert!(!boot.is_over_at(&event, now));
+            boot.take(&event, now);
+        }
+        assert!(!boot.complete);
+        boot.take(&fetched("initrd", 14_000_000, 1900), now);
+        assert!(boot.complete);
+        assert_eq!(
+            boot.to_string(),
+            "BIOS, got 192.168.7.200, pxelinux.0, menu: start the agent, vmlinuz 8.2 MB in 1.1 s, initrd 14.0 MB in 1.9 s"
+        );
+        // The same question, late; then the next boot's.
+        assert!(!boot.is_over_at(&asked(2), now));
+        assert!(boot.is_over_at(&asked(3), now));
+        assert!(!boot.is_over_at(&fetched("initrd", 1, 1), now));
+    }
+
+    #[test]
+    fn a_boot_that_came_to_nothing_is_over_when_it_was_silent_for_long() {
+        let begun = Timestamp::from_unix(1000);
+        let mut boot = Boot::new(begun);
+        boot.take(&asked(1), begun);
+        let later = Timestamp::from_unix(1000 + PAUSE);
+        // It had no answer yet: one that asks for long is one boot.
+        assert!(!boot.is_over_at(&asked(2), later));
+        boot.take(&fetched("pxelinux.0", 42_000, 10), begun);
+        assert!(!boot.is_over_at(&asked(2), begun));
+        assert!(boot.is_over_at(&asked(2), later));
+        // The clock was set back.
+        assert!(boot.is_over_at(&asked(2), Timestamp::from_unix(1)));
+    }
+
+    #[test]
+    fn a_machine_that_goes_round_does_not_fill_the_memory() {
+        let now = Timestamp::from_unix(0);
+        let mut boot = Boot::new(now);
+        for n in 0..1000 {
+            boot.take(&fetched(&format!("file{n}"), 1, 1), now);
+        }
+        assert_eq!(boot.steps.len(), STEPS_MAX);
+    }
+}

@@ -1,0 +1,157 @@
+//! What was seen of each machine's last boot: noted by `p2v serve`, shown by `p2v list --boot`.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use anyhow::{Context, Result};
+use p2v_aoe::MacAddr;
+use p2v_dom0::{Timestamp, atomic_file};
+use p2v_netboot::BootEvent;
+
+mod boot;
+mod show;
+
+pub use boot::Boot;
+pub use show::list;
+
+/// Machines that are remembered at most: those not seen for longest are forgotten. Anybody on the wire
+/// can make up MAC addresses.
+const MACHINES_MAX: usize = 1024;
+
+type All = BTreeMap<MacAddr, Boot>;
+
+/// The last boot of each machine, kept in a file.
+pub struct Boots {
+    all: Arc<Mutex<All>>,
+    changed: SyncSender<()>,
+}
+
+/// Where they are kept.
+fn file(state_dir: &Path) -> PathBuf {
+    state_dir.join("boots.json")
+}
+
+/// Those of the service that keeps its state there; none if none was seen.
+///
+/// # Errors
+/// The file cannot be read, or is not ours.
+pub fn read(state_dir: &Path) -> Result<All> {
+    let path = file(state_dir);
+    let text = match std::fs::read(&path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(All::new()),
+        read => read.with_context(|| format!("cannot read {}", path.display()))?,
+    };
+    serde_json::from_slice(&text)
+        .with_context(|| format!("{} is damaged: remove it", path.display()))
+}
+
+impl Boots {
+    /// Goes on with what is there, and has it written by a thread of its own: what is seen is told by
+    /// those that answer the machines.
+    pub fn keep(state_dir: &Path) -> Boots {
+        let all = read(state_dir).unwrap_or_else(|error| {
+            eprintln!("p2v serve: what was seen of earlier boots is forgotten: {error:#}");
+            All::new()
+        });
+        let all = Arc::new(Mutex::new(all));
+        let (path, kept) = (file(state_dir), Arc::clone(&all));
+        // One message is enough, however many changes it stands for.
+        let (changed, changes) = sync_channel(1);
+        std::thread::spawn(move || {
+            let mut failed = false;
+            while changes.recv().is_ok() {
+                let now = lock(&kept).clone();
+                let written = serde_json::to_vec(&now)
+                    .map_err(io::Error::from)
+                    .and_then(|text| atomic_file::replace(&path, &text, 0o644));
+                if let Err(error) = &written
+                    && !failed
+                {
+                    eprintln!(
+                        "p2v serve: cannot write {}: {error}; `p2v list --boot` shows what was seen before",
+                        path.display()
+                    );
+                }
+                failed = written.is_err();
+            }
+        });
+        Boots { all, changed }
+    }
+
+    /// Takes in what was seen of a machine. When its boot is complete: the boot.
+    pub fn seen(&self, mac: MacAddr, event: &BootEvent) -> Option<Boot> {
+        let now = Timestamp::now();
+        let mut all = lock(&self.all);
+        if !all.contains_key(&mac) && all.len() >= MACHINES_MAX {
+            let oldest = all.iter().min_by_key(|(_, boot)| boot.last);
+            if let Some(oldest) = oldest.map(|(mac, _)| *mac) {
+                all.remove(&oldest);
+            }
+        }
+        let boot = all.entry(mac).or_insert_with(|| Boot::new(now));
+        if boot.is_over_at(event, now) {
+            *boot = Boot::new(now);
+        }
+        let before = boot.complete;
+        boot.take(event, now);
+        let complete = (boot.complete && !before).then(|| boot.clone());
+        drop(all);
+        // Full: it will be looked at all the same.
+        let _ = self.changed.try_send(());
+        complete
+    }
+}
+
+fn lock(all: &Mutex<All>) -> MutexGuard<'_, All> {
+    all.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::{Duration, Instant};
+
+    fn fetched(file: &str) -> BootEvent {
+        BootEvent::Fetched {
+            file: file.into(),
+            bytes: 10,
+            elapsed: Duration::ZERO,
+        }
+    }
+
+    #[test]
+    fn boots_are_kept_across_a_restart_and_told_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let mac = MacAddr::new(0x52, 0x54, 0, 0, 0, 1);
+        let boots = Boots::keep(dir.path());
+        assert_eq!(boots.seen(mac, &fetched("vmlinuz")), None);
+        let boot = boots.seen(mac, &fetched("initrd")).unwrap();
+        assert_eq!(boot.to_string(), "vmlinuz, initrd");
+        assert_eq!(boots.seen(mac, &fetched("initrd")), None);
+        let until = Instant::now() + Duration::from_secs(20);
+        while read(dir.path())
+            .unwrap()
+            .get(&mac)
+            .is_none_or(|b| !b.complete)
+        {
+            assert!(Instant::now() < until, "not written");
+            std::thread::yield_now();
+        }
+        let again = Boots::keep(dir.path());
+        assert_eq!(again.seen(mac, &fetched("initrd")), None);
+    }
+
+    #[test]
+    fn made_up_addresses_do_not_fill_the_memory() {
+        let dir = tempfile::tempdir().unwrap();
+        let boots = Boots::keep(dir.path());
+        for n in 0..2000u16 {
+            let [high, low] = n.to_be_bytes();
+            boots.seen(MacAddr::new(2, 0, 0, 0, high, low), &fetched("vmlinuz"));
+        }
+        assert_eq!(lock(&boots.all).len(), MACHINES_MAX);
+    }
+}
