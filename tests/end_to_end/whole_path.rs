@@ -16,6 +16,18 @@ fn an_old_server_runs_as_a_domain_and_moves_to_a_volume() {
         list.contains("e1 ") && list.contains("exported") && list.contains("e1.0"),
         "{list}"
     );
+    let boots = scene.host.ok("p2v list --boot").unwrap();
+    for wanted in [
+        old_server::MAC,
+        "BIOS",
+        "got 192.168.7.",
+        "menu: start the agent",
+        ", vmlinuz ",
+        ", initrd ",
+        "agent up as e1",
+    ] {
+        assert!(boots.contains(wanted), "{wanted:?} is not in:\n{boots}");
+    }
     let show = scene.host.ok("p2v show e1").unwrap();
     for wanted in [
         "QEMU",
