@@ -33,6 +33,11 @@ pub fn silence(what: &str, silence: Silence, patience: Duration) -> String {
             for_now.as_secs(),
             patience.as_secs()
         ),
+        Silence::OfDisk(for_now) => format!(
+            "{what} has not answered for {} s, though its machine does: its disk takes long, as one does that cannot \
+             read. It is waited for",
+            for_now.as_secs()
+        ),
         Silence::Ended(after) => format!("{what} answers again, after {} s", after.as_secs()),
     }
 }
@@ -48,7 +53,7 @@ pub fn told_once(listener: SilenceListener) -> (SilenceListener, SilenceListener
             let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
             let (listener, told) = &mut *shared;
             let news = match silence {
-                Silence::Lasts(now) => {
+                Silence::Lasts(now) | Silence::OfDisk(now) => {
                     let news = told.is_none_or(|before| now > before + TOGETHER);
                     if news {
                         *told = Some(now);
@@ -107,7 +112,7 @@ mod tests {
         for (listener, silence) in [
             (0, lasts(5)),
             (1, lasts(5)),
-            (1, lasts(10)),
+            (1, Silence::OfDisk(Duration::from_secs(10))),
             (0, lasts(11)),
             (0, ended),
             (1, ended),
@@ -117,7 +122,12 @@ mod tests {
         }
         assert_eq!(
             *heard.lock().unwrap(),
-            [lasts(5), lasts(10), ended, lasts(5)]
+            [
+                lasts(5),
+                Silence::OfDisk(Duration::from_secs(10)),
+                ended,
+                lasts(5)
+            ]
         );
     }
 }

@@ -75,6 +75,12 @@ pub trait Export: Source + Send {
     /// minutes), and has `listener` told meanwhile.
     fn wait_out_silence(&mut self, patience: Duration, listener: SilenceListener);
 
+    /// Lets a request take so long while the machine answers and only its disk does not: one that fails
+    /// takes minutes for a few sectors.
+    fn wait_for_disk(&mut self, most: Duration) {
+        let _ = most;
+    }
+
     /// Nothing is read in this session from now on: what others read on the same interface is passed over
     /// without waking it.
     fn without_data(&mut self) {}

@@ -18,7 +18,8 @@ use pnet::util::MacAddr;
 use super::path::{Path, RTO_MAX};
 use super::{Error, Silence, TAG_OURS};
 use crate::address::Address;
-use crate::frame::{self, FRAME_MIN, HEADER_LEN, Header};
+use crate::config::QueryConfig;
+use crate::frame::{self, FRAME_MIN, HEADER_LEN, Header, command};
 use crate::wire::Wire;
 
 /// Requests in flight at the most, whatever a target says: more than the fastest wire needs.
@@ -31,6 +32,9 @@ const IDLE: Duration = Duration::from_secs(1);
 const TELL_AFTER: Duration = Duration::from_secs(5);
 /// And after this long at the latest.
 const TELL_EVERY: Duration = Duration::from_secs(60);
+/// Silence after which the target is asked whether it is there, and how often, where it may take long. Less
+/// than [`TELL_AFTER`], so that what is told is the truth.
+const ASK_AFTER: Duration = Duration::from_secs(2);
 /// How often the interfaces of ways that bring nothing are looked at.
 const TEND_EVERY: Duration = Duration::from_secs(1);
 /// A wait with nothing in flight.
@@ -141,6 +145,10 @@ pub(super) fn receive(
 struct Answers {
     /// When something came last.
     heard: Instant,
+    /// When the target was asked last whether it is there.
+    asked: Instant,
+    /// When it said so, or something came.
+    alive: Instant,
     /// The time of the batch at hand.
     now: Option<Instant>,
     failed: Option<Error>,
@@ -156,6 +164,8 @@ pub(super) struct Exchange {
     pub(super) paths: Vec<Path>,
     /// Silence that ends a request with an error.
     pub(super) patience: Duration,
+    /// The same while the target says that it is there: its disk takes long.
+    pub(super) disk_patience: Option<Duration>,
     pub(super) counters: Counters,
     /// Is told when silence lasts.
     pub(super) listener: Option<Listener>,
@@ -199,6 +209,7 @@ impl Exchange {
                 .map(|(wire, mac)| Path::new(*wire, *mac, places))
                 .collect(),
             patience,
+            disk_patience: None,
             counters: Counters::default(),
             listener: None,
             suspect: false,
@@ -274,6 +285,8 @@ impl Exchange {
         let begun = Instant::now();
         let mut answers = Answers {
             heard: begun,
+            asked: begun,
+            alive: begun,
             now: None,
             failed: None,
         };
@@ -296,6 +309,10 @@ impl Exchange {
                 .map(|p| p.sent + p.timeout)
                 .min()
                 .unwrap_or(now + NAP);
+            let due = match self.disk_patience {
+                Some(_) => due.min(answers.heard.max(answers.asked) + ASK_AFTER),
+                None => due,
+            };
             let wait = due
                 .saturating_duration_since(Instant::now())
                 .max(Duration::from_millis(1));
@@ -307,6 +324,12 @@ impl Exchange {
                 return Err(error);
             }
             let waited = answers.heard.elapsed();
+            let asked = answers.heard.max(answers.asked).elapsed();
+            if self.disk_patience.is_some() && asked >= ASK_AFTER {
+                answers.asked = Instant::now();
+                self.ask_whether_there(ask);
+            }
+            let there = answers.alive > answers.heard && answers.alive.elapsed() < ASK_AFTER * 3;
             if answers.heard > before {
                 if told > Duration::ZERO {
                     self.tell(Silence::Ended(answers.heard - before));
@@ -314,13 +337,35 @@ impl Exchange {
                 told = Duration::ZERO;
             } else if waited >= told + told.clamp(TELL_AFTER, TELL_EVERY) {
                 told = waited;
-                self.tell(Silence::Lasts(waited));
+                self.tell(match there {
+                    true => Silence::OfDisk(waited),
+                    false => Silence::Lasts(waited),
+                });
             }
             let stuck = ask.path.is_some_and(|path| self.paths[path].gone);
             let done = self.in_flight() == 0 && next == ask.count;
-            if !done && (waited > self.patience || stuck) {
+            // A disk that cannot read takes up to half a minute for each try of each sector.
+            let silent = match self.disk_patience {
+                Some(most) if waited <= most => answers.alive.max(answers.heard).elapsed(),
+                _ => waited,
+            };
+            if !done && (silent > self.patience || stuck) {
                 return Err(self.silent(ask, waited));
             }
+        }
+    }
+
+    /// Asks the target to say that it is there, which it does without its disks.
+    fn ask_whether_there(&mut self, ask: &Ask<'_>) {
+        if ask.command == command::CONFIG {
+            return;
+        }
+        for path in self.paths.iter().filter(|path| !path.gone) {
+            let wire = &self.links[path.wire].wire;
+            let tag = TAG_OURS;
+            let header = Header::request(wire.mac(), path.mac, self.address, command::CONFIG, tag);
+            // Where this cannot be sent, the request cannot, and says so.
+            let _ = wire.send(&[header.frame(&[&QueryConfig::default().to_bytes()])]);
         }
     }
 
@@ -417,9 +462,10 @@ impl Exchange {
         let Ok((header, body)) = frame::parse(bytes) else {
             return;
         };
+        let is_there = header.command == command::CONFIG && ask.command != command::CONFIG;
         if !header.response
             || header.address != self.address
-            || header.command != ask.command
+            || (header.command != ask.command && !is_there)
             || header.tag & TAG_OURS == 0
         {
             return;
@@ -429,6 +475,10 @@ impl Exchange {
         let Some(path) = self.paths.iter().position(from) else {
             return;
         };
+        if is_there {
+            answers.alive = Instant::now();
+            return;
+        }
         let Some(request) = self.answered(header.tag) else {
             self.counters.late += 1;
             return;

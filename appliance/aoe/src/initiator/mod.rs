@@ -53,6 +53,8 @@ pub struct Found {
 pub enum Silence {
     /// It has said nothing for this long, and is waited for.
     Lasts(Duration),
+    /// It has not answered for this long, but says that it is there: its disk takes long.
+    OfDisk(Duration),
     /// It speaks again, after this long.
     Ended(Duration),
 }

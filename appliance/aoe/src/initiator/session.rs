@@ -256,6 +256,12 @@ impl Session {
         self.exchange.patience = patience;
     }
 
+    /// Lets a request take this long while the target says that it is there, beyond the patience that is had
+    /// with one that says nothing: a disk that fails takes minutes for a few sectors.
+    pub fn wait_for_disk(&mut self, most: Duration) {
+        self.exchange.disk_patience = Some(most);
+    }
+
     /// Reads whole sectors from `lba` on into `data`, with many requests in flight.
     ///
     /// After [`Error::Unreadable`] all of `data` but the bad sectors is right, and those are zero.

@@ -315,7 +315,13 @@ impl Disk for FileDisk {
             };
             *on_their_way = kept..to;
         }
-        files.cached.read_exact_at(data, lba * SECTOR)
+        // Less than was asked for comes when the rest cannot be read: asking for that again would only have
+        // the disk fail again, which may take it minutes.
+        match files.cached.read_at(data, lba * SECTOR) {
+            Ok(bytes) if bytes == data.len() => Ok(()),
+            Ok(_) => Err(io::Error::from_raw_os_error(libc::EIO)),
+            Err(error) => Err(error),
+        }
     }
 
     fn files(&self) -> Option<Files> {

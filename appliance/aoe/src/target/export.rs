@@ -13,6 +13,7 @@ use crate::acl::{Directive, LIST_MAX, MacMask, Reserve, mask_error, reserve};
 use crate::address::Address;
 use crate::ata::Identify;
 use crate::config::{QueryConfig, sub};
+use crate::frame::Header;
 use crate::vendor::{Access, Stats};
 
 /// One disk and the address it is served at.
@@ -93,6 +94,13 @@ pub(super) struct Served {
     pub(super) scan: Queue<ScanJob>,
     /// A scan is at work.
     pub(super) scanning: AtomicBool,
+    /// The reply that it will have.
+    pub(super) scanned: Mutex<Option<Header>>,
+}
+
+/// Whether the two are replies to one request of one initiator, sent again.
+fn is_repeated(one: &Header, other: &Header) -> bool {
+    one.destination == other.destination && one.tag == other.tag
 }
 
 impl Served {
@@ -117,7 +125,27 @@ impl Served {
             }),
             scan: Queue::default(),
             scanning: AtomicBool::new(false),
+            scanned: Mutex::new(None),
         }
+    }
+
+    /// Notes which scan is at work now.
+    pub(super) fn now_scans(&self, reply: Option<Header>) {
+        self.scanning.store(reply.is_some(), Ordering::Relaxed);
+        *self
+            .scanned
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner()) = reply;
+    }
+
+    /// Whether the scan that has this reply is at work, or waits for its turn.
+    pub(super) fn scans(&self, reply: &Header) -> bool {
+        let scanned = *self
+            .scanned
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        scanned.is_some_and(|at_work| is_repeated(&at_work, reply))
+            || self.scan.any(|job| is_repeated(&job.reply, reply))
     }
 
     fn settings(&self) -> MutexGuard<'_, Settings> {

@@ -551,7 +551,7 @@ impl Incoming<'_> {
 
     fn scan(&self, scan: Scan) -> Option<Vec<u8>> {
         // A scan takes long, so the initiator may ask again meanwhile: once is enough.
-        if self.export.scan.any(|job| job.same_request(&self.reply)) {
+        if self.export.scans(&self.reply) {
             return None;
         }
         let queued = self.export.scan.push(ScanJob {

@@ -1,7 +1,6 @@
 //! Digests and zero maps: long reads of the disk, on a thread of their own.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use super::buffer::Buffers;
 use super::export::{Count, Served};
@@ -37,20 +36,13 @@ pub(super) enum Scan {
     },
 }
 
-impl ScanJob {
-    /// Whether the two are the same request of the same initiator, sent again.
-    pub(super) fn same_request(&self, reply: &Header) -> bool {
-        self.reply.destination == reply.destination && self.reply.tag == reply.tag
-    }
-}
-
 /// Answers digests and zero maps until the queue is closed.
 pub(super) fn scan_thread(export: &Served) {
     let mut jobs = Vec::with_capacity(1);
     let mut of_zeros = (0, *blake3::hash(&[]).as_bytes());
     while export.scan.take(&mut jobs, 1) {
-        export.scanning.store(true, Ordering::Relaxed);
         for job in jobs.drain(..) {
+            export.now_scans(Some(job.reply));
             let reply = match job.scan {
                 Scan::Digest { lba, sectors } => digest(export, lba, sectors, &mut of_zeros),
                 Scan::ZeroMap {
@@ -63,7 +55,7 @@ pub(super) fn scan_thread(export: &Served) {
             // A reply that cannot be sent is lost as on the wire; the initiator asks again.
             let _ = job.wire.send(&[frame]);
         }
-        export.scanning.store(false, Ordering::Relaxed);
+        export.now_scans(None);
     }
 }
 
@@ -81,8 +73,11 @@ fn scan(export: &Served, lba: u64, sectors: u64, mut each: impl FnMut(&[u8])) ->
         asked = want;
         if export.disk.scan(lba, piece, ahead).is_err() {
             export.count(Count::DiskErrors, 1);
-            // What fails once and is then read well is not a bad sector.
-            read_sectors(&*export.disk, lba, piece)?;
+            // What fails once and is then read well is not a bad sector. Not as a whole once more: each read
+            // that fails may take a failing disk minutes.
+            for (sector, data) in (lba..).zip(piece.chunks_mut(SECTOR as usize)) {
+                read_sectors(&*export.disk, sector, data)?;
+            }
         }
         each(piece);
         lba += count;

@@ -82,6 +82,10 @@ impl Export for Session {
         self.listen_for_silence(listener);
     }
 
+    fn wait_for_disk(&mut self, most: Duration) {
+        Session::wait_for_disk(self, most);
+    }
+
     fn without_data(&mut self) {
         Session::without_data(self);
     }

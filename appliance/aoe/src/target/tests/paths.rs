@@ -181,6 +181,34 @@ fn one_station_heard_twice_is_used_twice_and_a_way_that_is_not_on_the_list_is_le
 }
 
 #[test]
+fn a_disk_that_takes_long_is_waited_for_while_its_machine_answers() {
+    let cable = Cable::new();
+    let disk = MemoryDisk::new([]);
+    let machine = Machine::start(&disk, "S", "one", &[HOST], &[(&cable, AGENT)]);
+    let mut session = cable.initiator(HOST).attach(E7_0).unwrap();
+    session.set_patience(Duration::from_secs(3));
+    session.wait_for_disk(Duration::from_secs(60));
+    let (tell, told) = std::sync::mpsc::channel();
+    session.listen_for_silence(move |silence| tell.send(silence).unwrap());
+    std::thread::scope(|scope| {
+        let held = disk.data.lock().unwrap();
+        let expected = held.clone();
+        let reader = scope.spawn(|| whole(&mut session));
+        // It is told of later than the patience with a silent machine ends.
+        let first = told.recv_timeout(Duration::from_secs(30)).unwrap();
+        assert!(
+            matches!(first, Silence::OfDisk(after) if after > Duration::from_secs(3)),
+            "{first:?}"
+        );
+        drop(held);
+        assert!(reader.join().unwrap().unwrap() == expected);
+    });
+    // One that says nothing at all is given up as before.
+    drop(machine);
+    assert!(matches!(whole(&mut session), Err(Error::Silent { .. })));
+}
+
+#[test]
 fn a_machine_that_restarts_is_waited_for_and_one_with_other_disks_is_noticed() {
     let cable = Cable::new();
     let disk = MemoryDisk::new([]);

@@ -32,6 +32,9 @@ use crate::workflow::{Contact, Context, Error, refused};
 const LOOK_LIMIT: Duration = Duration::from_secs(30 * 60);
 /// Silence of the old machine that a look into its file systems outlives.
 const LOOK_PATIENCE: Duration = Duration::from_secs(60);
+/// Time that a disk may take for one request of a copy while its machine answers. Linux tries a sector up to
+/// six times and waits 30 s for each; a request reads 64 KiB together with others.
+const DISK_PATIENCE: Duration = Duration::from_secs(2 * 60 * 60);
 /// Time to find out which files are hit.
 const HITS_LIMIT: Duration = Duration::from_secs(120);
 
@@ -136,6 +139,8 @@ impl DiskCopy {
         let (one, other) = report::told_once(report.silence(&address.to_string(), patience));
         data.wait_out_silence(patience, one);
         digests.wait_out_silence(patience, other);
+        data.wait_for_disk(DISK_PATIENCE);
+        digests.wait_for_disk(DISK_PATIENCE);
         // So that a disk that changed places is noticed before a volume is touched.
         let before = host.store.update(job.name(), |record| {
             Ok::<_, Error>(record.use_disk(address, disk)?.copy.clone())
