@@ -8,6 +8,7 @@ mod arguments;
 mod commands;
 mod copying;
 mod doctor;
+mod image;
 mod loaders;
 mod privileges;
 mod report;
