@@ -16,7 +16,8 @@ IMAGE := $(TARGET)/netboot
 # What building, testing and the lab run; all from Debian 12.
 PACKAGES := gcc g++ libc6-dev binutils pkg-config \
 	qemu-system-x86 qemu-utils ipxe-qemu seabios nbdkit mmdebstrap e2fsprogs fdisk gddrescue \
-	pxelinux syslinux-common iproute2 procps util-linux systemd \
+	pxelinux syslinux-common shim-signed grub-efi-amd64-signed grub-efi-ia32-bin ovmf \
+	grub-common grub-pc-bin grub-efi-amd64-bin xorriso iproute2 procps util-linux systemd \
 	partclone fuse3 ntfs-3g xfsprogs btrfs-progs dosfstools mtools \
 	vblade hdparm tftp-hpa atftp curl isc-dhcp-client udhcpc udhcpd \
 	dnsmasq-base isc-dhcp-server kea-dhcp4-server \

@@ -15,3 +15,4 @@ mod start_fails;
 mod strangers;
 mod whole_path;
 mod wire;
+mod without_serve;

@@ -318,6 +318,23 @@ impl Store {
         })
     }
 
+    /// The record of the machine that boots from `mac`, made if there is none: for a menu that gives
+    /// it no token. `wanted` is as for [`Store::menu`].
+    ///
+    /// # Errors
+    /// As [`Store::menu`].
+    pub fn find_or_add(
+        &self,
+        mac: MacAddr,
+        wanted: Option<&MachineName>,
+        now: Timestamp,
+    ) -> Result<Record, StoreError> {
+        let _lock = self.write_lock()?;
+        let record = self.find_or_make(mac, wanted, None, now)?;
+        self.put(&record)?;
+        Ok(record)
+    }
+
     /// What the machine that boots from `mac` was last given, without writing anything: for a host
     /// that cannot write. `None` if it is not known, or was given no token yet.
     ///

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::image::Unlisted;
 use crate::site_dhcp::DhcpServer;
+use p2v_aoe::MacAddr;
 
 /// Exit codes, for scripts; also in `p2v help`.
 pub mod exit {
@@ -208,12 +210,63 @@ pub enum Command {
         #[arg(long)]
         off: bool,
     },
+    /// What boots old machines without p2v serve: files for the site's own TFTP server, or a CD or USB stick
+    Image {
+        /// What to make
+        #[command(subcommand)]
+        action: Image,
+    },
     /// The disks of domains under /dev/mapper, made again from the records (see the p2v-devices unit)
     Devices {
         /// What to do
         #[command(subcommand)]
         action: Devices,
     },
+}
+
+/// What to make of the netboot image.
+#[derive(Debug, Subcommand)]
+pub enum Image {
+    /// Lay out DIR, the root of a TFTP server: boot loaders, the image, and a menu for each machine
+    ///
+    /// For the machines with a record, those under [machines] in the settings, and those of --machine. The tree does not
+    /// follow what happens to them: run this again after each change.
+    Install {
+        /// The TFTP server's root
+        dir: PathBuf,
+        /// One more machine, by the MAC address it boots from
+        #[arg(long, value_name = "MAC")]
+        machine: Vec<MacAddr>,
+        /// What a machine does that is none of these
+        #[arg(long, value_enum, default_value_t = Unlisted::Local)]
+        unlisted: Unlisted,
+        /// What is told to the agents
+        #[command(flatten)]
+        orders: Orders,
+    },
+    /// Write FILE, an image for a CD or a USB stick that starts the agent on one machine, by BIOS or UEFI
+    Iso {
+        /// The image
+        file: PathBuf,
+        /// The machine, by name or by the MAC address of the network card that reaches the Xen host
+        #[arg(long, value_name = "NAME|MAC")]
+        machine: String,
+        /// What is told to the agent
+        #[command(flatten)]
+        orders: Orders,
+    },
+}
+
+/// What agents are told without p2v serve.
+#[derive(Args, Debug)]
+pub struct Orders {
+    /// MAC address of a Xen host that the agents answer [default: those of the interfaces and `hosts` in the settings]
+    #[arg(long, value_name = "MAC")]
+    pub host: Vec<MacAddr>,
+    /// Let this host make the disks writable, as `p2v start` must: whoever can read the files can do so too, at any later
+    /// boot. Without it the disks stay read-only, and can be copied
+    #[arg(long)]
+    pub writable: bool,
 }
 
 /// What a copy compares.

@@ -20,7 +20,7 @@ use serde_json::json;
 use crate::arguments::{Arguments, Command, Devices, exit};
 use crate::report::Told;
 use crate::settings::Settings;
-use crate::{boots, copying, doctor, serve, show, site_dhcp};
+use crate::{boots, copying, doctor, image, serve, show, site_dhcp};
 
 /// Runs the command that was asked for.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
@@ -52,6 +52,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         Command::Serve { .. } => Ok(ExitCode::SUCCESS),
         Command::Doctor => doctor::run(&host, &settings, json),
         Command::Config { name, write } => config(&host, &told, &name_of(name)?, *write),
+        Command::Image { action } => image::run(&host.store, &settings, action, json),
         Command::Devices { action } => devices(&host, &told, *action),
         Command::List { boot: true } => with_wire(&host, &settings, &told, |context| {
             let boots = boots::read(&settings.serve.state_dir)?;

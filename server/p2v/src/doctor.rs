@@ -10,6 +10,7 @@ use p2v_dom0::doctor::{Finding, Severity, examine};
 use p2v_netboot::{Mode, port_holders, probe};
 
 use crate::arguments::exit;
+use crate::privileges;
 use crate::settings::{SETTINGS_FILE, Settings};
 
 /// How long another DHCP server may take to answer.
@@ -21,6 +22,7 @@ pub fn run(host: &Host, settings: &Settings, json: bool) -> Result<ExitCode> {
     findings.extend(files(settings));
     findings.extend(ports(settings));
     findings.push(allowed(settings));
+    findings.push(service_user(settings));
     findings.push(other_dhcp(settings));
     if json {
         println!("{}", serde_json::to_string_pretty(&findings)?);
@@ -143,6 +145,27 @@ fn allowed(settings: &Settings) -> Finding {
             what,
             format!("{count} named in `allow`"),
             "",
+        ),
+    }
+}
+
+/// Whom p2v serve runs as.
+fn service_user(settings: &Settings) -> Finding {
+    let name = settings.serve.user.as_deref().unwrap_or(privileges::USUAL);
+    let what = "user of p2v serve";
+    match nix::unistd::User::from_name(name) {
+        Ok(Some(user)) if user.uid.is_root() => finding(
+            Severity::Warning,
+            what,
+            "root, by `user` under [serve]: it reads what strangers send",
+            "leave `user` out, and make the user p2v: systemd-sysusers",
+        ),
+        Ok(Some(_)) => finding(Severity::Good, what, name, ""),
+        Ok(None) | Err(_) => finding(
+            Severity::Warning,
+            what,
+            format!("there is no user {name}: the unit p2v-serve does not start"),
+            "`systemd-sysusers` makes p2v after `make install`; or set `user` under [serve] and User= in the unit",
         ),
     }
 }

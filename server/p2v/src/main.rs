@@ -9,6 +9,7 @@ mod boots;
 mod commands;
 mod copying;
 mod doctor;
+mod image;
 mod loaders;
 mod privileges;
 mod report;

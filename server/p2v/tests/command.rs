@@ -183,3 +183,67 @@ fn a_config_is_printed_and_written() {
         err(&written)
     );
 }
+
+#[test]
+fn an_image_is_laid_out_only_where_it_harms_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    let settings = dir.path().join("p2v.toml");
+    let file = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let (kernel, initrd) = (file("k", "kernel"), file("i", "initrd"));
+    std::fs::write(
+        &settings,
+        format!("[serve]\nkernel = {kernel:?}\ninitrd = {initrd:?}\n"),
+    )
+    .unwrap();
+    let tree = dir.path().join("tree");
+    let image = |more: &[&str]| {
+        let mut arguments = vec!["--config", settings.to_str().unwrap(), "image"];
+        arguments.extend(more);
+        p2v(&state, &arguments)
+    };
+    let (at, host) = (tree.to_str().unwrap(), "00:16:3e:00:00:01");
+    let install = |more: &[&str]| image(&[&["install", at, "--host", host], more].concat());
+    let refused = |output: Output, why: &str| {
+        assert_eq!(output.status.code(), Some(1));
+        assert!(err(&output).contains(why), "{why:?}: {}", err(&output));
+    };
+    refused(install(&[]), "--machine MAC");
+    let one = ["--machine", "52:54:00:12:34:56"];
+    refused(
+        image(&["install", at, one[0], one[1], "--iface", "nope0"]),
+        "--host MAC",
+    );
+    std::fs::create_dir_all(&tree).unwrap();
+    std::fs::write(tree.join("initrd"), "the site's").unwrap();
+    refused(install(&one), "initrd");
+    assert_eq!(std::fs::read_dir(&tree).unwrap().count(), 1);
+    std::fs::remove_file(tree.join("initrd")).unwrap();
+
+    let menu = tree.join("pxelinux.cfg/01-52-54-00-12-34-56");
+    let output = install(&one);
+    assert_eq!(output.status.code(), Some(0), "{}", err(&output));
+    assert!(err(&output).contains("run this again after"));
+    let text = std::fs::read_to_string(&menu).unwrap();
+    assert!(text.contains("p2v.shelf=1 ") && !text.contains("p2v.token"));
+    let output = install(&["--writable"]);
+    assert!(err(&output).contains("tokens"), "{}", err(&output));
+    assert!(
+        std::fs::read_to_string(&menu)
+            .unwrap()
+            .contains("p2v.token=")
+    );
+    // A machine that cannot be told apart would get no menu, and start its own disk.
+    std::fs::write(state.join("machines/e2.json"), "{").unwrap();
+    refused(install(&one), "e2.json");
+    std::fs::remove_file(state.join("machines/e2.json")).unwrap();
+
+    let iso = |to: &str| image(&["iso", to, "--machine", "e1", "--host", host]);
+    refused(iso(kernel.to_str().unwrap()), "no image of p2v's");
+    refused(iso("/dev/null"), "is no file");
+    assert_eq!(std::fs::read_to_string(&kernel).unwrap(), "kernel");
+}

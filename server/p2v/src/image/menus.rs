@@ -1,0 +1,233 @@
+//! Menus for all loaders of a static tree, and of a medium: pure.
+//!
+//! PXELINUX fetches a file of each machine's own. GRUB and iPXE get one file for all: a machine whose own
+//! file was lost on the way would be one without a menu.
+
+use std::fmt::Write;
+
+use p2v_aoe::MacAddr;
+use p2v_dom0::Record;
+use p2v_netboot::{BootDecision, boot_menu};
+
+use super::orders::Order;
+use super::tree::Item;
+use super::{Unlisted, for_the_unlisted};
+use crate::loaders::IPXE_SCRIPT;
+
+const CONSOLES: &str = "console=tty0 console=ttyS0,115200";
+const MADE_BY: &str = "# Made by `p2v image install`, which makes it again: changes are lost.\n";
+const STARTS: &str = "p2v: this machine starts the p2v agent. Nothing is written to its disks unless the operator of \
+                      the Xen host says so.";
+const FAILED: &str = "p2v: the agent could not be started. It is tried again in 30 s; the disk of this machine is not \
+                      started.";
+
+/// For a machine whose loader did not find out its address: it may be any of those that are named.
+const NAMELESS: &str = "The boot loader did not say which machine this is.";
+
+/// GRUB's first lines. The serial port is used where there is one that it knows.
+const GRUB_CONSOLES: &str =
+    "if serial --unit=0 --speed=115200; then\n  terminal_output console serial\nfi\n";
+
+/// The files with menus.
+pub fn items(orders: &[Order], unlisted: Unlisted) -> Vec<Item> {
+    let mut items: Vec<Item> = orders
+        .iter()
+        .map(|order| {
+            let (_, menu) = boot_menu::render(Some(order.mac), &order.decision);
+            Item::new(boot_menu::menu_name(order.mac), menu)
+        })
+        .collect();
+    items.push(Item::new("grub/grub.cfg", grub(orders, unlisted)));
+    items.push(Item::new(IPXE_SCRIPT, ipxe(orders, unlisted)));
+    let (_, menu) = boot_menu::render(None, &for_the_unlisted(unlisted));
+    // A site may have one of its own, for its other machines.
+    items.push(Item::new("pxelinux.cfg/default", menu).or_the_sites());
+    items
+}
+
+/// GRUB's menu of a medium, which is for one machine: on another the agent finds no card with the address
+/// in `BOOTIF`, and exports nothing.
+pub fn medium(record: &Record, append: &str) -> String {
+    let mut text = String::from(GRUB_CONSOLES);
+    grub_agent(&mut text, record.boot_mac, append, "/boot");
+    text
+}
+
+fn grub(orders: &[Order], unlisted: Unlisted) -> String {
+    let mut text = format!("{MADE_BY}{GRUB_CONSOLES}");
+    for order in orders {
+        let _ = writeln!(
+            text,
+            "if [ \"$net_default_mac\" = \"{}\" ]; then",
+            order.mac
+        );
+        match &order.decision {
+            BootDecision::Agent { append } => grub_agent(&mut text, order.mac, append, ""),
+            BootDecision::Hold { message } => grub_hold(&mut text, message),
+            BootDecision::LocalDisk { why } | BootDecision::Ignore { why } => {
+                grub_local(&mut text, why)
+            }
+        }
+        text += "fi\n";
+    }
+    text += "if [ -z \"$net_default_mac\" ]; then\n";
+    grub_hold(&mut text, NAMELESS);
+    text += "fi\n";
+    match for_the_unlisted(unlisted) {
+        BootDecision::Hold { message } => grub_hold(&mut text, &message),
+        BootDecision::LocalDisk { why } | BootDecision::Ignore { why } => {
+            grub_local(&mut text, &why)
+        }
+        BootDecision::Agent { .. } => {}
+    }
+    text
+}
+
+fn grub_agent(text: &mut String, mac: MacAddr, append: &str, dir: &str) {
+    let _ = write!(
+        text,
+        "echo \"{STARTS}\"\nwhile true; do\n  if linux {dir}/vmlinuz {CONSOLES} {append} BOOTIF=01-{}; then\n    \
+         if initrd {dir}/initrd; then\n      boot\n    fi\n  fi\n  echo \"{FAILED}\"\n  sleep 30\ndone\n",
+        mac.to_string().replace(':', "-"),
+    );
+}
+
+fn grub_hold(text: &mut String, message: &str) {
+    let _ = write!(
+        text,
+        "while true; do\n  echo \"p2v: this machine waits here. Its disk is not started.\"\n  echo \"{}\"\n  \
+         sleep 3600\ndone\n",
+        plain(message)
+    );
+}
+
+fn grub_local(text: &mut String, why: &str) {
+    let _ = write!(
+        text,
+        "echo \"p2v: this machine goes on with its own disk.\"\necho \"{}\"\nexit\n",
+        plain(why)
+    );
+}
+
+fn ipxe(orders: &[Order], unlisted: Unlisted) -> String {
+    let mut text = format!("#!ipxe\n{MADE_BY}");
+    for order in orders {
+        let _ = writeln!(
+            text,
+            "iseq ${{mac}} {} && goto {} ||",
+            order.mac,
+            label(order.mac)
+        );
+    }
+    text += "isset ${mac} || goto nameless\n";
+    match for_the_unlisted(unlisted) {
+        BootDecision::Hold { message } => ipxe_hold(&mut text, "unlisted", &message),
+        BootDecision::LocalDisk { why } | BootDecision::Ignore { why } => {
+            ipxe_local(&mut text, &why)
+        }
+        BootDecision::Agent { .. } => {}
+    }
+    ipxe_hold(&mut text, "nameless", NAMELESS);
+    for order in orders {
+        let label = label(order.mac);
+        match &order.decision {
+            BootDecision::Agent { append } => {
+                let bootif = order.mac.to_string().replace(':', "-");
+                // `initrd=` is for UEFI, where the kernel finds it by name.
+                let _ = write!(
+                    text,
+                    ":{label}\necho {STARTS}\n:{label}-again\nimgfree\nkernel vmlinuz initrd=initrd {CONSOLES} {append} \
+                     BOOTIF=01-{bootif} && initrd initrd && boot ||\necho {FAILED}\nsleep 30\ngoto {label}-again\n"
+                );
+            }
+            BootDecision::Hold { message } => ipxe_hold(&mut text, &label, message),
+            BootDecision::LocalDisk { why } | BootDecision::Ignore { why } => {
+                let _ = writeln!(text, ":{label}");
+                ipxe_local(&mut text, why);
+            }
+        }
+    }
+    text
+}
+
+fn ipxe_hold(text: &mut String, label: &str, message: &str) {
+    let _ = write!(
+        text,
+        ":{label}\necho p2v: this machine waits here. Its disk is not started.\necho {}\nsleep 3600\ngoto {label}\n",
+        plain(message)
+    );
+}
+
+fn ipxe_local(text: &mut String, why: &str) {
+    let _ = write!(
+        text,
+        "echo p2v: this machine goes on with its own disk.\necho {}\nexit\n",
+        plain(why)
+    );
+}
+
+/// iPXE's label for a card.
+fn label(mac: MacAddr) -> String {
+    format!("card-{}", mac.to_string().replace(':', "-"))
+}
+
+/// Text that stays text in both languages: no quotes, no variables, no operators.
+fn plain(text: &str) -> String {
+    let keep = |c: char| c.is_ascii_alphanumeric() || " .,:()-_".contains(c);
+    text.chars()
+        .map(|c| match c {
+            c if keep(c) => c,
+            c if c.is_whitespace() => ' ',
+            _ => '?',
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::example;
+
+    fn text(items: &[Item], name: &str) -> String {
+        let item = items.iter().find(|item| item.path == name).unwrap();
+        String::from_utf8(item.bytes.clone()).unwrap()
+    }
+
+    #[test]
+    fn no_loader_leads_a_named_machine_to_its_disk() {
+        let items = items(&example(), Unlisted::Local);
+        let menu = text(&items, "pxelinux.cfg/01-52-54-00-00-00-01");
+        assert!(menu.contains("p2v.shelf=1") && !menu.contains("LOCALBOOT"));
+        let menu = text(&items, "pxelinux.cfg/01-52-54-00-00-00-02");
+        assert!(!menu.contains("vmlinuz") && !menu.contains("LOCALBOOT"));
+        assert!(text(&items, "pxelinux.cfg/default").contains("LOCALBOOT"));
+
+        // In GRUB's, `exit` is the only way on, and stands after all endless branches.
+        let grub = text(&items, "grub/grub.cfg");
+        assert_eq!(grub.matches("exit").count(), 1);
+        assert!(grub.trim_end().ends_with("exit"));
+        assert_eq!(grub.matches("while true").count(), 3);
+        assert!(grub.contains("BOOTIF=01-52-54-00-00-00-01;"));
+        assert!(grub.contains("e2 runs ?elsewhere? ?now? ?x?"), "{grub}");
+        // In iPXE's, each branch after it ends where it began.
+        let ipxe = text(&items, IPXE_SCRIPT);
+        let after = ipxe.split_once("exit\n").unwrap().1;
+        assert!(after.starts_with(":nameless\n"));
+        assert!(!after.contains("exit"));
+        assert!(after.contains("goto card-52-54-00-00-00-01-again\n:card-52-54-00-00-00-02\n"));
+        assert!(after.ends_with("goto card-52-54-00-00-00-02\n"));
+    }
+
+    #[test]
+    fn the_unlisted_may_be_made_to_wait() {
+        let items = items(&example(), Unlisted::Wait);
+        for name in ["pxelinux.cfg/default", "grub/grub.cfg", IPXE_SCRIPT] {
+            let menu = text(&items, name);
+            assert!(
+                !menu.contains("LOCALBOOT") && !menu.contains("exit"),
+                "{menu}"
+            );
+            assert!(menu.contains("no menu for this machine"));
+        }
+    }
+}

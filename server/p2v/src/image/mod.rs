@@ -1,0 +1,312 @@
+//! `p2v image`: booting old machines without `p2v serve`, from the site's own TFTP server or from a medium.
+//!
+//! What `p2v serve` decides each time a machine asks is decided once here, and written down. So a machine that is
+//! named always gets the agent or is held, and is never sent to its own disk: what is written may be old.
+
+use std::fs;
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
+use p2v_aoe::MacAddr;
+use p2v_dom0::{Record, Store, Timestamp};
+use p2v_netboot::BootDecision;
+use serde_json::json;
+
+use crate::arguments::{Image, Orders};
+use crate::serve;
+use crate::settings::Settings;
+use tree::{Item, Tree};
+
+mod medium;
+mod menus;
+mod orders;
+mod tree;
+
+/// What a machine does that the tree has no menu for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Unlisted {
+    /// It goes on with its own disk
+    Local,
+    /// It waits at its screen
+    Wait,
+}
+
+/// Makes what was asked for.
+pub fn run(store: &Store, settings: &Settings, action: &Image, json: bool) -> Result<ExitCode> {
+    match action {
+        Image::Install {
+            dir,
+            machine,
+            unlisted,
+            orders,
+        } => install(store, settings, dir, machine, *unlisted, orders, json)?,
+        Image::Iso {
+            file,
+            machine,
+            orders,
+        } => iso(store, settings, file, machine, orders, json)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn install(
+    store: &Store,
+    settings: &Settings,
+    dir: &Path,
+    more: &[MacAddr],
+    unlisted: Unlisted,
+    told: &Orders,
+    json: bool,
+) -> Result<()> {
+    let hosts = hosts(settings, told)?;
+    // Everything is read and decided before anything is written. One bad record stops it: its
+    // machine would get no menu, and start its own disk.
+    let listing = store.list()?;
+    if let Some(error) = listing.unreadable.into_iter().next() {
+        return Err(error.into());
+    }
+    let mut macs: Vec<MacAddr> = listing.records.iter().map(|r| r.boot_mac).collect();
+    for mac in settings.machines.keys().chain(more) {
+        if !macs.contains(mac) {
+            macs.push(*mac);
+        }
+    }
+    if macs.is_empty() {
+        bail!(
+            "there is no machine to make a menu for: name them with --machine MAC, or under [machines] in the settings"
+        );
+    }
+    let (mut items, missing) = boot_files(settings)?;
+    let tree = Tree::open(dir)?;
+    let mut all = Vec::new();
+    for mac in macs {
+        let (record, append) = orders_for(store, settings, mac, &hosts, told.writable)?;
+        all.extend(orders::of(&record, &append));
+    }
+    items.extend(menus::items(&all, unlisted));
+    let written = tree.install(&items)?;
+
+    let held = all
+        .iter()
+        .filter(|order| matches!(order.decision, BootDecision::Hold { .. }))
+        .count();
+    let (agents, stale) = (all.len() - held, &written.stale);
+    if json {
+        println!(
+            "{}",
+            json!({ "dir": dir, "written": written.written, "unchanged": written.unchanged, "left": written.left,
+                "stale": stale, "agents": agents, "held": held })
+        );
+    } else {
+        println!(
+            "{}: {} files written, {} were right already; menus for {agents} network cards that start the agent and \
+             {held} that are held",
+            dir.display(),
+            written.written.len(),
+            written.unchanged.len()
+        );
+    }
+    for path in &written.left {
+        eprintln!("p2v: {path} is not p2v's and was left: it says what machines without a menu do");
+    }
+    for path in stale {
+        eprintln!("p2v: {path} is of a machine that is not known any more, and was left");
+    }
+    for what in missing {
+        eprintln!("p2v: {what}");
+    }
+    let unlisted = match unlisted {
+        Unlisted::Local => "A machine that has no menu here starts its own disk",
+        Unlisted::Wait => "A machine that has no menu here waits",
+    };
+    eprintln!(
+        "p2v: these files do not follow what happens to the machines: run this again after `p2v start`, `cutover` and \
+         `release`, and for each new machine. {unlisted}."
+    );
+    if told.writable {
+        eprintln!(
+            "p2v: the menus hold the machines' tokens: whoever can read them can have disks made writable"
+        );
+    }
+    Ok(())
+}
+
+fn iso(
+    store: &Store,
+    settings: &Settings,
+    file: &Path,
+    machine: &str,
+    told: &Orders,
+    json: bool,
+) -> Result<()> {
+    let hosts = hosts(settings, told)?;
+    let mac = mac_of(store, settings, machine)?;
+    let image = medium::Contents {
+        kernel: &settings.serve.kernel,
+        initrd: &settings.serve.initrd,
+    };
+    medium::may_be_written(file)?;
+    let (record, append) = orders_for(store, settings, mac, &hosts, told.writable)?;
+    let menu = menus::medium(&record, &append);
+    let bytes = medium::write(file, image, &menu)?;
+    if json {
+        println!(
+            "{}",
+            json!({ "file": file, "bytes": bytes, "machine": record.name })
+        );
+    } else {
+        println!(
+            "{}: {:.1} MB, for {} only. For a USB stick: dd if={} of=/dev/STICK bs=4M conv=fsync",
+            file.display(),
+            bytes as f64 / 1e6,
+            record.name,
+            file.display()
+        );
+    }
+    eprintln!(
+        "p2v: leave the medium in until {} is released: without it the machine starts its own disk",
+        record.name
+    );
+    if told.writable {
+        eprintln!(
+            "p2v: the medium holds the machine's token: whoever has it can have its disks made writable"
+        );
+    }
+    Ok(())
+}
+
+/// The hosts that agents answer.
+fn hosts(settings: &Settings, told: &Orders) -> Result<Vec<MacAddr>> {
+    match told.host.is_empty() {
+        true => serve::hosts(settings).context(
+            "which Xen host shall the agents answer? (--host MAC says so without an interface)",
+        ),
+        false => Ok(told.host.clone()),
+    }
+}
+
+/// The record of the machine that boots from `mac`, and its agent's kernel arguments.
+fn orders_for(
+    store: &Store,
+    settings: &Settings,
+    mac: MacAddr,
+    hosts: &[MacAddr],
+    writable: bool,
+) -> Result<(Record, String)> {
+    let wanted = settings.machines.get(&mac).and_then(|m| m.name.as_ref());
+    let now = Timestamp::now();
+    if !writable {
+        let record = store.find_or_add(mac, wanted, now)?;
+        let append = orders::read_only(&record, hosts);
+        return Ok((record, append));
+    }
+    let facts = store.menu(mac, wanted, now)?;
+    let append = orders::writable(facts.shelf, hosts, &facts.token);
+    Ok((store.get(&facts.name)?, append))
+}
+
+/// The MAC address of a machine that is named.
+fn mac_of(store: &Store, settings: &Settings, machine: &str) -> Result<MacAddr> {
+    if let Ok(mac) = machine.parse() {
+        return Ok(mac);
+    }
+    let name = machine.parse()?;
+    let mut known = settings.machines.iter();
+    if let Some((mac, _)) = known.find(|(_, known)| known.name.as_ref() == Some(&name)) {
+        return Ok(*mac);
+    }
+    let record = store
+        .get(&name)
+        .context("a machine that p2v has not met is named by its MAC address")?;
+    Ok(record.boot_mac)
+}
+
+/// The loaders and the image, and what cannot be there because this host lacks it.
+fn boot_files(settings: &Settings) -> Result<(Vec<Item>, Vec<String>)> {
+    let serve = &settings.serve;
+    let image = "`make image` and `make install` make it; or set the path under [serve]";
+    let pxelinux = "apt install pxelinux syslinux-common; or set the path under [serve]";
+    let mut items = Vec::new();
+    // The image before the loaders, and menus last: nothing names a file that is not there.
+    for (name, path, advice) in [
+        ("vmlinuz", &serve.kernel, image),
+        ("initrd", &serve.initrd, image),
+        ("ldlinux.c32", &serve.ldlinux, pxelinux),
+        ("pxelinux.0", &serve.pxelinux, pxelinux),
+    ] {
+        let bytes =
+            fs::read(path).with_context(|| format!("cannot read {} ({advice})", path.display()))?;
+        items.push(Item::new(name, bytes));
+    }
+    let mut missing = Vec::new();
+    for (names, what, package) in [
+        (
+            [
+                (
+                    "grubx64.efi",
+                    "/usr/lib/grub/x86_64-efi-signed/grubnetx64.efi.signed",
+                ),
+                ("shimx64.efi", "/usr/lib/shim/shimx64.efi.signed"),
+            ]
+            .as_slice(),
+            "64-bit UEFI",
+            "grub-efi-amd64-signed shim-signed",
+        ),
+        (
+            &[(
+                "grubia32.efi",
+                "/usr/lib/grub/i386-efi/monolithic/grubnetia32.efi",
+            )],
+            "32-bit UEFI",
+            "grub-efi-ia32-bin",
+        ),
+    ] {
+        let read: std::io::Result<Vec<Item>> = names
+            .iter()
+            .map(|(name, path)| Ok(Item::new(*name, fs::read(path)?)))
+            .collect();
+        match read {
+            Ok(read) => items.extend(read),
+            Err(error) => missing.push(format!(
+                "machines with {what} cannot boot from it: this host lacks their loader ({error}); apt install {package}"
+            )),
+        }
+    }
+    Ok((items, missing))
+}
+
+/// What a machine other than those named is told.
+fn for_the_unlisted(unlisted: Unlisted) -> BootDecision {
+    let who = "p2v made no menu for this machine on this server.";
+    match unlisted {
+        Unlisted::Local => BootDecision::LocalDisk { why: who.into() },
+        Unlisted::Wait => BootDecision::Hold {
+            message: who.into(),
+        },
+    }
+}
+
+/// For tests of what is made of orders.
+#[cfg(test)]
+fn example() -> Vec<orders::Order> {
+    let order = |n, decision| orders::Order {
+        mac: MacAddr::new(0x52, 0x54, 0, 0, 0, n),
+        decision,
+    };
+    vec![
+        order(
+            1,
+            BootDecision::Agent {
+                append: "p2v.shelf=1".into(),
+            },
+        ),
+        order(
+            2,
+            BootDecision::Hold {
+                message: "e2 runs \"elsewhere\" $now; `x`".into(),
+            },
+        ),
+    ]
+}
