@@ -1,5 +1,6 @@
 //! The files that are served, read once at the start.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -9,13 +10,8 @@ use crate::boot_menu::BootFile;
 use crate::settings::Settings;
 
 /// The files of the boot set, read once and shared by all transfers.
-#[derive(Clone, Debug)]
-pub(crate) struct BootSet {
-    pxelinux: Bytes,
-    ldlinux: Bytes,
-    kernel: Bytes,
-    initrd: Bytes,
-}
+#[derive(Clone, Debug, Default)]
+pub(crate) struct BootSet(BTreeMap<BootFile, Bytes>);
 
 /// A file of the boot set that cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -27,10 +23,61 @@ pub struct BootSetError {
     advice: &'static str,
 }
 
+/// Where a file is, what it is, what to do if it is not there, and whether all is in vain then.
+fn source(file: BootFile, settings: &Settings) -> (&Path, &'static str, &'static str, bool) {
+    let image =
+        "it is part of the netboot image: make it with `p2v-image`, or set `kernel` and `initrd`";
+    match file {
+        BootFile::Pxelinux => (
+            &settings.pxelinux,
+            "boot loader",
+            "it is in Debian's package `pxelinux`; or set `pxelinux`",
+            true,
+        ),
+        BootFile::Lpxelinux => (
+            &settings.lpxelinux,
+            "boot loader",
+            "it is in Debian's package `pxelinux`; or set `lpxelinux`",
+            false,
+        ),
+        BootFile::Ldlinux => (
+            &settings.ldlinux,
+            "boot loader's module",
+            "it is in Debian's package `syslinux-common`; or set `ldlinux`",
+            true,
+        ),
+        BootFile::ShimX64 => (
+            &settings.shim_x64,
+            "boot loader for UEFI",
+            "it is in Debian's package `shim-signed`; or set `shim_x64`",
+            false,
+        ),
+        BootFile::GrubX64 => (
+            &settings.grub_x64,
+            "boot loader for UEFI",
+            "it is in Debian's package `grub-efi-amd64-signed`; or set `grub_x64`",
+            false,
+        ),
+        BootFile::GrubIa32 => (
+            &settings.grub_ia32,
+            "boot loader for 32-bit UEFI",
+            "`make install` makes it of Debian's package `grub-efi-ia32-bin`; or set `grub_ia32`",
+            false,
+        ),
+        BootFile::Kernel => (&settings.kernel, "kernel", image, true),
+        BootFile::Initrd => (&settings.initrd, "initial RAM disk", image, true),
+    }
+}
+
 impl BootSet {
-    /// Reads them. Blocks.
-    pub fn read(settings: &Settings) -> Result<BootSet, BootSetError> {
-        let read = |what, path: &Path, advice| {
+    /// Reads them. Blocks. Also returns what is missing without being needed by all machines.
+    ///
+    /// # Errors
+    /// A file that no machine boots without.
+    pub fn read(settings: &Settings) -> Result<(BootSet, Vec<BootSetError>), BootSetError> {
+        let (mut set, mut missing) = (BTreeMap::new(), Vec::new());
+        for file in BootFile::ALL {
+            let (path, what, advice, needed) = source(file, settings);
             let contents = std::fs::read(path).and_then(|bytes| match bytes.is_empty() {
                 true => Err(io::Error::new(
                     io::ErrorKind::InvalidData,
@@ -38,36 +85,34 @@ impl BootSet {
                 )),
                 false => Ok(Bytes::from(bytes)),
             });
-            contents.map_err(|source| BootSetError {
-                what,
-                path: path.to_owned(),
-                source,
-                advice,
-            })
-        };
-        let image = "it is part of the netboot image: make it with `p2v-image`, or set `kernel` and `initrd`";
-        Ok(BootSet {
-            pxelinux: read(
-                "boot loader",
-                &settings.pxelinux,
-                "it is in Debian's package `pxelinux`; or set `pxelinux`",
-            )?,
-            ldlinux: read(
-                "boot loader's module",
-                &settings.ldlinux,
-                "it is in Debian's package `syslinux-common`; or set `ldlinux`",
-            )?,
-            kernel: read("kernel", &settings.kernel, image)?,
-            initrd: read("initial RAM disk", &settings.initrd, image)?,
-        })
+            match contents {
+                Ok(contents) => drop(set.insert(file, contents)),
+                Err(source) => {
+                    let error = BootSetError {
+                        what,
+                        path: path.to_owned(),
+                        source,
+                        advice,
+                    };
+                    if needed {
+                        return Err(error);
+                    }
+                    missing.push(error);
+                }
+            }
+        }
+        // shim without GRUB beside it would leave the machine where shim gives up.
+        if !set.contains_key(&BootFile::GrubX64) {
+            set.remove(&BootFile::ShimX64);
+        }
+        Ok((BootSet(set), missing))
     }
 
-    pub fn contents(&self, file: BootFile) -> Bytes {
-        match file {
-            BootFile::Pxelinux => self.pxelinux.clone(),
-            BootFile::Ldlinux => self.ldlinux.clone(),
-            BootFile::Kernel => self.kernel.clone(),
-            BootFile::Initrd => self.initrd.clone(),
-        }
+    pub fn contents(&self, file: BootFile) -> Option<Bytes> {
+        self.0.get(&file).cloned()
+    }
+
+    pub fn files(&self) -> BTreeSet<BootFile> {
+        self.0.keys().copied().collect()
     }
 }

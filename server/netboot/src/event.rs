@@ -57,6 +57,13 @@ pub enum BootEvent {
     NotServed {
         /// What kind of ROM.
         client: ClientKind,
+        /// The reason.
+        why: String,
+    },
+    /// It was not given its loader: its firmware goes on to the next boot entry.
+    SentToItsDisk {
+        /// The reason.
+        why: String,
     },
     /// Not answered, by decision.
     Ignored {
@@ -141,12 +148,14 @@ impl fmt::Display for BootEvent {
             BootEvent::Given { address } => write!(f, "given {address}"),
             BootEvent::Refused { wanted } => write!(f, "cannot have {wanted}, told to ask anew"),
             BootEvent::ProxyAnswered => f.write_str("told to boot from here (port 4011)"),
-            BootEvent::NotServed { client } => {
-                write!(
-                    f,
-                    "{client}, asks for boot: not answered, UEFI network boot is not served yet"
-                )
+            BootEvent::NotServed { client, why } => {
+                write!(f, "{client}, asks for boot: not answered, {why}")
             }
+            BootEvent::SentToItsDisk { why } => write!(
+                f,
+                "not given its boot loader, so that it goes on with its own disk: {}",
+                Text(why)
+            ),
             BootEvent::Ignored { why } => write!(f, "asks for boot: not answered, {}", Text(why)),
             BootEvent::NoAddress { why } => write!(f, "asks for boot: not answered, {why}"),
             BootEvent::Declined { address } => {
@@ -215,6 +224,11 @@ pub enum Notice {
         /// The reason.
         why: String,
     },
+    /// A file that only some machines need is not there.
+    Missing {
+        /// Which, and what to do.
+        why: String,
+    },
     /// Somebody asked for a file that is not served.
     NotFound {
         /// Who.
@@ -276,6 +290,7 @@ impl fmt::Display for Notice {
             Notice::ProbeFailed { why } => {
                 write!(f, "cannot look for other DHCP servers: {}", Text(why))
             }
+            Notice::Missing { why } => write!(f, "some machines cannot be booted: {why}"),
             Notice::NotFound { peer, name } => {
                 write!(f, "{peer} asked for {}: not served", Text(name))
             }

@@ -15,6 +15,7 @@ use crate::dhcp::service::Dhcp;
 use crate::event::Notice;
 use crate::interface::{Interface, InterfaceError};
 use crate::lease_file::{LeaseFile, LeaseFileError};
+use crate::loader::http_host;
 use crate::machines::Machines;
 use crate::peers::Peers;
 use crate::probe::probe;
@@ -76,7 +77,12 @@ pub async fn serve(
         Some(mask) => Subnet::new(address, mask).ok_or(SettingsError::Netmask(mask))?,
         None => subnet,
     };
-    let set = BootSet::read(&settings)?;
+    let (set, missing) = BootSet::read(&settings)?;
+    for error in &missing {
+        let why = error.to_string();
+        machines.noticed(&Notice::Missing { why });
+    }
+    let http = http_host(address, settings.http_port);
     let settings = Arc::new(settings);
     let peers = Arc::new(Peers::default());
     let mode = settings.mode;
@@ -107,8 +113,14 @@ pub async fn serve(
                     subnet,
                     router: settings.router,
                     dns: settings.dns.clone(),
+                    domain: settings.domain.clone(),
                     lease_seconds: settings.lease_seconds,
                     range,
+                    serve_all: settings.serve_all,
+                    http: http.clone(),
+                    bios_loader: settings.bios_loader,
+                    loaders: settings.loaders.clone(),
+                    files: set.files(),
                 },
                 settings: Arc::clone(&settings),
                 machines: Arc::clone(&machines),
@@ -127,6 +139,7 @@ pub async fn serve(
         settings: Arc::clone(&settings),
         machines: Arc::clone(&machines),
         peers,
+        http,
     }));
 
     let dhcp = async {

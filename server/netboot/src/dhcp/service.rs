@@ -66,31 +66,20 @@ impl Dhcp {
 
     async fn answer(&mut self, request: &Request, port: Port) -> Option<Reply> {
         let mac = request.mac;
-        if !self.settings.allows(mac) {
-            return None;
-        }
-        if matches!(request.client, ClientKind::Bios { .. })
-            && matches!(
+        match request.client {
+            ClientKind::Other if self.settings.denies(mac) => return None,
+            ClientKind::Other => {}
+            _ if matches!(
                 request.message_type,
                 MessageType::Discover | MessageType::Request
-            )
-        {
-            let machines = Arc::clone(&self.machines);
-            match tokio::task::spawn_blocking(move || machines.boot(mac)).await {
-                Ok(BootDecision::Ignore { why }) => {
-                    if request.message_type == MessageType::Discover {
-                        self.machines.seen(mac, &BootEvent::Ignored { why });
-                    }
+            ) =>
+            {
+                if !self.is_to_be_booted(request).await {
                     return None;
                 }
-                Ok(_) => {}
-                Err(e) => {
-                    // Answered all the same, so that it fetches its menu, which holds it: without an
-                    // answer it would go on with its own disk.
-                    let why = format!("{mac}: no decision: {e}");
-                    self.machines.noticed(&Notice::Failed { why });
-                }
             }
+            _ if !self.settings.allows(mac) => return None,
+            _ => {}
         }
 
         let mut leases = self.leases.clone();
@@ -107,10 +96,11 @@ impl Dhcp {
                 (Some(reply), event)
             }
             Action::NotForUs => (None, None),
-            Action::NotServed => (
+            Action::NotServed(why) => (
                 None,
                 Some(BootEvent::NotServed {
                     client: request.client,
+                    why,
                 }),
             ),
             Action::NoAddress(why) => (None, Some(BootEvent::NoAddress { why })),
@@ -153,6 +143,33 @@ impl Dhcp {
             self.machines.seen(mac, &event);
         }
         reply
+    }
+
+    /// Whether a client that boots from the network is answered, as far as the caller decides it.
+    async fn is_to_be_booted(&self, request: &Request) -> bool {
+        let (mac, listed) = (request.mac, self.settings.allows(request.mac));
+        let machines = Arc::clone(&self.machines);
+        let decided = tokio::task::spawn_blocking(move || match listed {
+            true => Some(machines.boot(mac)),
+            false => machines.boot_unlisted(mac),
+        });
+        match decided.await {
+            Ok(None) => false,
+            Ok(Some(BootDecision::Ignore { why })) => {
+                if request.message_type == MessageType::Discover {
+                    self.machines.seen(mac, &BootEvent::Ignored { why });
+                }
+                false
+            }
+            Ok(Some(_)) => true,
+            Err(e) => {
+                // Answered all the same, so that it fetches its menu, which holds it: without an
+                // answer it would go on with its own disk.
+                let why = format!("{mac}: no decision: {e}");
+                self.machines.noticed(&Notice::Failed { why });
+                true
+            }
+        }
     }
 
     /// To a client on port 67: in a frame of our own making, always. One without an address

@@ -225,10 +225,10 @@ fn an_address_survives_a_restart_of_the_service() {
 }
 
 #[test]
-fn lists_decisions_and_uefi_machines() {
+fn lists_decisions_and_machines_there_is_no_loader_for() {
     let lab = Lab::with_address();
     let mut settings = lab.settings(Mode::Dhcp);
-    settings.allow.insert(MAC);
+    settings.allow.push(MAC.into());
     let _service = lab.serve(settings);
     let socket = client_port(&lab, LIMIT);
     let ask_as = |mac, class: &str, architecture| {
@@ -242,8 +242,13 @@ fn lists_decisions_and_uefi_machines() {
     };
     let stranger = MacAddr::new(0x52, 0x54, 0, 0, 0, 9);
     broadcast(&socket, &ask_as(stranger, BIOS_CLASS, 0));
-    broadcast(&socket, &ask_as(MAC, "PXEClient:Arch:00007:UNDI:003016", 7));
-    lab.recorder.wait_for("UEFI x64 (architecture 7), asks for boot: not answered, UEFI network boot is not served yet");
+    broadcast(
+        &socket,
+        &ask_as(MAC, "PXEClient:Arch:00011:UNDI:003016", 11),
+    );
+    lab.recorder.wait_for(
+        "UEFI ARM 64-bit, asks for boot: not answered, there is no boot loader for such machines",
+    );
     *lab.recorder.decision.lock().unwrap() = BootDecision::Ignore {
         why: "it is the mail server".into(),
     };
