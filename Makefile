@@ -16,12 +16,16 @@ IMAGE := $(TARGET)/netboot
 # What building, testing and the lab run; all from Debian 12.
 PACKAGES := gcc g++ libc6-dev binutils pkg-config \
 	qemu-system-x86 qemu-utils ipxe-qemu seabios nbdkit mmdebstrap e2fsprogs fdisk gddrescue \
-	pxelinux syslinux-common iproute2 procps util-linux \
+	pxelinux syslinux-common shim-signed grub-efi-amd64-signed grub-efi-amd64-bin grub-efi-ia32-bin grub-common \
+	ovmf ovmf-ia32 iproute2 procps util-linux \
 	partclone fuse3 ntfs-3g xfsprogs btrfs-progs dosfstools mtools \
 	vblade hdparm tftp-hpa atftp curl isc-dhcp-client udhcpc udhcpd \
 	libnbd-bin netcat-openbsd ethtool
 
-.PHONY: help setup build image lab demo test check unit end-to-end bench fuzz install install-files clean
+# A boot loader for 32-bit UEFI. Debian signs none, so it is made of the modules: the menus are all it is for.
+GRUB_MODULES := efinet tftp http normal configfile linux echo sleep test true reboot minicmd all_video
+
+.PHONY: help setup build image grub-ia32 lab demo test check unit end-to-end bench fuzz install install-files clean
 
 help:
 	@echo "make demo      an old server is moved onto Xen before your eyes, all in QEMU (about 10 minutes the first time)"
@@ -55,6 +59,10 @@ build: setup
 image: build
 	RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --locked -q --profile image --target $(HOST) -p p2v-agent
 	$(TARGET)/release/p2v-image build --agent $(TARGET)/$(HOST)/image/p2v-agent --cache $(CACHE)/kernel --out $(IMAGE)
+	@$(MAKE) --no-print-directory grub-ia32
+
+grub-ia32:
+	grub-mkimage -O i386-efi -p /grub -o $(IMAGE)/grubia32.efi $(GRUB_MODULES)
 
 # The Xen host's root file system, made again when its recipe changes.
 lab: setup
@@ -110,7 +118,7 @@ install: image install-files
 # Copies what is built; nothing is enabled or started.
 install-files:
 	install -D -m 755 $(TARGET)/release/p2v $(DESTDIR)$(PREFIX)/sbin/p2v
-	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/p2v $(IMAGE)/vmlinuz $(IMAGE)/initrd
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/p2v $(IMAGE)/vmlinuz $(IMAGE)/initrd $(IMAGE)/grubia32.efi
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/lib/systemd/system server/p2v/systemd/p2v-serve.service server/p2v/systemd/p2v-devices.service
 	install -D -m 755 $(TARGET)/$(HOST)/image/p2v-agent $(DESTDIR)$(PREFIX)/sbin/p2v-agent
 	install -D -m 644 appliance/agent/man/p2v-agent.8 $(DESTDIR)$(PREFIX)/share/man/man8/p2v-agent.8

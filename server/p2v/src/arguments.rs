@@ -71,7 +71,7 @@ pub enum Command {
     Doctor,
     /// Boot old machines over the network (runs until stopped; see the p2v-serve unit). `allow` under [serve] in the
     /// settings names those that may be: without it every machine that boots from the network is
-    Serve,
+    Serve(ServeOptions),
     /// The machines and their states
     List,
     /// All about one machine, and what to do next
@@ -310,4 +310,13 @@ mod tests {
             assert_eq!(arguments.global.state, Some("/tmp/s".into()));
         }
     }
+}
+
+/// Options of `p2v serve`.
+#[derive(Debug, clap::Args)]
+pub struct ServeOptions {
+    /// Boot each machine once, also across restarts of this service; then it goes on with its own disk, unless its
+    /// server runs on the Xen host
+    #[arg(long)]
+    pub once: bool,
 }

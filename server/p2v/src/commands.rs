@@ -25,13 +25,13 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let settings = Settings::load(&arguments.global)?;
     let json = arguments.global.json;
     let told = Told::new(json);
-    if let Command::Serve = arguments.command {
-        return serve::run(settings).map(|()| ExitCode::SUCCESS);
+    if let Command::Serve(options) = &arguments.command {
+        return serve::run(settings, options).map(|()| ExitCode::SUCCESS);
     }
     let host = Host::open(settings.xen.clone(), &settings.iface, &settings.state)
         .context("cannot use the machine records (root may; --state DIR tries it elsewhere)")?;
     match &arguments.command {
-        Command::Serve => Ok(ExitCode::SUCCESS),
+        Command::Serve(_) => Ok(ExitCode::SUCCESS),
         Command::Doctor => doctor::run(&host, &settings, json),
         Command::Config { name, write } => config(&host, &told, &name_of(name)?, *write),
         Command::Devices { action } => devices(&host, &told, *action),

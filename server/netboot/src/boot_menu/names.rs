@@ -145,6 +145,10 @@ fn not_there(name: &str) -> bool {
             return plain(module);
         }
     }
+    // A GRUB that was not made by Debian looks for these before `grub.cfg`.
+    if let Some(machine) = name.strip_prefix("grub/grub.cfg-") {
+        return plain(machine);
+    }
     let menu = ["pxelinux.cfg/", "lpxelinux.cfg/"]
         .iter()
         .find_map(|folder| name.strip_prefix(folder));
@@ -225,6 +229,8 @@ mod tests {
             "/grub/x86_64-efi/command.lst",
             "/grub/i386-efi/terminal.lst",
             "revocations_sbat.efi",
+            "/grub/grub.cfg-01-52-54-00-12-34-56",
+            "/grub/grub.cfg-C0A8",
             "shim_certificate_0.efi",
         ] {
             assert_eq!(Wanted::parse(name), Some(Wanted::NotThere), "{name}");

@@ -95,7 +95,7 @@ impl Reply {
         options.insert(DhcpOption::ServerIdentifier(server.address));
         if self.kind != ReplyKind::Nak {
             if let Some(boot) = &self.boot {
-                boot_options(options, boot, server);
+                boot_options(options, boot, server, self.yours.is_some());
                 if let Some(id) = &request.machine_id {
                     options.insert(DhcpOption::ClientMachineIdentifier(id.clone()));
                 }
@@ -132,12 +132,15 @@ impl Reply {
     }
 }
 
-fn boot_options(options: &mut DhcpOptions, boot: &BootTarget, server: &Server) {
-    let class = match boot.http_client {
-        true => b"HTTPClient".to_vec(),
-        false => b"PXEClient".to_vec(),
-    };
-    options.insert(DhcpOption::ClassIdentifier(class));
+/// `with_address`: the answer is a DHCP server's, not a proxy's.
+fn boot_options(options: &mut DhcpOptions, boot: &BootTarget, server: &Server, with_address: bool) {
+    // EDK2 (PxeBcDhcp4.c, PxeBcParseDhcp4Packet) takes an offer of an address with this class and without
+    // option 43 for a boot information negotiation layer's, and asks on port 4011 where none is.
+    if boot.http_client {
+        options.insert(DhcpOption::ClassIdentifier(b"HTTPClient".to_vec()));
+    } else if boot.no_discovery || !with_address {
+        options.insert(DhcpOption::ClassIdentifier(b"PXEClient".to_vec()));
+    }
     if boot.http_client {
         // EDK2 takes the length as it is, and a NUL would be part of the URL.
         options.insert(DhcpOption::BootfileName(boot.file.clone().into_bytes()));
