@@ -22,10 +22,10 @@ PACKAGES := gcc g++ libc6-dev binutils pkg-config \
 	vblade hdparm tftp-hpa atftp curl isc-dhcp-client udhcpc udhcpd \
 	libnbd-bin netcat-openbsd ethtool
 
-# A boot loader for 32-bit UEFI. Debian signs none, so it is made of the modules: the menus are all it is for.
+# GRUB for 32-bit UEFI, which Debian does not sign, and for 64-bit UEFI beside another DHCP server (see boot_set.rs).
 GRUB_MODULES := efinet tftp http normal configfile linux echo sleep test true reboot minicmd all_video
 
-.PHONY: help setup build image grub-ia32 lab demo test check unit end-to-end bench fuzz install install-files clean
+.PHONY: help setup build image grub lab demo test check unit end-to-end bench fuzz install install-files clean
 
 help:
 	@echo "make demo      an old server is moved onto Xen before your eyes, all in QEMU (about 10 minutes the first time)"
@@ -59,10 +59,11 @@ build: setup
 image: build
 	RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --locked -q --profile image --target $(HOST) -p p2v-agent
 	$(TARGET)/release/p2v-image build --agent $(TARGET)/$(HOST)/image/p2v-agent --cache $(CACHE)/kernel --out $(IMAGE)
-	@$(MAKE) --no-print-directory grub-ia32
+	@$(MAKE) --no-print-directory grub
 
-grub-ia32:
-	grub-mkimage -O i386-efi -p /grub -o $(IMAGE)/grubia32.efi $(GRUB_MODULES)
+grub:
+	grub-mkimage -O i386-efi -p /grub -c pxelinux/grub/embedded.cfg -o $(IMAGE)/grubia32.efi $(GRUB_MODULES)
+	grub-mkimage -O x86_64-efi -p /grub -c pxelinux/grub/embedded.cfg -o $(IMAGE)/grubx64.efi $(GRUB_MODULES)
 
 # The Xen host's root file system, made again when its recipe changes.
 lab: setup
@@ -118,7 +119,7 @@ install: image install-files
 # Copies what is built; nothing is enabled or started.
 install-files:
 	install -D -m 755 $(TARGET)/release/p2v $(DESTDIR)$(PREFIX)/sbin/p2v
-	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/p2v $(IMAGE)/vmlinuz $(IMAGE)/initrd $(IMAGE)/grubia32.efi
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/p2v $(IMAGE)/vmlinuz $(IMAGE)/initrd $(IMAGE)/grubia32.efi $(IMAGE)/grubx64.efi
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/lib/systemd/system server/p2v/systemd/p2v-serve.service server/p2v/systemd/p2v-devices.service
 	install -D -m 755 $(TARGET)/$(HOST)/image/p2v-agent $(DESTDIR)$(PREFIX)/sbin/p2v-agent
 	install -D -m 644 appliance/agent/man/p2v-agent.8 $(DESTDIR)$(PREFIX)/share/man/man8/p2v-agent.8

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -52,6 +53,12 @@ fn source(file: BootFile, settings: &Settings) -> (&Path, &'static str, &'static
             "it is in Debian's package `shim-signed`; or set `shim_x64`",
             false,
         ),
+        BootFile::GrubX64 if !settings.signed_grub() => (
+            &settings.grub_x64_unsigned,
+            "boot loader for UEFI without Secure Boot",
+            "`make install` makes it of Debian's package `grub-efi-amd64-bin`; or set `grub_x64_unsigned`",
+            false,
+        ),
         BootFile::GrubX64 => (
             &settings.grub_x64,
             "boot loader for UEFI",
@@ -69,12 +76,32 @@ fn source(file: BootFile, settings: &Settings) -> (&Path, &'static str, &'static
     }
 }
 
+/// The line that our own GRUB images begin with (`pxelinux/grub/embedded.cfg`).
+const EMBEDDED: &[u8] = include_bytes!("../../../pxelinux/grub/embedded.cfg");
+
+/// Our own GRUB images are told where they are from in a line left for it. By itself GRUB 2.06 takes
+/// that from the answer that gave the machine its address (grub-core/net/drivers/efi/efinet.c reads
+/// `dhcp_ack`, never `proxy_offer`), and beside the site's DHCP server that is not ours.
+fn with_server(mut file: Vec<u8>, server: Ipv4Addr) -> Vec<u8> {
+    let line = EMBEDDED.trim_ascii_end();
+    if let Some(at) = file.windows(line.len()).position(|part| part == line) {
+        let mut told =
+            format!("set root=tftp,{server}\nset prefix=(tftp,{server})/grub\n").into_bytes();
+        told.resize(line.len(), b'\n');
+        file[at..at + line.len()].copy_from_slice(&told);
+    }
+    file
+}
+
 impl BootSet {
     /// Reads them. Blocks. Also returns what is missing without being needed by all machines.
     ///
     /// # Errors
     /// A file that no machine boots without.
-    pub fn read(settings: &Settings) -> Result<(BootSet, Vec<BootSetError>), BootSetError> {
+    pub fn read(
+        settings: &Settings,
+        server: Ipv4Addr,
+    ) -> Result<(BootSet, Vec<BootSetError>), BootSetError> {
         let (mut set, mut missing) = (BTreeMap::new(), Vec::new());
         for file in BootFile::ALL {
             let (path, what, advice, needed) = source(file, settings);
@@ -83,7 +110,7 @@ impl BootSet {
                     io::ErrorKind::InvalidData,
                     "the file is empty",
                 )),
-                false => Ok(Bytes::from(bytes)),
+                false => Ok(Bytes::from(with_server(bytes, server))),
             });
             match contents {
                 Ok(contents) => drop(set.insert(file, contents)),
@@ -114,5 +141,26 @@ impl BootSet {
 
     pub fn files(&self) -> BTreeSet<BootFile> {
         self.0.keys().copied().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn our_own_grub_is_told_where_it_is_from_and_nothing_else_changes() {
+        let line = EMBEDDED.trim_ascii_end();
+        let longest = Ipv4Addr::new(192, 168, 177, 254);
+        let file = [b"before\n", line, b"\nafter"].concat();
+        let told = with_server(file.clone(), longest);
+        assert_eq!(told.len(), file.len());
+        let text = String::from_utf8(told).unwrap();
+        let server = "set root=tftp,192.168.177.254\nset prefix=(tftp,192.168.177.254)/grub\n";
+        assert!(text.starts_with(&format!("before\n{server}\n")), "{text}");
+        assert!(text.ends_with("\n\nafter"), "{text}");
+        for other in [&b""[..], b"MZ", &line[1..]] {
+            assert_eq!(with_server(other.to_vec(), longest), other);
+        }
     }
 }

@@ -4,6 +4,8 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
+use pnet::util::MacAddr;
+
 use crate::client::ClientKind;
 use crate::lease::NoAddress;
 use crate::settings::Mode;
@@ -79,6 +81,15 @@ pub enum BootEvent {
     Declined {
         /// The address.
         address: Ipv4Addr,
+    },
+    /// Its address is in use by somebody else, who answered by ARP.
+    InUse {
+        /// The address.
+        address: Ipv4Addr,
+        /// Who.
+        by: MacAddr,
+        /// It is offered all the same, for want of another.
+        offered: bool,
     },
     /// It gave its address back.
     Released,
@@ -164,6 +175,22 @@ impl fmt::Display for BootEvent {
                     "found {address} in use by another machine; not given again for an hour"
                 )
             }
+            BootEvent::InUse {
+                address,
+                by,
+                offered: false,
+            } => write!(
+                f,
+                "not offered {address}, which {by} has; not given for an hour"
+            ),
+            BootEvent::InUse {
+                address,
+                by,
+                offered: true,
+            } => write!(
+                f,
+                "offered {address}, its address in `fixed`, although {by} has it: there is no `pool` for another"
+            ),
             BootEvent::Released => f.write_str("gave its address back"),
             BootEvent::Relayed => f.write_str(
                 "asks for boot through a DHCP relay: not answered, only this network is served",

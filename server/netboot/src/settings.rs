@@ -87,8 +87,14 @@ pub struct Settings {
     pub lpxelinux: PathBuf,
     /// What UEFI machines start first; default Debian's `/usr/lib/shim/shimx64.efi.signed`.
     pub shim_x64: PathBuf,
-    /// What shim starts; default Debian's `/usr/lib/grub/x86_64-efi-signed/grubnetx64.efi.signed`.
+    /// What shim starts if `secure_boot`; default Debian's
+    /// `/usr/lib/grub/x86_64-efi-signed/grubnetx64.efi.signed`.
     pub grub_x64: PathBuf,
+    /// What shim starts otherwise; default `/usr/share/p2v/grubx64.efi`.
+    pub grub_x64_unsigned: PathBuf,
+    /// Whether UEFI machines get the signed GRUB; default yes, but in mode `proxy`: it looks for its files
+    /// on the `next-server` of the site's DHCP server.
+    pub secure_boot: Option<bool>,
     /// The boot loader for 32-bit UEFI; default `/usr/share/p2v/grubia32.efi`.
     pub grub_ia32: PathBuf,
     /// `pxelinux.0` or `lpxelinux.0` for all BIOS machines; default: `lpxelinux.0` where HTTP is served.
@@ -124,6 +130,8 @@ impl Default for Settings {
             lpxelinux: "/usr/lib/PXELINUX/lpxelinux.0".into(),
             shim_x64: "/usr/lib/shim/shimx64.efi.signed".into(),
             grub_x64: "/usr/lib/grub/x86_64-efi-signed/grubnetx64.efi.signed".into(),
+            grub_x64_unsigned: "/usr/share/p2v/grubx64.efi".into(),
+            secure_boot: None,
             grub_ia32: "/usr/share/p2v/grubia32.efi".into(),
             bios_loader: None,
             loaders: BTreeMap::new(),
@@ -137,6 +145,11 @@ impl Settings {
     pub fn allows(&self, mac: MacAddr) -> bool {
         !self.denies(mac)
             && (self.allow.is_empty() || self.allow.iter().any(|entry| entry.matches(mac)))
+    }
+
+    /// Whether UEFI machines get Debian's signed GRUB.
+    pub fn signed_grub(&self) -> bool {
+        self.secure_boot.unwrap_or(self.mode != Mode::Proxy)
     }
 
     /// Whether this machine is named as one that is left alone.

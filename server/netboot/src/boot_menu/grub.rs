@@ -3,6 +3,7 @@
 use super::{Reader, boot_interface};
 
 const AGENT: &str = include_str!("../../../../pxelinux/grub/agent.cfg");
+const AGENT_TFTP: &str = include_str!("../../../../pxelinux/grub/agent-tftp.cfg");
 const LOCAL_DISK: &str = include_str!("../../../../pxelinux/grub/local-disk.cfg");
 const HOLD: &str = include_str!("../../../../pxelinux/grub/hold.cfg");
 
@@ -14,12 +15,14 @@ pub fn agent(append: &str, reader: Reader<'_>) -> String {
         .filter(|argument| !argument.is_empty())
         .map(|argument| format!("'{argument}'"))
         .collect();
-    // Without HTTP the empty name makes the first try fail at once, and TFTP is what is left.
-    let from = reader
-        .http
-        .map_or_else(String::new, |host| format!("(http,{host})"));
+    // A name without a device is where GRUB itself is from: TFTP.
+    let (from, again) = match reader.http {
+        Some(host) => (format!("(http,{host})"), AGENT_TFTP),
+        None => (String::new(), ""),
+    };
     AGENT
         .replace("{from}", &from)
+        .replace("{again}", again)
         .replace("{append}", &quoted.join(" "))
 }
 

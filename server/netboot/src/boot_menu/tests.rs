@@ -37,7 +37,7 @@ fn ways_out(menu: &str) -> Vec<&str> {
         "sanboot",
         "chainloader",
         "boot ||",
-        "&& boot",
+        "  boot",
         "shell",
         "COM32",
     ];
@@ -76,7 +76,7 @@ fn the_agent_is_started_with_its_arguments() {
             HTTP,
             &[
                 "if linux (http,192.168.7.1:8080)/vmlinuz '",
-                "\nlinux /vmlinuz '",
+                "\nif linux /vmlinuz '",
             ],
         ),
         (

@@ -225,6 +225,57 @@ fn an_address_survives_a_restart_of_the_service() {
 }
 
 #[test]
+fn an_address_that_somebody_has_is_not_offered() {
+    let lab = Lab::with_address();
+    let mut settings = lab.settings(Mode::Dhcp);
+    // The wire's other end has the first address of the pool, and another machine's own.
+    settings.pool = Some(Pool {
+        start: crate::lab::CLIENT,
+        end: Ipv4Addr::new(192, 168, 7, 3),
+    });
+    let _service = lab.serve(settings);
+    let other = MacAddr::new(0x52, 0x54, 0, 0, 0, 9);
+    let socket = client_port(&lab, Duration::from_secs(3));
+    let discover = message(
+        1,
+        other,
+        0x80,
+        Ipv4Addr::UNSPECIFIED,
+        &[&pxe(BIOS_CLASS, 0)],
+    );
+    let (reply, _) = ask(&socket, &discover);
+    assert_eq!(reply[16..20], [192, 168, 7, 3]);
+    lab.recorder.wait_for(
+        "52:54:00:00:00:09: not offered 192.168.7.2, which 52:54:00:12:34:56 has; not given for an hour",
+    );
+    // Nobody has this one: it is not asked for again.
+    let asked = Instant::now();
+    ask(&socket, &discover);
+    assert!(asked.elapsed() < Duration::from_millis(400));
+}
+
+#[test]
+fn with_serve_all_an_ordinary_client_gets_an_address_and_nothing_to_boot() {
+    let lab = Lab::new();
+    let mut settings = lab.settings(Mode::Dhcp);
+    settings.serve_all = true;
+    settings.domain = Some("example.org".into());
+    // The list is of machines to boot.
+    settings.allow.push("00:*".parse().unwrap());
+    let _service = lab.serve(settings);
+    let (output, seen) = udhcpc(&lab, "udhcp 1.35", &[]);
+    assert!(output.status.success(), "{output:?}");
+    for line in ["ip=192.168.7.200", "domain=example.org"] {
+        assert!(seen.lines().any(|l| l == line), "{line}: {seen}");
+    }
+    assert!(
+        !seen.contains("boot_file=") && !seen.contains("siaddr="),
+        "{seen}"
+    );
+    lab.recorder.wait_for("given 192.168.7.200");
+}
+
+#[test]
 fn lists_decisions_and_machines_there_is_no_loader_for() {
     let lab = Lab::with_address();
     let mut settings = lab.settings(Mode::Dhcp);

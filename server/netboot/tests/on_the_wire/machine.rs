@@ -47,7 +47,7 @@ impl Firmware {
             _ => "-M q35",
         };
         format!(
-            "{secure} -drive if=pflash,format=raw,unit=0,readonly=on,file={} \
+            "{secure} -fw_cfg name=opt/org.tianocore/IPv6PXESupport,string=n -drive if=pflash,format=raw,unit=0,readonly=on,file={} \
              -drive if=pflash,format=raw,unit=1,file={}",
             folder.join(code).display(),
             own.display()
@@ -157,9 +157,16 @@ impl Machine {
     /// Presses a key of its keyboard, by QEMU's name for it.
     pub fn presses(&self, key: &str) {
         let mut monitor = self.monitor();
-        monitor
-            .write_all(format!("sendkey {key}\n").as_bytes())
-            .unwrap();
+        monitor.set_read_timeout(Some(LIMIT)).unwrap();
+        let line = format!("sendkey {key}\n");
+        monitor.write_all(line.as_bytes()).unwrap();
+        // Two prompts: the second one comes when it is done.
+        let (mut said, mut buffer) = (String::new(), [0; 4096]);
+        while said.matches("(qemu) ").count() < 2 {
+            let got = monitor.read(&mut buffer).unwrap();
+            assert!(got > 0, "QEMU ended: {said}");
+            said.push_str(&String::from_utf8_lossy(&buffer[..got]));
+        }
     }
 }
 
