@@ -323,8 +323,8 @@ impl Screen {
             let left = deadline.saturating_duration_since(Instant::now());
             assert!(
                 !left.is_zero(),
-                "no {part:?} in {}",
-                &text[..text.floor_char_boundary(2000)]
+                "no {part:?} at the end of {}",
+                &text[text.ceil_char_boundary(text.len().saturating_sub(2000))..]
             );
             text = self.0.1.wait_timeout(text, left).unwrap().0;
         }

@@ -209,6 +209,10 @@ fn own_uefi_disk(lab: &Lab, disk: &Path) {
     };
     on_disk("mformat", &["::"]);
     on_disk("mmd", &["::/EFI", "::/EFI/BOOT"]);
+    // mtools write a partition table into the boot sector too, with the file system as its first entry.
+    let mut bytes = std::fs::read(disk).unwrap();
+    bytes[446..510].fill(0);
+    std::fs::write(disk, bytes).unwrap();
     let program = program.to_str().unwrap();
     on_disk("mcopy", &[program, "::/EFI/BOOT/BOOTX64.EFI"]);
 }
