@@ -107,9 +107,11 @@ impl Catalogue {
             },
             Some(mac) => self.decide(mac).await,
         };
+        // Debian's signed GRUB has no module for HTTP.
+        let has_http = format != MenuFormat::Grub || !self.settings.signed_grub();
         let reader = Reader {
             mac,
-            http: self.http.as_deref(),
+            http: self.http.as_deref().filter(|_| has_http),
         };
         let (kind, menu): (MenuKind, String) = boot_menu::render(format, reader, &decision);
         match mac {

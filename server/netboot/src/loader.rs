@@ -85,7 +85,6 @@ pub fn choose(
             architecture: 6, ..
         } => Loader::GrubIa32,
         ClientKind::HttpBoot(0x10) if http => Loader::ShimX64,
-        ClientKind::HttpBoot(0x0F) if http => Loader::GrubIa32,
         ClientKind::Uefi { .. } | ClientKind::HttpBoot(_) => return None,
     };
     Some(wish.unwrap_or(usual))
@@ -154,7 +153,7 @@ mod tests {
             (uefi(0x0B, false), None, None),
             (uefi(0x0B, true), None, None),
             (ClientKind::HttpBoot(0x10), None, Some(Loader::ShimX64)),
-            (ClientKind::HttpBoot(0x0F), None, Some(Loader::GrubIa32)),
+            (ClientKind::HttpBoot(0x0F), None, None),
             (ClientKind::HttpBoot(0x13), None, None),
             (ClientKind::Other, None, None),
         ] {

@@ -121,6 +121,7 @@ pub async fn serve(
                     range,
                     serve_all: settings.serve_all,
                     http: http.clone(),
+                    signed_grub: settings.signed_grub(),
                     bios_loader: settings.bios_loader,
                     loaders: settings.loaders.clone(),
                     files: set.files(),

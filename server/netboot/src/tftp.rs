@@ -132,7 +132,7 @@ impl Handler for Files {
     fn read_req_end(&mut self, client: &SocketAddr, path: &Path, end: ReadEnd) {
         let file = path.to_string_lossy().into_owned();
         let is_menu = !matches!(Wanted::parse(&file), Some(Wanted::File(_)));
-        let file = file.strip_prefix('/').map_or(file.clone(), str::to_owned);
+        let file = file.trim_start_matches('/').to_owned();
         let bytes = end.bytes;
         let event = match end.outcome {
             // That a menu was sent is said when it is made.

@@ -98,8 +98,10 @@ pub enum Wanted {
 
 impl Wanted {
     /// What the name stands for; `None`: nothing that is served. Names are compared as they are, but
-    /// for one `/` before them: nothing is decoded, so nothing can be hidden in them.
+    /// for one `/` before them, or two: shim 16 asks for `//grubx64.efi` by HTTP. Nothing is decoded, so
+    /// nothing can be hidden in them.
     pub fn parse(name: &str) -> Option<Wanted> {
+        let name = name.strip_prefix('/').unwrap_or(name);
         let name = name.strip_prefix('/').unwrap_or(name);
         if let Some(&file) = BootFile::ALL.iter().find(|file| file.name() == name) {
             return Some(Wanted::File(file));
@@ -206,8 +208,10 @@ mod tests {
     fn names() {
         for file in BootFile::ALL {
             assert_eq!(Wanted::parse(file.name()), Some(Wanted::File(file)));
-            let absolute = format!("/{}", file.name());
-            assert_eq!(Wanted::parse(&absolute), Some(Wanted::File(file)));
+            for slashes in ["/", "//"] {
+                let absolute = format!("{slashes}{}", file.name());
+                assert_eq!(Wanted::parse(&absolute), Some(Wanted::File(file)));
+            }
         }
         for format in MenuFormat::ALL {
             let name = menu_name(format, MAC);
@@ -238,7 +242,7 @@ mod tests {
         for name in [
             "",
             "/",
-            "//pxelinux.0",
+            "///pxelinux.0",
             "./pxelinux.0",
             "../etc/passwd",
             "pxelinux.cfg/../vmlinuz",

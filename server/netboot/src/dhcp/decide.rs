@@ -44,6 +44,8 @@ pub struct Server {
     pub serve_all: bool,
     /// What stands in URLs, where HTTP is served.
     pub http: Option<String>,
+    /// UEFI machines get Debian's signed GRUB, which has no HTTP.
+    pub signed_grub: bool,
     /// The loader for BIOS machines, if it is set.
     pub bios_loader: Option<Loader>,
     /// Loaders for some machines.
@@ -62,13 +64,15 @@ impl Server {
             return Ok(None);
         }
         let wish = self.loaders.get(&request.mac).copied();
-        let Some(loader) =
-            loader::choose(request.client, wish, self.bios_loader, self.http.is_some())
-        else {
+        if request.client == ClientKind::HttpBoot(0x10) && self.signed_grub {
+            let why =
+                "Debian's signed GRUB speaks no HTTP: boot it by PXE, or set `secure_boot = false`";
+            return Err(why.to_owned());
+        }
+        let http = self.http.is_some();
+        let Some(loader) = loader::choose(request.client, wish, self.bios_loader, http) else {
             return Err(match request.client {
-                ClientKind::HttpBoot(0x0F | 0x10) => {
-                    "HTTP is not served (`http_port` is 0)".to_owned()
-                }
+                ClientKind::HttpBoot(0x10) => "HTTP is not served (`http_port` is 0)".to_owned(),
                 _ => "there is no boot loader for such machines".to_owned(),
             });
         };
@@ -197,6 +201,7 @@ mod tests {
             domain: None,
             serve_all: false,
             http: None,
+            signed_grub: false,
             bios_loader: None,
             loaders: BTreeMap::new(),
             files: [BootFile::Pxelinux, BootFile::ShimX64].into(),
@@ -303,6 +308,10 @@ mod tests {
             client: ClientKind::HttpBoot(0x10),
             ..ask(MessageType::Discover)
         };
+        server.signed_grub = true;
+        let action = decide(&request, Port::Dhcp, &server, &mut leases, 0);
+        assert!(matches!(&action, Action::NotServed(why) if why.contains("secure_boot")));
+        server.signed_grub = false;
         let offer = reply(decide(&request, Port::Dhcp, &server, &mut leases, 0));
         let bytes = offer.encode(&request, &server).unwrap();
         assert!(has(&bytes, b"\x3c\x0aHTTPClient"));

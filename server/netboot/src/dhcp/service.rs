@@ -147,20 +147,18 @@ impl Dhcp {
 
     async fn answer(&mut self, request: &Request, port: Port) -> Option<Reply> {
         let mac = request.mac;
-        match request.client {
-            ClientKind::Other if self.settings.denies(mac) => return None,
-            ClientKind::Other => {}
-            _ if matches!(
-                request.message_type,
-                MessageType::Discover | MessageType::Request
-            ) =>
-            {
-                if !self.is_to_be_booted(request).await {
-                    return None;
-                }
-            }
-            _ if !self.settings.allows(mac) => return None,
-            _ => {}
+        let asks = matches!(
+            request.message_type,
+            MessageType::Discover | MessageType::Request
+        );
+        let wanted = match request.client {
+            // The lists are of machines to boot, but what is denied is left alone altogether.
+            ClientKind::Other => !self.settings.denies(mac),
+            _ if asks => self.is_to_be_booted(request).await,
+            _ => self.settings.allows(mac),
+        };
+        if !wanted {
+            return None;
         }
 
         let mut leases = self.leases.clone();

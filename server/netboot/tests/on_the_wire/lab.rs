@@ -193,7 +193,8 @@ impl Lab {
     /// A bridge `br0` on the client's side with the wire in it and a tap `tap0` for a machine.
     pub fn add_tap(&self) {
         let c = &self.client.0;
-        ip(&format!("-n {c} link add br0 type bridge"));
+        // Forwarding at once: a real switch port would wait 15 s here.
+        ip(&format!("-n {c} link add br0 type bridge forward_delay 0"));
         ip(&format!(
             "-n {c} link set {CLIENT_END} address 52:54:00:00:00:02 master br0"
         ));
