@@ -16,14 +16,17 @@ IMAGE := $(TARGET)/netboot
 # What building, testing and the lab run; all from Debian 12.
 PACKAGES := gcc g++ libc6-dev binutils pkg-config \
 	qemu-system-x86 qemu-utils ipxe-qemu seabios nbdkit mmdebstrap e2fsprogs fdisk gddrescue \
-	pxelinux syslinux-common shim-signed grub-efi-amd64-signed grub-efi-ia32-bin ovmf \
-	grub-common grub-pc-bin grub-efi-amd64-bin xorriso iproute2 procps util-linux systemd \
+	pxelinux syslinux-common shim-signed grub-efi-amd64-signed grub-efi-amd64-bin grub-efi-ia32-bin grub-common \
+	grub-pc-bin xorriso ovmf ovmf-ia32 iproute2 procps util-linux systemd \
 	partclone fuse3 ntfs-3g xfsprogs btrfs-progs dosfstools mtools \
 	vblade hdparm tftp-hpa atftp curl isc-dhcp-client udhcpc udhcpd \
 	dnsmasq-base isc-dhcp-server kea-dhcp4-server \
 	libnbd-bin netcat-openbsd ethtool
 
-.PHONY: help setup build image lab demo test check unit end-to-end bench fuzz install install-files clean
+# GRUB for 32-bit UEFI, which Debian does not sign, and for 64-bit UEFI beside another DHCP server (see boot_set.rs).
+GRUB_MODULES := efinet tftp http normal configfile linux echo sleep test true reboot minicmd all_video
+
+.PHONY: help setup build image grub lab demo test check unit end-to-end bench fuzz install install-files clean
 
 help:
 	@echo "make demo      an old server is moved onto Xen before your eyes, all in QEMU (about 10 minutes the first time)"
@@ -57,6 +60,11 @@ build: setup
 image: build
 	RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --locked -q --profile image --target $(HOST) -p p2v-agent
 	$(TARGET)/release/p2v-image build --agent $(TARGET)/$(HOST)/image/p2v-agent --cache $(CACHE)/kernel --out $(IMAGE)
+	@$(MAKE) --no-print-directory grub
+
+grub:
+	grub-mkimage -O i386-efi -p /grub -c pxelinux/grub/embedded.cfg -o $(IMAGE)/grubia32.efi $(GRUB_MODULES)
+	grub-mkimage -O x86_64-efi -p /grub -c pxelinux/grub/embedded.cfg -o $(IMAGE)/grubx64.efi $(GRUB_MODULES)
 
 # The Xen host's root file system, made again when its recipe changes.
 lab: setup
@@ -113,7 +121,7 @@ install: image install-files
 # Copies what is built; nothing is enabled or started.
 install-files:
 	install -D -m 755 $(TARGET)/release/p2v $(DESTDIR)$(PREFIX)/sbin/p2v
-	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/p2v $(IMAGE)/vmlinuz $(IMAGE)/initrd
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/p2v $(IMAGE)/vmlinuz $(IMAGE)/initrd $(IMAGE)/grubia32.efi $(IMAGE)/grubx64.efi
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/lib/systemd/system server/p2v/systemd/p2v-serve.service server/p2v/systemd/p2v-devices.service
 	install -D -m 644 server/p2v/systemd/p2v.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/p2v.conf
 	install -D -m 755 $(TARGET)/$(HOST)/image/p2v-agent $(DESTDIR)$(PREFIX)/sbin/p2v-agent

@@ -1,13 +1,13 @@
-//! Any name asked for by TFTP; and any text in a menu stays text: it adds no directive.
+//! Any name asked for by TFTP or HTTP; and any text in a menu stays text: it adds no command.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use p2v_netboot::BootDecision;
-use p2v_netboot::boot_menu::{Wanted, render};
+use p2v_netboot::boot_menu::{MenuFormat, Reader, Wanted, render};
 
-/// The first words of a menu's lines.
-fn directives(menu: &str) -> Vec<&str> {
-    menu.lines().filter_map(|line| line.split_whitespace().next()).filter(|word| *word != "SAY").collect()
+/// The menu without what it says.
+fn commands(menu: &str) -> Vec<&str> {
+    menu.lines().filter(|line| !line.starts_with("SAY") && !line.starts_with("echo")).collect()
 }
 
 fuzz_target!(|bytes: &[u8]| {
@@ -18,12 +18,18 @@ fuzz_target!(|bytes: &[u8]| {
         |message| BootDecision::Hold { message },
         |why| BootDecision::LocalDisk { why },
     ];
-    for decision in decisions {
-        let (kind, menu) = render(None, &decision(text.to_owned()));
-        let (plain_kind, plain) = render(None, &decision("plain".to_owned()));
-        // Text that cannot stand in a kernel command line makes it another kind of menu.
-        if kind == plain_kind {
-            assert_eq!(directives(&menu), directives(&plain), "{menu}");
+    for format in MenuFormat::ALL {
+        for decision in decisions {
+            let (kind, menu) = render(format, Reader::default(), &decision(text.to_owned()));
+            let (plain_kind, plain) = render(format, Reader::default(), &decision("plain".to_owned()));
+            // Text that cannot stand in a kernel command line makes it another kind of menu.
+            if kind != plain_kind {
+                continue;
+            }
+            match decision("".to_owned()) {
+                BootDecision::Agent { .. } => assert_eq!(menu.lines().count(), plain.lines().count(), "{menu}"),
+                _ => assert_eq!(commands(&menu), commands(&plain), "{menu}"),
+            }
         }
     }
 });

@@ -112,7 +112,7 @@ fn gpt_table(gpt: &GPT, units: u64) -> PartitionTable {
 
 fn mbr_table<D: Read + Seek>(disk: &mut D, sector: u32, units: u64) -> Option<PartitionTable> {
     let one = |(number, p): (usize, &MBRPartitionEntry)| {
-        (!p.is_unused()).then(|| Partition {
+        (!p.is_unused() && p.starting_lba > 0).then(|| Partition {
             number: number as u32,
             start: u64::from(p.starting_lba) * units,
             sectors: u64::from(p.sectors) * units,
@@ -121,14 +121,21 @@ fn mbr_table<D: Read + Seek>(disk: &mut D, sector: u32, units: u64) -> Option<Pa
             name: String::new(),
         })
     };
-    let partitions: Vec<Partition> = match MBR::read_from(disk, sector) {
-        Ok(mbr) => mbr.iter().filter_map(one).collect(),
+    disk.seek(SeekFrom::Start(0)).ok()?;
+    let header = MBRHeader::read_from(disk).ok()?;
+    // mbrman 0.6.1 panics while it looks for the alignment of a partition that starts at 0, as that of a
+    // file system without a table does, which mtools and Windows write into their boot sectors.
+    let whole = match header
+        .iter()
+        .any(|(_, p)| p.is_used() && p.starting_lba == 0)
+    {
+        true => None,
+        false => MBR::read_from(disk, sector).ok(),
+    };
+    let partitions: Vec<Partition> = match whole {
+        Some(mbr) => mbr.iter().filter_map(one).collect(),
         // A broken chain of logical partitions: the primary ones still count.
-        Err(_) => {
-            disk.seek(SeekFrom::Start(0)).ok()?;
-            let header = MBRHeader::read_from(disk).ok()?;
-            header.iter().filter_map(one).collect()
-        }
+        None => header.iter().filter_map(one).collect(),
     };
     (!partitions.is_empty()).then_some(PartitionTable {
         kind: TableKind::Mbr,
@@ -168,6 +175,25 @@ mod tests {
 
     fn layout(disk: Vec<u8>) -> Layout {
         read(&mut Cursor::new(disk), 512).unwrap()
+    }
+
+    #[test]
+    fn a_file_system_that_calls_itself_a_partition_at_zero_is_no_table() {
+        let mut disk = vec![0; SIZE];
+        entry(&mut disk, 0, 0x80, 0x01, 0, 8192);
+        let layout = read(&mut Cursor::new(&disk[..]), 512).unwrap();
+        assert_eq!(layout.table, None);
+        entry(&mut disk, 1, 0, 0x83, 2048, 2048);
+        let table = read(&mut Cursor::new(&disk[..]), 512)
+            .unwrap()
+            .table
+            .unwrap();
+        let starts: Vec<_> = table
+            .partitions
+            .iter()
+            .map(|p| (p.number, p.start))
+            .collect();
+        assert_eq!(starts, [(2, 2048)]);
     }
 
     #[test]

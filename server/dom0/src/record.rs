@@ -79,6 +79,9 @@ pub struct Record {
     /// When its menu was last asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub menu_fetched: Option<Timestamp>,
+    /// When it was given the netboot image by `p2v serve --once`, which does it once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub booted_once: Option<Timestamp>,
     /// The last inventory read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inventory: Option<Inventory>,
@@ -314,6 +317,7 @@ impl Record {
             tokens: BootTokens::default(),
             counter: 0,
             menu_fetched: None,
+            booted_once: None,
             inventory: None,
             inventory_read: None,
             slots: BTreeSet::new(),

@@ -274,6 +274,19 @@ impl Store {
         self.list()?.one(|r| r.boot_mac == mac)
     }
 
+    /// Whether a record that cannot be read has this address in its text: it may be that machine's.
+    pub fn names_in_unreadable(&self, mac: MacAddr) -> bool {
+        let Ok(listing) = self.list() else {
+            return false;
+        };
+        let wanted = mac.to_string();
+        listing.unreadable.iter().any(|error| match error {
+            StoreError::Unreadable { path, .. } => fs::read(path)
+                .is_ok_and(|text| String::from_utf8_lossy(&text).contains(wanted.as_str())),
+            _ => false,
+        })
+    }
+
     /// Reads the record afresh, lets `change` alter it, and writes it back, all under the store's
     /// lock, so that the boot service and a command never undo each other's changes.
     ///

@@ -1,6 +1,8 @@
 //! The files that are served, read once at the start.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -9,13 +11,8 @@ use crate::boot_menu::BootFile;
 use crate::settings::Settings;
 
 /// The files of the boot set, read once and shared by all transfers.
-#[derive(Clone, Debug)]
-pub(crate) struct BootSet {
-    pxelinux: Bytes,
-    ldlinux: Bytes,
-    kernel: Bytes,
-    initrd: Bytes,
-}
+#[derive(Clone, Debug, Default)]
+pub(crate) struct BootSet(BTreeMap<BootFile, Bytes>);
 
 /// A file of the boot set that cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -27,47 +24,143 @@ pub struct BootSetError {
     advice: &'static str,
 }
 
+/// Where a file is, what it is, what to do if it is not there, and whether all is in vain then.
+fn source(file: BootFile, settings: &Settings) -> (&Path, &'static str, &'static str, bool) {
+    let image =
+        "it is part of the netboot image: make it with `p2v-image`, or set `kernel` and `initrd`";
+    match file {
+        BootFile::Pxelinux => (
+            &settings.pxelinux,
+            "boot loader",
+            "it is in Debian's package `pxelinux`; or set `pxelinux`",
+            true,
+        ),
+        BootFile::Lpxelinux => (
+            &settings.lpxelinux,
+            "boot loader",
+            "it is in Debian's package `pxelinux`; or set `lpxelinux`",
+            false,
+        ),
+        BootFile::Ldlinux => (
+            &settings.ldlinux,
+            "boot loader's module",
+            "it is in Debian's package `syslinux-common`; or set `ldlinux`",
+            true,
+        ),
+        BootFile::ShimX64 => (
+            &settings.shim_x64,
+            "boot loader for UEFI",
+            "it is in Debian's package `shim-signed`; or set `shim_x64`",
+            false,
+        ),
+        BootFile::GrubX64 if !settings.signed_grub() => (
+            &settings.grub_x64_unsigned,
+            "boot loader for UEFI without Secure Boot",
+            "`make install` makes it of Debian's package `grub-efi-amd64-bin`; or set `grub_x64_unsigned`",
+            false,
+        ),
+        BootFile::GrubX64 => (
+            &settings.grub_x64,
+            "boot loader for UEFI",
+            "it is in Debian's package `grub-efi-amd64-signed`; or set `grub_x64`",
+            false,
+        ),
+        BootFile::GrubIa32 => (
+            &settings.grub_ia32,
+            "boot loader for 32-bit UEFI",
+            "`make install` makes it of Debian's package `grub-efi-ia32-bin`; or set `grub_ia32`",
+            false,
+        ),
+        BootFile::Kernel => (&settings.kernel, "kernel", image, true),
+        BootFile::Initrd => (&settings.initrd, "initial RAM disk", image, true),
+    }
+}
+
+/// The line that our own GRUB images begin with (`pxelinux/grub/embedded.cfg`).
+const EMBEDDED: &[u8] = include_bytes!("../../../pxelinux/grub/embedded.cfg");
+
+/// Our own GRUB images are told where they are from in a line left for it. By itself GRUB 2.06 takes
+/// that from the answer that gave the machine its address (grub-core/net/drivers/efi/efinet.c reads
+/// `dhcp_ack`, never `proxy_offer`), and beside the site's DHCP server that is not ours.
+fn with_server(mut file: Vec<u8>, server: Ipv4Addr) -> Vec<u8> {
+    let line = EMBEDDED.trim_ascii_end();
+    if let Some(at) = file.windows(line.len()).position(|part| part == line) {
+        let mut told =
+            format!("set root=tftp,{server}\nset prefix=(tftp,{server})/grub\n").into_bytes();
+        told.resize(line.len(), b'\n');
+        file[at..at + line.len()].copy_from_slice(&told);
+    }
+    file
+}
+
 impl BootSet {
-    /// Reads them. Blocks.
-    pub fn read(settings: &Settings) -> Result<BootSet, BootSetError> {
-        let read = |what, path: &Path, advice| {
+    /// Reads them. Blocks. Also returns what is missing without being needed by all machines.
+    ///
+    /// # Errors
+    /// A file that no machine boots without.
+    pub fn read(
+        settings: &Settings,
+        server: Ipv4Addr,
+    ) -> Result<(BootSet, Vec<BootSetError>), BootSetError> {
+        let (mut set, mut missing) = (BTreeMap::new(), Vec::new());
+        for file in BootFile::ALL {
+            let (path, what, advice, needed) = source(file, settings);
             let contents = std::fs::read(path).and_then(|bytes| match bytes.is_empty() {
                 true => Err(io::Error::new(
                     io::ErrorKind::InvalidData,
                     "the file is empty",
                 )),
-                false => Ok(Bytes::from(bytes)),
+                false => Ok(Bytes::from(with_server(bytes, server))),
             });
-            contents.map_err(|source| BootSetError {
-                what,
-                path: path.to_owned(),
-                source,
-                advice,
-            })
-        };
-        let image = "it is part of the netboot image: make it with `p2v-image`, or set `kernel` and `initrd`";
-        Ok(BootSet {
-            pxelinux: read(
-                "boot loader",
-                &settings.pxelinux,
-                "it is in Debian's package `pxelinux`; or set `pxelinux`",
-            )?,
-            ldlinux: read(
-                "boot loader's module",
-                &settings.ldlinux,
-                "it is in Debian's package `syslinux-common`; or set `ldlinux`",
-            )?,
-            kernel: read("kernel", &settings.kernel, image)?,
-            initrd: read("initial RAM disk", &settings.initrd, image)?,
-        })
+            match contents {
+                Ok(contents) => drop(set.insert(file, contents)),
+                Err(source) => {
+                    let error = BootSetError {
+                        what,
+                        path: path.to_owned(),
+                        source,
+                        advice,
+                    };
+                    if needed {
+                        return Err(error);
+                    }
+                    missing.push(error);
+                }
+            }
+        }
+        // shim without GRUB beside it would leave the machine where shim gives up.
+        if !set.contains_key(&BootFile::GrubX64) {
+            set.remove(&BootFile::ShimX64);
+        }
+        Ok((BootSet(set), missing))
     }
 
-    pub fn contents(&self, file: BootFile) -> Bytes {
-        match file {
-            BootFile::Pxelinux => self.pxelinux.clone(),
-            BootFile::Ldlinux => self.ldlinux.clone(),
-            BootFile::Kernel => self.kernel.clone(),
-            BootFile::Initrd => self.initrd.clone(),
+    pub fn contents(&self, file: BootFile) -> Option<Bytes> {
+        self.0.get(&file).cloned()
+    }
+
+    pub fn files(&self) -> BTreeSet<BootFile> {
+        self.0.keys().copied().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn our_own_grub_is_told_where_it_is_from_and_nothing_else_changes() {
+        let line = EMBEDDED.trim_ascii_end();
+        let longest = Ipv4Addr::new(192, 168, 177, 254);
+        let file = [b"before\n", line, b"\nafter"].concat();
+        let told = with_server(file.clone(), longest);
+        assert_eq!(told.len(), file.len());
+        let text = String::from_utf8(told).unwrap();
+        let server = "set root=tftp,192.168.177.254\nset prefix=(tftp,192.168.177.254)/grub\n";
+        assert!(text.starts_with(&format!("before\n{server}\n")), "{text}");
+        assert!(text.ends_with("\n\nafter"), "{text}");
+        for other in [&b""[..], b"MZ", &line[1..]] {
+            assert_eq!(with_server(other.to_vec(), longest), other);
         }
     }
 }

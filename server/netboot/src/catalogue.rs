@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use pnet::util::MacAddr;
 
-use crate::boot_menu::{self, Wanted};
+use crate::boot_menu::{self, BootFile, MenuFormat, Reader, Wanted};
 use crate::boot_set::BootSet;
 use crate::event::{BootEvent, MenuKind, Notice};
 use crate::machines::{BootDecision, Machines};
@@ -20,6 +20,8 @@ pub(crate) struct Catalogue {
     pub settings: Arc<Settings>,
     pub machines: Arc<dyn Machines>,
     pub peers: Arc<Peers>,
+    /// What stands in URLs, where HTTP is served.
+    pub http: Option<String>,
 }
 
 impl Catalogue {
@@ -27,16 +29,20 @@ impl Catalogue {
     /// boot loaders are known to try that name).
     pub async fn find(&self, peer: IpAddr, name: &str) -> Option<Bytes> {
         match Wanted::parse(name) {
-            Some(Wanted::File(file)) => Some(self.set.contents(file)),
-            Some(Wanted::Menu(mac)) => {
+            Some(Wanted::File(file)) => self.file(peer, file).await,
+            Some(Wanted::Script(script)) => Some(Bytes::from_static(script.text().as_bytes())),
+            Some(Wanted::Menu(format, mac)) => {
                 if let IpAddr::V4(address) = peer {
                     self.peers.learn(address, mac);
                 }
-                Some(self.menu(peer, Some(mac)).await)
+                Some(self.menu(format, peer, Some(mac)).await)
             }
             // PXELINUX asks for this one when it got no answer about its own: the same decision.
-            Some(Wanted::DefaultMenu) => Some(self.menu(peer, self.peers.find(peer)).await),
-            Some(Wanted::NoSuchMenu) => None,
+            Some(Wanted::DefaultMenu) => {
+                let mac = self.peers.find(peer);
+                Some(self.menu(MenuFormat::Pxelinux, peer, mac).await)
+            }
+            Some(Wanted::NotThere) => None,
             None => {
                 self.machines.noticed(&Notice::NotFound {
                     peer,
@@ -55,32 +61,59 @@ impl Catalogue {
         }
     }
 
+    /// A file of the boot set. A UEFI machine that shall go on with its own disk is refused its boot
+    /// loader: only a loader that could not be loaded makes all firmware try the next boot entry.
+    async fn file(&self, peer: IpAddr, file: BootFile) -> Option<Bytes> {
+        if file.is_uefi_program()
+            && let Some(mac) = self.peers.find(peer)
+            && let BootDecision::LocalDisk { why } | BootDecision::Ignore { why } =
+                self.decide(mac).await
+        {
+            self.machines.seen(mac, &BootEvent::SentToItsDisk { why });
+            return None;
+        }
+        self.set.contents(file)
+    }
+
+    /// What this machine shall do now.
+    async fn decide(&self, mac: MacAddr) -> BootDecision {
+        let (machines, listed) = (Arc::clone(&self.machines), self.settings.allows(mac));
+        let decided = tokio::task::spawn_blocking(move || match listed {
+            true => Some(machines.boot(mac)),
+            false => machines.boot_unlisted(mac),
+        });
+        match decided.await {
+            Ok(Some(decision)) => decision,
+            Ok(None) => BootDecision::LocalDisk {
+                why: format!("{mac} is not on the list of machines that p2v boots."),
+            },
+            Err(e) => {
+                let why = format!("{mac}: no decision, the machine is held: {e}");
+                self.machines.noticed(&Notice::Failed { why });
+                BootDecision::Hold {
+                    message: "p2v could not decide what this machine shall do; see its log on the \
+                              Xen host."
+                        .to_owned(),
+                }
+            }
+        }
+    }
+
     /// The menu for a machine; made anew each time, so that it says what holds now.
-    async fn menu(&self, peer: IpAddr, mac: Option<MacAddr>) -> Bytes {
+    async fn menu(&self, format: MenuFormat, peer: IpAddr, mac: Option<MacAddr>) -> Bytes {
         let decision = match mac {
             None => BootDecision::Hold {
                 message: "The boot loader did not say which machine this is.".to_owned(),
             },
-            Some(mac) if !self.settings.allows(mac) => BootDecision::LocalDisk {
-                why: format!("{mac} is not on the list of machines that p2v serves."),
-            },
-            Some(mac) => {
-                let machines = Arc::clone(&self.machines);
-                tokio::task::spawn_blocking(move || machines.boot(mac))
-                    .await
-                    .unwrap_or_else(|e| {
-                        let why = format!("{mac}: no decision, the machine is held: {e}");
-                        self.machines.noticed(&Notice::Failed { why });
-                        BootDecision::Hold {
-                            message:
-                                "p2v could not decide what this machine shall do; see its log on \
-                                  the Xen host."
-                                    .to_owned(),
-                        }
-                    })
-            }
+            Some(mac) => self.decide(mac).await,
         };
-        let (kind, menu): (MenuKind, String) = boot_menu::render(mac, &decision);
+        // Debian's signed GRUB has no module for HTTP.
+        let has_http = format != MenuFormat::Grub || !self.settings.signed_grub();
+        let reader = Reader {
+            mac,
+            http: self.http.as_deref().filter(|_| has_http),
+        };
+        let (kind, menu): (MenuKind, String) = boot_menu::render(format, reader, &decision);
         match mac {
             Some(mac) => self.machines.seen(mac, &BootEvent::Menu { kind }),
             None => self.tell(peer, BootEvent::Menu { kind }),

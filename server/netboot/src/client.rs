@@ -5,15 +5,18 @@ use std::fmt;
 /// A client's kind, as far as the answer depends on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClientKind {
-    /// A BIOS machine's PXE ROM. iPXE in place of such a ROM is the same to us: it reads the boot
-    /// file name from the offer and starts `pxelinux.0`, which does no DHCP of its own, so that
-    /// nothing loops.
+    /// A BIOS machine's PXE ROM.
     Bios {
         /// It is iPXE (option 77 is `iPXE`, or option 175 is there).
         ipxe: bool,
     },
-    /// A UEFI machine's PXE client, with its architecture (option 93, RFC 4578).
-    Uefi(u16),
+    /// A UEFI machine's PXE client.
+    Uefi {
+        /// Option 93 (RFC 4578).
+        architecture: u16,
+        /// It is iPXE.
+        ipxe: bool,
+    },
     /// A UEFI machine's HTTP boot client, with its architecture.
     HttpBoot(u16),
     /// Not booting from the network: nothing here is for it.
@@ -47,7 +50,7 @@ impl ClientKind {
             architecture if http => ClientKind::HttpBoot(architecture),
             0 => ClientKind::Bios { ipxe },
             architecture @ (0x0F..=0x14) => ClientKind::HttpBoot(architecture),
-            architecture => ClientKind::Uefi(architecture),
+            architecture => ClientKind::Uefi { architecture, ipxe },
         }
     }
 }
@@ -65,13 +68,20 @@ impl fmt::Display for ClientKind {
             0x10 => "x64",
             0x12 => "ARM 32-bit",
             0x13 => "ARM 64-bit",
-            _ => "other",
+            _ => "of an unknown architecture",
         };
         match self {
             ClientKind::Bios { ipxe: false } => f.write_str("BIOS"),
             ClientKind::Bios { ipxe: true } => f.write_str("BIOS (iPXE)"),
-            ClientKind::Uefi(a) => write!(f, "UEFI {} (architecture {a})", name(a)),
-            ClientKind::HttpBoot(a) => write!(f, "UEFI HTTP boot {} (architecture {a})", name(a)),
+            ClientKind::Uefi {
+                architecture,
+                ipxe: false,
+            } => write!(f, "UEFI {}", name(architecture)),
+            ClientKind::Uefi {
+                architecture,
+                ipxe: true,
+            } => write!(f, "UEFI {} (iPXE)", name(architecture)),
+            ClientKind::HttpBoot(a) => write!(f, "UEFI HTTP boot {}", name(a)),
             ClientKind::Other => f.write_str("not a network boot"),
         }
     }
@@ -86,18 +96,19 @@ mod tests {
         let kind =
             |class: &[u8], arch: Option<&[u8]>| ClientKind::from_options(Some(class), arch, false);
         let bios = ClientKind::Bios { ipxe: false };
+        let uefi = |architecture| ClientKind::Uefi {
+            architecture,
+            ipxe: false,
+        };
         assert_eq!(
             kind(b"PXEClient:Arch:00000:UNDI:002001", Some(&[0, 0])),
             bios
         );
         assert_eq!(kind(b"PXEClient", None), bios);
-        assert_eq!(
-            kind(b"PXEClient:Arch:00007:UNDI:003016", None),
-            ClientKind::Uefi(7)
-        );
+        assert_eq!(kind(b"PXEClient:Arch:00007:UNDI:003016", None), uefi(7));
         assert_eq!(
             kind(b"PXEClient:Arch:00007:UNDI:003016", Some(&[0, 9])),
-            ClientKind::Uefi(9)
+            uefi(9)
         );
         assert_eq!(
             kind(b"HTTPClient:Arch:00016", Some(&[0, 16])),

@@ -4,6 +4,8 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
+use pnet::util::MacAddr;
+
 use crate::client::ClientKind;
 use crate::lease::NoAddress;
 use crate::settings::Mode;
@@ -57,6 +59,13 @@ pub enum BootEvent {
     NotServed {
         /// What kind of ROM.
         client: ClientKind,
+        /// The reason.
+        why: String,
+    },
+    /// It was not given its loader: its firmware goes on to the next boot entry.
+    SentToItsDisk {
+        /// The reason.
+        why: String,
     },
     /// Not answered, by decision.
     Ignored {
@@ -72,6 +81,15 @@ pub enum BootEvent {
     Declined {
         /// The address.
         address: Ipv4Addr,
+    },
+    /// Its address is in use by somebody else, who answered by ARP.
+    InUse {
+        /// The address.
+        address: Ipv4Addr,
+        /// Who.
+        by: MacAddr,
+        /// It is offered all the same, for want of another.
+        offered: bool,
     },
     /// It gave its address back.
     Released,
@@ -141,12 +159,14 @@ impl fmt::Display for BootEvent {
             BootEvent::Given { address } => write!(f, "given {address}"),
             BootEvent::Refused { wanted } => write!(f, "cannot have {wanted}, told to ask anew"),
             BootEvent::ProxyAnswered => f.write_str("told to boot from here (port 4011)"),
-            BootEvent::NotServed { client } => {
-                write!(
-                    f,
-                    "{client}, asks for boot: not answered, UEFI network boot is not served yet"
-                )
+            BootEvent::NotServed { client, why } => {
+                write!(f, "{client}, asks for boot: not answered, {why}")
             }
+            BootEvent::SentToItsDisk { why } => write!(
+                f,
+                "not given its boot loader, so that it goes on with its own disk: {}",
+                Text(why)
+            ),
             BootEvent::Ignored { why } => write!(f, "asks for boot: not answered, {}", Text(why)),
             BootEvent::NoAddress { why } => write!(f, "asks for boot: not answered, {why}"),
             BootEvent::Declined { address } => {
@@ -155,6 +175,22 @@ impl fmt::Display for BootEvent {
                     "found {address} in use by another machine; not given again for an hour"
                 )
             }
+            BootEvent::InUse {
+                address,
+                by,
+                offered: false,
+            } => write!(
+                f,
+                "not offered {address}, which {by} has; not given for an hour"
+            ),
+            BootEvent::InUse {
+                address,
+                by,
+                offered: true,
+            } => write!(
+                f,
+                "offered {address}, its address in `fixed`, although {by} has it: there is no `pool` for another"
+            ),
             BootEvent::Released => f.write_str("gave its address back"),
             BootEvent::Relayed => f.write_str(
                 "asks for boot through a DHCP relay: not answered, only this network is served",
@@ -213,6 +249,11 @@ pub enum Notice {
     /// Other DHCP servers could not be looked for.
     ProbeFailed {
         /// The reason.
+        why: String,
+    },
+    /// A file that only some machines need is not there.
+    Missing {
+        /// Which, and what to do.
         why: String,
     },
     /// Somebody asked for a file that is not served.
@@ -276,6 +317,7 @@ impl fmt::Display for Notice {
             Notice::ProbeFailed { why } => {
                 write!(f, "cannot look for other DHCP servers: {}", Text(why))
             }
+            Notice::Missing { why } => write!(f, "some machines cannot be booted: {why}"),
             Notice::NotFound { peer, name } => {
                 write!(f, "{peer} asked for {}: not served", Text(name))
             }

@@ -121,11 +121,13 @@ impl Leases {
         now: u64,
     ) -> Result<Ipv4Addr, NoAddress> {
         if let Some(&fixed) = range.fixed.get(&mac) {
-            return if self.is_declined(fixed, now) {
-                Err(NoAddress::FixedInUse(fixed))
-            } else {
-                Ok(fixed)
-            };
+            if !self.is_declined(fixed, now) {
+                return Ok(fixed);
+            }
+            // One of the pool will do for booting: without any it would go on with its own disk.
+            if range.pool.is_none() {
+                return Err(NoAddress::FixedInUse(fixed));
+            }
         }
         let (start, end) = range.pool.ok_or(NoAddress::NoPool)?;
         let usable = |address| range.is_free_for_all(address) && !self.is_declined(address, now);
@@ -169,8 +171,8 @@ impl Leases {
             .get(&mac)
             .is_some_and(|lease| lease.address == wanted);
         let may_have = match range.fixed.get(&mac) {
-            Some(&fixed) => fixed == wanted,
-            None => known && range.is_free_for_all(wanted),
+            Some(&fixed) if fixed == wanted || !self.is_declined(fixed, now) => fixed == wanted,
+            _ => known && range.is_free_for_all(wanted),
         };
         if may_have && !self.is_declined(wanted, now) {
             self.machines
@@ -229,11 +231,16 @@ impl Leases {
         {
             return false;
         }
-        self.machines.remove(&mac);
+        self.found_in_use(address, now);
+        true
+    }
+
+    /// Somebody unknown has this address: it is left alone for an hour.
+    pub fn found_in_use(&mut self, address: Ipv4Addr, now: u64) {
+        self.machines.retain(|_, lease| lease.address != address);
         self.declined.retain(|_, until| *until > now);
         self.declined
             .insert(address, now.saturating_add(DECLINED_SECONDS));
-        true
     }
 
     fn is_declined(&self, address: Ipv4Addr, now: u64) -> bool {
@@ -348,8 +355,20 @@ mod tests {
         assert_eq!(leases.offer(&range, mac(3), None, 0), Ok(ip(13)));
         leases.offer(&range, mac(1), None, 0).unwrap();
         assert!(leases.decline(mac(1), ip(11), 0));
+        // One of the pool has to do meanwhile, and it can be had.
+        assert_eq!(leases.offer(&range, mac(2), None, 9), Ok(ip(50)));
+        leases.found_in_use(ip(50), 200);
+        assert_eq!(leases.offer(&range, mac(2), None, 200), Ok(ip(13)));
         assert_eq!(
-            leases.offer(&range, mac(1), None, 9),
+            leases.request(&range, mac(2), ip(13), true, 200),
+            Requested::Granted(ip(13))
+        );
+        let no_pool = Range {
+            pool: None,
+            ..range.clone()
+        };
+        assert_eq!(
+            leases.offer(&no_pool, mac(1), None, 9),
             Err(NoAddress::FixedInUse(ip(11)))
         );
         assert_eq!(leases.offer(&range, mac(1), None, 4000), Ok(ip(11)));
@@ -397,8 +416,9 @@ mod tests {
                 if let Some(given) = given {
                     prop_assert!(!range.reserved.contains(&given));
                     match range.fixed.get(&who) {
-                        Some(&fixed) => prop_assert_eq!(fixed, given),
-                        None => prop_assert!(range.is_free_for_all(given)),
+                        Some(&fixed) if fixed == given => {}
+                        // Its own was declined.
+                        _ => prop_assert!(range.is_free_for_all(given)),
                     }
                     if let Some(&(owner, until)) = granted.get(&given) {
                         prop_assert!(owner == who || until <= now, "{} is {}'s", given, owner);

@@ -1,12 +1,12 @@
-//! The network boot service: DHCP for network-boot clients, ProxyDHCP, TFTP, and PXELINUX menus
+//! The network boot service: DHCP for network-boot clients, ProxyDHCP, TFTP, and boot menus
 //! made for each machine when it asks.
 //!
 //! [`serve`] runs it; what a machine boots is decided by the caller's [`Machines`]. Decisions about
 //! addresses ([`lease`]), answers ([`dhcp`]) and menus ([`boot_menu`]) are pure functions; the
 //! sockets around them are thin.
 //!
-//! Ordinary DHCP clients are never answered, whatever the mode: only clients that say they boot
-//! from the network (option 60 `PXEClient`).
+//! Ordinary DHCP clients are not answered unless `serve_all` says so: only clients that say they boot
+//! from the network (option 60 `PXEClient` or `HTTPClient`).
 
 pub mod boot_menu;
 mod boot_set;
@@ -18,6 +18,8 @@ mod event;
 mod interface;
 pub mod lease;
 mod lease_file;
+pub mod loader;
+mod mac_pattern;
 mod machines;
 mod peers;
 mod port_holder;
@@ -32,6 +34,8 @@ pub use client::ClientKind;
 pub use event::{BootEvent, MenuKind, Notice};
 pub use interface::{InterfaceError, server_address};
 pub use lease_file::LeaseFileError;
+pub use loader::Loader;
+pub use mac_pattern::{MacPattern, MacPatternError};
 pub use machines::{BootDecision, Machines};
 pub use port_holder::port_holders;
 pub use probe::{DhcpServer, ProbeError, probe};

@@ -45,6 +45,13 @@ pub trait Machines: Send + Sync + 'static {
     /// boot begins with [`BootEvent::Asked`] with a new transaction number.
     fn boot(&self, mac: MacAddr) -> BootDecision;
 
+    /// The same for a machine that `allow` and `deny` leave out; `None`, as by itself: it is left alone.
+    /// It is asked because a machine whose server already runs elsewhere must not start its own disk,
+    /// whatever the lists say.
+    fn boot_unlisted(&self, _mac: MacAddr) -> Option<BootDecision> {
+        None
+    }
+
     /// What was seen of a machine, for its record and the log: `{mac}: {event}` is a readable line.
     fn seen(&self, mac: MacAddr, event: &BootEvent);
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::net::Ipv4Addr;
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use dhcproto::Encodable;

@@ -6,15 +6,19 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::net::UdpSocket;
 
 use crate::boot_set::{BootSet, BootSetError};
 use crate::catalogue::Catalogue;
 use crate::dhcp::Server;
+use crate::dhcp::conflict::Conflicts;
 use crate::dhcp::service::Dhcp;
 use crate::event::Notice;
 use crate::interface::{Interface, InterfaceError};
 use crate::lease_file::{LeaseFile, LeaseFileError};
+use crate::loader::http_host;
 use crate::machines::Machines;
 use crate::peers::Peers;
 use crate::probe::probe;
@@ -76,7 +80,12 @@ pub async fn serve(
         Some(mask) => Subnet::new(address, mask).ok_or(SettingsError::Netmask(mask))?,
         None => subnet,
     };
-    let set = BootSet::read(&settings)?;
+    let (set, missing) = BootSet::read(&settings, address)?;
+    for error in &missing {
+        let why = error.to_string();
+        machines.noticed(&Notice::Missing { why });
+    }
+    let http = http_host(address, settings.http_port);
     let settings = Arc::new(settings);
     let peers = Arc::new(Peers::default());
     let mode = settings.mode;
@@ -107,8 +116,15 @@ pub async fn serve(
                     subnet,
                     router: settings.router,
                     dns: settings.dns.clone(),
+                    domain: settings.domain.clone(),
                     lease_seconds: settings.lease_seconds,
                     range,
+                    serve_all: settings.serve_all,
+                    http: http.clone(),
+                    signed_grub: settings.signed_grub(),
+                    bios_loader: settings.bios_loader,
+                    loaders: settings.loaders.clone(),
+                    files: set.files(),
                 },
                 settings: Arc::clone(&settings),
                 machines: Arc::clone(&machines),
@@ -116,6 +132,9 @@ pub async fn serve(
                 leases,
                 file,
                 frames: FrameSocket::open(&interface, false)?,
+                arp: arp_socket(&interface, mode)?,
+                own: interface.mac,
+                conflicts: Conflicts::default(),
             };
             Some((dhcp, port, proxy_port))
         }
@@ -127,6 +146,7 @@ pub async fn serve(
         settings: Arc::clone(&settings),
         machines: Arc::clone(&machines),
         peers,
+        http,
     }));
 
     let dhcp = async {
@@ -156,6 +176,20 @@ pub async fn serve(
         end = dhcp => end.map_err(|source| Error::Stopped { what: "DHCP", source }),
         end = files.serve(tftp_port) => end.map_err(|source| Error::Stopped { what: "TFTP", source }),
     }
+}
+
+/// For asking whether an address is in use before it is offered.
+fn arp_socket(interface: &Interface, mode: Mode) -> Result<Option<AsyncFd<FrameSocket>>, Error> {
+    if mode != Mode::Dhcp {
+        return Ok(None);
+    }
+    let socket = FrameSocket::arp(interface)?;
+    // SAFETY: the socket owns its descriptor, always returns that one, and closes it when dropped.
+    let registered = unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) };
+    registered.map(Some).map_err(|e| Error::Stopped {
+        what: "ARP",
+        source: e.into(),
+    })
 }
 
 /// Says once who else answers DHCP here. Beside the service, which does not wait for it.

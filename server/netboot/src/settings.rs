@@ -1,6 +1,6 @@
 //! What the administrator sets, and what it means on the interface that is there.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
@@ -8,6 +8,8 @@ use pnet::util::MacAddr;
 use serde::Deserialize;
 
 use crate::lease::Range;
+use crate::loader::Loader;
+use crate::mac_pattern::MacPattern;
 use crate::subnet::Subnet;
 
 /// How much of DHCP is done here.
@@ -58,12 +60,20 @@ pub struct Settings {
     pub router: Option<Ipv4Addr>,
     /// Name servers told to clients; default none.
     pub dns: Vec<Ipv4Addr>,
+    /// Domain name told to clients; default none.
+    pub domain: Option<String>,
+    /// Give addresses to machines that do not boot from the network, too (mode `dhcp`); default no.
+    pub serve_all: bool,
     /// Seconds an address is given for; default 3600, at least 120.
     pub lease_seconds: u32,
     /// Addresses that belong to one machine each, by MAC; they may lie inside or outside `pool`.
     pub fixed: BTreeMap<MacAddr, Ipv4Addr>,
-    /// If not empty, only these machines are answered.
-    pub allow: BTreeSet<MacAddr>,
+    /// If not empty, only these machines are booted.
+    pub allow: Vec<MacPattern>,
+    /// Machines that are not booted, also when `allow` names them.
+    pub deny: Vec<MacPattern>,
+    /// TCP port on which kernel and initial RAM disk can be had by HTTP; 0: by TFTP only.
+    pub http_port: u16,
     /// The kernel of the netboot image; default `/usr/share/p2v/vmlinuz`.
     pub kernel: PathBuf,
     /// The initial RAM disk of the netboot image; default `/usr/share/p2v/initrd`.
@@ -73,6 +83,25 @@ pub struct Settings {
     /// Its core module, of the same version; default Debian's
     /// `/usr/lib/syslinux/modules/bios/ldlinux.c32`.
     pub ldlinux: PathBuf,
+    /// The same that speaks HTTP; default Debian's `/usr/lib/PXELINUX/lpxelinux.0`.
+    pub lpxelinux: PathBuf,
+    /// What UEFI machines start first; default Debian's `/usr/lib/shim/shimx64.efi.signed`.
+    pub shim_x64: PathBuf,
+    /// What shim starts if `secure_boot`; default Debian's
+    /// `/usr/lib/grub/x86_64-efi-signed/grubnetx64.efi.signed`.
+    pub grub_x64: PathBuf,
+    /// What shim starts otherwise; default `/usr/share/p2v/grubx64.efi`.
+    pub grub_x64_unsigned: PathBuf,
+    /// Whether UEFI machines get the signed GRUB; default yes, but in mode `proxy`: it looks for its files
+    /// on the `next-server` of the site's DHCP server.
+    pub secure_boot: Option<bool>,
+    /// The boot loader for 32-bit UEFI; default `/usr/share/p2v/grubia32.efi`.
+    pub grub_ia32: PathBuf,
+    /// `pxelinux.0` or `lpxelinux.0` for all BIOS machines; default: `lpxelinux.0` where HTTP is served.
+    pub bios_loader: Option<Loader>,
+    /// Boot loaders of some machines, whatever they are taken for.
+    #[serde(skip)]
+    pub loaders: BTreeMap<MacAddr, Loader>,
     /// Where `leases.json` is kept; default `/var/lib/p2v`.
     pub state_dir: PathBuf,
     /// The user that a service started by root goes on as, for whoever starts it: nothing here
@@ -90,13 +119,25 @@ impl Default for Settings {
             netmask: None,
             router: None,
             dns: Vec::new(),
+            domain: None,
+            serve_all: false,
             lease_seconds: 3600,
             fixed: BTreeMap::new(),
-            allow: BTreeSet::new(),
+            allow: Vec::new(),
+            deny: Vec::new(),
+            http_port: 0,
             kernel: "/usr/share/p2v/vmlinuz".into(),
             initrd: "/usr/share/p2v/initrd".into(),
             pxelinux: "/usr/lib/PXELINUX/pxelinux.0".into(),
             ldlinux: "/usr/lib/syslinux/modules/bios/ldlinux.c32".into(),
+            lpxelinux: "/usr/lib/PXELINUX/lpxelinux.0".into(),
+            shim_x64: "/usr/lib/shim/shimx64.efi.signed".into(),
+            grub_x64: "/usr/lib/grub/x86_64-efi-signed/grubnetx64.efi.signed".into(),
+            grub_x64_unsigned: "/usr/share/p2v/grubx64.efi".into(),
+            secure_boot: None,
+            grub_ia32: "/usr/share/p2v/grubia32.efi".into(),
+            bios_loader: None,
+            loaders: BTreeMap::new(),
             state_dir: "/var/lib/p2v".into(),
             user: None,
         }
@@ -104,9 +145,20 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Whether this machine may be answered at all.
+    /// Whether the lists let this machine be booted. `deny` wins.
     pub fn allows(&self, mac: MacAddr) -> bool {
-        self.allow.is_empty() || self.allow.contains(&mac)
+        !self.denies(mac)
+            && (self.allow.is_empty() || self.allow.iter().any(|entry| entry.matches(mac)))
+    }
+
+    /// Whether UEFI machines get Debian's signed GRUB.
+    pub fn signed_grub(&self) -> bool {
+        self.secure_boot.unwrap_or(self.mode != Mode::Proxy)
+    }
+
+    /// Whether this machine is named as one that is left alone.
+    pub fn denies(&self, mac: MacAddr) -> bool {
+        self.deny.iter().any(|entry| entry.matches(mac))
     }
 }
 
@@ -273,6 +325,23 @@ mod tests {
         assert!(error(twice).contains("both"));
         assert!(error("[fixed]\n'52:54:00:00:00:01'='192.168.7.1'").contains("server"));
         assert!(error("[fixed]\n'52:54:00:00:00:01'='192.168.7.255'").contains("192.168.7.0/24"));
+    }
+
+    #[test]
+    fn deny_wins() {
+        let settings = |text| toml::from_str::<Settings>(text).unwrap();
+        let mac: MacAddr = "52:54:00:12:34:56".parse().unwrap();
+        for (text, allows) in [
+            ("", true),
+            ("allow=['52:54:00:*']", true),
+            ("allow=['52:54:01:*']", false),
+            ("allow=['52:54:00:12:34:56']\ndeny=['52:*']", false),
+            ("deny=['*']", false),
+            ("deny=['52:54:01:*']", true),
+        ] {
+            assert_eq!(settings(text).allows(mac), allows, "{text}");
+        }
+        assert!(toml::from_str::<Settings>("allow=['52:54']").is_err());
     }
 
     #[test]

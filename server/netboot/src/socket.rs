@@ -3,7 +3,7 @@
 use std::io;
 use std::mem::size_of;
 use std::net::{SocketAddrV4, UdpSocket};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use nix::sys::socket::{
     AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, SockaddrLike,
@@ -76,16 +76,31 @@ pub(crate) fn udp_port(
     })
 }
 
-/// IPv4 packets in Ethernet frames of our making, on one interface.
+/// IPv4 or ARP packets in Ethernet frames of our making, on one interface.
 #[derive(Debug)]
 pub(crate) struct FrameSocket {
     socket: OwnedFd,
     index: u32,
+    /// EtherType, as `ETH_P_IP`.
+    protocol: i32,
 }
 
 impl FrameSocket {
     /// Opens it. `hear`: also receive IPv4 packets; else nothing ever arrives in it.
     pub fn open(interface: &Interface, hear: bool) -> Result<FrameSocket, SocketError> {
+        FrameSocket::of_type(interface, libc::ETH_P_IP, hear)
+    }
+
+    /// One that sends and receives ARP packets.
+    pub fn arp(interface: &Interface) -> Result<FrameSocket, SocketError> {
+        FrameSocket::of_type(interface, libc::ETH_P_ARP, true)
+    }
+
+    fn of_type(
+        interface: &Interface,
+        protocol: i32,
+        hear: bool,
+    ) -> Result<FrameSocket, SocketError> {
         let failed = |errno: nix::Error| SocketError {
             action: format!("send raw frames on `{}`", interface.name),
             source: errno.into(),
@@ -102,6 +117,7 @@ impl FrameSocket {
         let frames = FrameSocket {
             socket,
             index: interface.index,
+            protocol,
         };
         if hear {
             let here = frames.address(MacAddr::zero());
@@ -115,7 +131,7 @@ impl FrameSocket {
         addr[..6].copy_from_slice(&to.octets());
         let raw = libc::sockaddr_ll {
             sll_family: libc::AF_PACKET as u16,
-            sll_protocol: (libc::ETH_P_IP as u16).to_be(),
+            sll_protocol: (self.protocol as u16).to_be(),
             sll_ifindex: self.index as i32,
             sll_hatype: 0,
             sll_pkttype: 0,
@@ -129,7 +145,7 @@ impl FrameSocket {
         address.expect("an AF_PACKET address of full length")
     }
 
-    /// Sends one IPv4 packet to a station.
+    /// Sends one packet to a station.
     pub fn send(&self, to: MacAddr, packet: &[u8]) -> io::Result<()> {
         sendto(
             self.socket.as_raw_fd(),
@@ -140,18 +156,24 @@ impl FrameSocket {
         Ok(())
     }
 
-    /// The socket, for `poll`.
-    pub fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        use std::os::fd::AsFd;
-        self.socket.as_fd()
-    }
-
-    /// One IPv4 packet that came in, if there is one.
+    /// One packet that came in, if there is one.
     pub fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
         match nix::sys::socket::recv(self.socket.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT) {
             Ok(len) => Ok(Some(len)),
             Err(nix::Error::EAGAIN | nix::Error::EINTR) => Ok(None),
             Err(e) => Err(e.into()),
         }
+    }
+}
+
+impl AsRawFd for FrameSocket {
+    fn as_raw_fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
+    }
+}
+
+impl AsFd for FrameSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }

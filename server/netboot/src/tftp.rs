@@ -132,6 +132,7 @@ impl Handler for Files {
     fn read_req_end(&mut self, client: &SocketAddr, path: &Path, end: ReadEnd) {
         let file = path.to_string_lossy().into_owned();
         let is_menu = !matches!(Wanted::parse(&file), Some(Wanted::File(_)));
+        let file = file.trim_start_matches('/').to_owned();
         let bytes = end.bytes;
         let event = match end.outcome {
             // That a menu was sent is said when it is made.

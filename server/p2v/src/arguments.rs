@@ -75,12 +75,7 @@ pub enum Command {
     Doctor,
     /// Boot old machines over the network (runs until stopped; see the p2v-serve unit). `allow` under [serve] in the
     /// settings names those that may be: without it every machine that boots from the network is
-    Serve {
-        /// Only print what to put into the site's own DHCP server, so that it sends machines here; p2v then runs with
-        /// mode = "off"
-        #[arg(long, value_name = "SERVER", value_enum)]
-        print: Option<DhcpServer>,
-    },
+    Serve(ServeOptions),
     /// The machines and their states
     List {
         /// How each machine's last boot over the network went, instead
@@ -374,4 +369,17 @@ mod tests {
             assert_eq!(arguments.global.state, Some("/tmp/s".into()));
         }
     }
+}
+
+/// Options of `p2v serve`.
+#[derive(Debug, clap::Args)]
+pub struct ServeOptions {
+    /// Boot each machine once, also across restarts of this service; then it goes on with its own disk, unless its
+    /// server runs on the Xen host
+    #[arg(long)]
+    pub once: bool,
+    /// Only print what to put into the site's own DHCP server, so that it sends machines here; p2v then runs with
+    /// mode = "off"
+    #[arg(long, value_name = "SERVER", value_enum)]
+    pub print: Option<DhcpServer>,
 }

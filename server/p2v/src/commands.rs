@@ -28,13 +28,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let json = arguments.global.json;
     let told = Told::new(json);
     // Neither needs what a Xen host has.
-    match arguments.command {
-        Command::Serve { print: None } => {
-            return serve::run(settings).map(|()| ExitCode::SUCCESS);
-        }
-        Command::Serve {
-            print: Some(server),
-        } => {
+    if let Command::Serve(options) = &arguments.command {
+        if let Some(server) = options.print {
             print!("{}", site_dhcp::print(server, &settings)?);
             if settings.serve.mode != Mode::Off {
                 eprintln!(
@@ -44,12 +39,12 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             }
             return Ok(ExitCode::SUCCESS);
         }
-        _ => {}
+        return serve::run(settings, options).map(|()| ExitCode::SUCCESS);
     }
     let host = Host::open(settings.xen.clone(), &settings.iface, &settings.state)
         .context("cannot use the machine records (root may; --state DIR tries it elsewhere)")?;
     match &arguments.command {
-        Command::Serve { .. } => Ok(ExitCode::SUCCESS),
+        Command::Serve(_) => Ok(ExitCode::SUCCESS),
         Command::Doctor => doctor::run(&host, &settings, json),
         Command::Config { name, write } => config(&host, &told, &name_of(name)?, *write),
         Command::Image { action } => image::run(&host.store, &settings, action, json),

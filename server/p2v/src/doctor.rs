@@ -143,7 +143,7 @@ fn allowed(settings: &Settings) -> Finding {
         count => finding(
             Severity::Good,
             what,
-            format!("{count} named in `allow`"),
+            format!("{count} entries in `allow`"),
             "",
         ),
     }

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 mod arguments;
+mod boot_policy;
 mod boots;
 mod commands;
 mod copying;

@@ -8,10 +8,12 @@ use anyhow::{Context, Result, bail};
 use p2v_aoe::MacAddr;
 use p2v_aoe::cmdline::BootArgs;
 use p2v_dom0::store::StoreError;
-use p2v_dom0::{State, Store, Timestamp};
+use p2v_dom0::{Store, Timestamp};
 use p2v_netboot::{BootDecision, BootEvent, Machines, Notice};
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::arguments::ServeOptions;
+use crate::boot_policy::{self, Facts, Rules, Verdict};
 use crate::boots::Boots;
 use crate::settings::{Machine, Settings};
 use crate::{privileges, service_manager};
@@ -23,25 +25,54 @@ struct Records {
     hosts: Vec<MacAddr>,
     known: BTreeMap<MacAddr, Machine>,
     boots: Boots,
+    /// Each machine boots the agent one time.
+    once: bool,
 }
 
 impl Records {
-    fn decide(&self, mac: MacAddr) -> Result<BootDecision, StoreError> {
-        if let Some(record) = self.store.by_mac(mac)?
-            && record.state == State::Released
-        {
-            return Ok(BootDecision::Hold {
-                message: format!(
-                    "This machine's server ({}) runs on the Xen host now. Switch this machine off: its old disk \
-                     must not start a second one.",
-                    record.name
-                ),
-            });
+    /// `listed`: `allow` and `deny` let the machine be booted. `None`: it is not one of ours.
+    fn decide(&self, mac: MacAddr, listed: bool) -> Result<Option<BootDecision>, StoreError> {
+        let record = self.store.by_mac(mac)?;
+        let settings = self.known.get(&mac);
+        let rules = Rules {
+            wish: settings.and_then(|machine| machine.boot),
+            listed,
+            once: self.once,
+        };
+        let name = record
+            .as_ref()
+            .map_or_else(String::new, |record| record.name.to_string());
+        let hold = |message| Ok(Some(BootDecision::Hold { message }));
+        let local = |why: &str| {
+            Ok(Some(BootDecision::LocalDisk {
+                why: why.to_owned(),
+            }))
+        };
+        match boot_policy::decide(record.as_ref().map(Facts::of), rules) {
+            Verdict::Agent => self.agent(mac, settings).map(Some),
+            Verdict::HoldReleased => hold(format!(
+                "This machine's server ({name}) runs on the Xen host now. Switch this machine off: its old disk must \
+                 not start a second one."
+            )),
+            Verdict::HoldMoved => hold(format!(
+                "This machine's server ({name}) was moved to the Xen host and runs from its copy there. Switch this \
+                 machine off: its old disk must not start a second one. (To have the old disk on the wire again, \
+                 read-only, say boot = \"agent\" for it under [machines] in p2v.toml.)"
+            )),
+            Verdict::Local => local("The Xen host's settings say so (boot = local)."),
+            Verdict::LocalAfterOnce => local(
+                "The Xen host has booted it once, and serves with --once. To boot it again, say boot = agent for it \
+                 under [machines] in p2v.toml.",
+            ),
+            Verdict::Ignore => Ok(Some(BootDecision::Ignore {
+                why: "the settings say boot = \"ignore\"".to_owned(),
+            })),
+            Verdict::NotOurs => Ok(None),
         }
-        let wanted = self
-            .known
-            .get(&mac)
-            .and_then(|machine| machine.name.as_ref());
+    }
+
+    fn agent(&self, mac: MacAddr, settings: Option<&Machine>) -> Result<BootDecision, StoreError> {
+        let wanted = settings.and_then(|machine| machine.name.as_ref());
         let facts = self
             .store
             .menu(mac, wanted, Timestamp::now())
@@ -53,26 +84,72 @@ impl Records {
                 }
                 _ => Err(error),
             })?;
-        Ok(BootDecision::Agent {
-            append: BootArgs::render(facts.shelf, &self.hosts, &facts.token),
-        })
+        let ours = BootArgs::render(facts.shelf, &self.hosts, &facts.token);
+        let append = match settings.map(Machine::kernel_arguments) {
+            Some(theirs) if !theirs.is_empty() => format!("{theirs} {ours}"),
+            _ => ours,
+        };
+        Ok(BootDecision::Agent { append })
+    }
+
+    /// It has the whole initial RAM disk: that was its one boot.
+    fn note_the_one_boot(&self, mac: MacAddr) {
+        let noted = self.store.by_mac(mac).and_then(|record| match record {
+            Some(record) if record.booted_once.is_none() => {
+                self.store.update(&record.name, |record| {
+                    let now = Timestamp::now();
+                    record.booted_once = Some(now);
+                    record.note(now, "booted once, as p2v serve --once does");
+                    Ok(())
+                })
+            }
+            _ => Ok(()),
+        });
+        if let Err(error) = noted {
+            eprintln!(
+                "{mac}: it may be booted a second time, because that it was cannot be noted: {error}"
+            );
+        }
+    }
+}
+
+fn held(mac: MacAddr, error: &StoreError) -> BootDecision {
+    eprintln!("{mac}: held, because its record cannot be used: {error}");
+    BootDecision::Hold {
+        message: format!(
+            "The Xen host cannot use its record of this machine, and its server may be running there, so its disk is \
+             not started.\n{error}"
+        ),
     }
 }
 
 impl Machines for Records {
     fn boot(&self, mac: MacAddr) -> BootDecision {
-        match self.decide(mac) {
-            Ok(decision) => decision,
+        match self.decide(mac, true) {
+            Ok(Some(decision)) => decision,
+            Ok(None) => BootDecision::Ignore {
+                why: "it is not on the list".to_owned(),
+            },
             // Its disk must not be started because of our trouble: its server may run as a domain.
-            Err(error) => {
-                eprintln!("{mac}: held, because its record cannot be used: {error}");
-                BootDecision::Hold {
-                    message: format!(
-                        "The Xen host cannot use its record of this machine, and its server may be running there, so \
-                         its disk is not started.\n{error}"
-                    ),
+            Err(error) => held(mac, &error),
+        }
+    }
+
+    fn boot_unlisted(&self, mac: MacAddr) -> Option<BootDecision> {
+        match self.decide(mac, false) {
+            Ok(decision) => {
+                if decision.is_some() {
+                    eprintln!(
+                        "{mac}: `allow` or `deny` leave it out, but its server is on this host: answered"
+                    );
                 }
+                decision
             }
+            // Other people's machines are not held up by a broken record, unless it speaks of them.
+            Err(error) => match self.store.names_in_unreadable(mac) {
+                true => Some(held(mac, &error)),
+                false => None,
+            },
         }
     }
 
@@ -82,6 +159,12 @@ impl Machines for Records {
             eprintln!("{mac}: has booted: {boot}");
         }
         service_manager::status(&format!("last: {mac}: {event}"));
+        if self.once
+            && let BootEvent::Fetched { file, .. } = event
+            && file == "initrd"
+        {
+            self.note_the_one_boot(mac);
+        }
     }
 
     fn noticed(&self, notice: &Notice) {
@@ -93,7 +176,7 @@ impl Machines for Records {
 }
 
 /// Serves until SIGINT or SIGTERM.
-pub fn run(settings: Settings) -> Result<()> {
+pub fn run(settings: Settings, options: &ServeOptions) -> Result<()> {
     let store = Store::open_for_boot_service(&settings.state)?;
     let hosts = hosts(&settings)?;
     let as_user = privileges::user(settings.serve.user.as_deref())?;
@@ -125,6 +208,7 @@ pub fn run(settings: Settings) -> Result<()> {
         hosts,
         known: settings.machines,
         boots: Boots::keep(&settings.serve.state_dir),
+        once: options.once,
     });
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -190,6 +274,7 @@ fn mac_of(iface: &str) -> Result<MacAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use p2v_dom0::State;
     use std::path::PathBuf;
 
     fn records() -> (tempfile::TempDir, Records) {
@@ -199,6 +284,7 @@ mod tests {
             hosts: vec![mac(0xaa)],
             known: BTreeMap::new(),
             boots: Boots::keep(dir.path()),
+            once: false,
         };
         (dir, records)
     }
@@ -254,17 +340,101 @@ mod tests {
         assert!(held(records.boot(mac(2))).contains(".lock"));
     }
 
+    fn set_state(records: &Records, name: &str, state: State) {
+        let name = name.parse().unwrap();
+        let changed = records.store.update(&name, |record| {
+            record.state = state;
+            Ok::<_, StoreError>(())
+        });
+        changed.unwrap();
+    }
+
     #[test]
-    fn a_machine_that_is_released_stays_where_it_is() {
-        let (_dir, records) = records();
+    fn a_machine_whose_server_is_here_stays_where_it_is_whatever_the_lists_say() {
+        let (dir, records) = records();
         append(records.boot(mac(1)));
-        records
-            .store
-            .update(&"e1".parse().unwrap(), |record| {
-                record.state = State::Released;
-                Ok::<_, StoreError>(())
-            })
-            .unwrap();
-        assert!(held(records.boot(mac(1))).contains("Switch this machine off"));
+        for (state, words) in [
+            (State::Released, "Switch this machine off"),
+            (State::Moved, "was moved to the Xen host"),
+        ] {
+            set_state(&records, "e1", state);
+            assert!(held(records.boot(mac(1))).contains(words));
+            assert!(held(records.boot_unlisted(mac(1)).unwrap()).contains(words));
+        }
+        set_state(&records, "e1", State::Running);
+        append(records.boot_unlisted(mac(1)).unwrap());
+        set_state(&records, "e1", State::Exported);
+        assert_eq!(records.boot_unlisted(mac(1)), None);
+        // Its record is broken, so nobody knows; a stranger is none of our business.
+        let text = fs::read_to_string(record(&dir, "e1")).unwrap();
+        fs::write(record(&dir, "e1"), &text[..text.len() / 2]).unwrap();
+        assert!(held(records.boot_unlisted(mac(1)).unwrap()).contains("e1.json"));
+        assert_eq!(records.boot_unlisted(mac(9)), None);
+    }
+
+    #[test]
+    fn a_strangers_name_is_not_taken_down() {
+        let (dir, records) = records();
+        assert_eq!(records.boot_unlisted(mac(1)), None);
+        assert!(!record(&dir, "e1").exists());
+    }
+
+    #[test]
+    fn once_is_once_also_after_a_restart() {
+        let (dir, mut first) = records();
+        first.once = true;
+        append(first.boot(mac(1)));
+        append(first.boot(mac(1)));
+        let fetched = |file: &str| BootEvent::Fetched {
+            file: file.into(),
+            bytes: 1,
+            elapsed: Default::default(),
+        };
+        first.seen(mac(1), &fetched("vmlinuz"));
+        append(first.boot(mac(1)));
+        first.seen(mac(1), &fetched("initrd"));
+        let again = Records {
+            store: Store::open(dir.path()).unwrap(),
+            hosts: vec![mac(0xaa)],
+            known: BTreeMap::new(),
+            boots: Boots::keep(dir.path()),
+            once: true,
+        };
+        for records in [&first, &again] {
+            assert!(matches!(
+                records.boot(mac(1)),
+                BootDecision::LocalDisk { .. }
+            ));
+            append(records.boot(mac(2)));
+        }
+        set_state(&again, "e1", State::Running);
+        append(again.boot(mac(1)));
+    }
+
+    #[test]
+    fn a_machines_own_settings() {
+        let (_dir, mut records) = records();
+        let machine = |text: &str| toml::from_str::<Machine>(text).unwrap();
+        let known = [
+            (mac(1), machine("boot='local'")),
+            (mac(2), machine("boot='ignore'")),
+            (
+                mac(3),
+                machine("console=['ttyS1,9600']\nappend='noapic'\nname='web'"),
+            ),
+        ];
+        records.known.extend(known);
+        assert!(matches!(
+            records.boot(mac(1)),
+            BootDecision::LocalDisk { .. }
+        ));
+        assert!(matches!(records.boot(mac(2)), BootDecision::Ignore { .. }));
+        assert!(append(records.boot(mac(3))).starts_with("console=ttyS1,9600 noapic p2v.shelf=1 "));
+        // An operator's line does not outweigh what is running.
+        append(records.boot(mac(3)));
+        set_state(&records, "web", State::Moved);
+        let settings = records.known.get_mut(&mac(3)).unwrap();
+        settings.boot = Some(boot_policy::Wish::Local);
+        held(records.boot(mac(3)));
     }
 }

@@ -7,9 +7,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use p2v_aoe::MacAddr;
 use p2v_dom0::name::MachineName;
+use p2v_netboot::{Loader, boot_menu};
 use serde::Deserialize;
 
 use crate::arguments::Global;
+use crate::boot_policy::Wish;
 
 /// Where settings are looked for when `--config` is not given.
 pub const SETTINGS_FILE: &str = "/etc/p2v/p2v.toml";
@@ -62,6 +64,26 @@ pub struct Machine {
     pub name: Option<MachineName>,
     /// The address it is given (mode `dhcp`).
     pub address: Option<Ipv4Addr>,
+    /// What it does when it boots from the network; by itself the agent, if it is allowed.
+    pub boot: Option<Wish>,
+    /// The boot loader it is given, whatever it is taken for.
+    pub loader: Option<Loader>,
+    /// Consoles of the agent's kernel, as in `console=`; by itself the screen and the first serial port.
+    pub console: Vec<String>,
+    /// More arguments for the agent's kernel.
+    pub append: String,
+}
+
+impl Machine {
+    /// What the agent's kernel is told beside p2v's own arguments.
+    pub fn kernel_arguments(&self) -> String {
+        let consoles = self.console.iter().map(|c| format!("console={c}"));
+        let mut arguments: Vec<String> = consoles.collect();
+        if !self.append.is_empty() {
+            arguments.push(self.append.clone());
+        }
+        arguments.join(" ")
+    }
 }
 
 impl Default for Settings {
@@ -123,6 +145,12 @@ impl Settings {
         for (mac, machine) in &settings.machines {
             if let Some(address) = machine.address {
                 settings.serve.fixed.insert(*mac, address);
+            }
+            if let Some(loader) = machine.loader {
+                settings.serve.loaders.insert(*mac, loader);
+            }
+            if let Err(wrong) = boot_menu::check_arguments(&machine.kernel_arguments()) {
+                bail!("`console` and `append` of {mac} under [machines] {wrong}");
             }
         }
         let mut names = BTreeMap::new();
@@ -201,7 +229,7 @@ mod tests {
 
     #[test]
     fn mistakes_are_named() {
-        let error = |text| format!("{:#}", Settings::parse(text).unwrap_err());
+        let error = |text: &str| format!("{:#}", Settings::parse(text).unwrap_err());
         assert!(error("ifcae = 'x'").contains("ifcae"));
         assert!(error("[serve]\niface = 'x'").contains("at the top"));
         assert!(error("[serve]\nmode = 'fast'").contains("fast"));
@@ -209,5 +237,10 @@ mod tests {
             "[machines.'52:54:00:00:00:01']\nname='a'\n[machines.'52:54:00:00:00:02']\nname='a'";
         assert!(error(twice).contains("both"));
         assert!(!error("[machines.'nonsense']\nname='a'").is_empty());
+        let machine = |text| error(&format!("[machines.'52:54:00:00:00:01']\n{text}"));
+        assert!(machine("append='a;b'").contains("52:54:00:00:00:01 under [machines] contain"));
+        assert!(machine("console=['ttyS1\\n']").contains("contain"));
+        assert!(machine("boot='disk'").contains("local"));
+        assert!(machine("loader='grub.efi'").contains("shimx64.efi"));
     }
 }

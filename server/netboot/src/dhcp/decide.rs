@@ -1,12 +1,17 @@
 //! What to do about a client's message: a pure function of the message, the settings, the leases
 //! and the time.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
+
+use pnet::util::MacAddr;
 
 use super::reply::{Reply, ReplyKind};
 use super::request::{MessageType, Request};
+use crate::boot_menu::BootFile;
 use crate::client::ClientKind;
 use crate::lease::{Leases, NoAddress, Range, Requested};
+use crate::loader::{self, BootTarget, Loader};
 use crate::subnet::Subnet;
 
 /// Which port the message came to.
@@ -29,10 +34,60 @@ pub struct Server {
     pub router: Option<Ipv4Addr>,
     /// Name servers.
     pub dns: Vec<Ipv4Addr>,
+    /// Domain name (option 15).
+    pub domain: Option<String>,
     /// Seconds.
     pub lease_seconds: u32,
     /// What may be given away; `None`: a proxy, which gives no addresses.
     pub range: Option<Range>,
+    /// Addresses for machines that do not boot from the network, too.
+    pub serve_all: bool,
+    /// What stands in URLs, where HTTP is served.
+    pub http: Option<String>,
+    /// UEFI machines get Debian's signed GRUB, which has no HTTP.
+    pub signed_grub: bool,
+    /// The loader for BIOS machines, if it is set.
+    pub bios_loader: Option<Loader>,
+    /// Loaders for some machines.
+    pub loaders: BTreeMap<MacAddr, Loader>,
+    /// The files there are: a loader that is not installed cannot be told.
+    pub files: BTreeSet<BootFile>,
+}
+
+impl Server {
+    /// What the client is told to boot; `None`: it does not boot from the network.
+    ///
+    /// # Errors
+    /// Why its kind is not served.
+    fn boot_target(&self, request: &Request) -> Result<Option<BootTarget>, String> {
+        if request.client == ClientKind::Other {
+            return Ok(None);
+        }
+        let wish = self.loaders.get(&request.mac).copied();
+        if request.client == ClientKind::HttpBoot(0x10) && self.signed_grub {
+            let why =
+                "Debian's signed GRUB speaks no HTTP: boot it by PXE, or set `secure_boot = false`";
+            return Err(why.to_owned());
+        }
+        let http = self.http.is_some();
+        let Some(loader) = loader::choose(request.client, wish, self.bios_loader, http) else {
+            return Err(match request.client {
+                ClientKind::HttpBoot(0x10) => "HTTP is not served (`http_port` is 0)".to_owned(),
+                _ => "there is no boot loader for such machines".to_owned(),
+            });
+        };
+        if let Some(file) = loader.file()
+            && !self.files.contains(&file)
+        {
+            return Err(format!("its boot loader {loader} is not installed"));
+        }
+        Ok(Some(BootTarget::new(
+            request.client,
+            loader,
+            request.mac,
+            self.http.as_deref(),
+        )))
+    }
 }
 
 /// What to do.
@@ -42,8 +97,8 @@ pub enum Action {
     Answer(Reply),
     /// Nothing for us, and nothing to tell anybody: not a network boot, or another server's.
     NotForUs,
-    /// A network boot of a kind that is not served.
-    NotServed,
+    /// A network boot of a kind that is not served; the reason.
+    NotServed(String),
     /// There is no address for it.
     NoAddress(NoAddress),
     /// The client found this address in use by somebody else.
@@ -87,16 +142,18 @@ pub fn decide(
     ) {
         return Action::NotForUs;
     }
-    match request.client {
-        ClientKind::Other => return Action::NotForUs,
-        ClientKind::Uefi(_) | ClientKind::HttpBoot(_) => return Action::NotServed,
-        ClientKind::Bios { .. } => {}
+    if request.client == ClientKind::Other && !(server.serve_all && server.range.is_some()) {
+        return Action::NotForUs;
     }
+    let boot = match server.boot_target(request) {
+        Ok(boot) => boot,
+        Err(why) => return Action::NotServed(why),
+    };
     if !request.giaddr.is_unspecified() {
         return Action::Relayed;
     }
 
-    let answer = |kind, yours| Action::Answer(Reply::new(request, kind, yours));
+    let answer = |kind, yours| Action::Answer(Reply::new(request, kind, yours, boot.clone()));
     match (&server.range, port, request.message_type) {
         (None, Port::Dhcp, MessageType::Discover) => answer(ReplyKind::Offer, None),
         // Requests on port 67 are for the server whose address the client takes.
@@ -131,7 +188,6 @@ pub fn decide(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pnet::util::MacAddr;
 
     const SERVER: Ipv4Addr = Ipv4Addr::new(192, 168, 7, 1);
     const FIRST: Ipv4Addr = Ipv4Addr::new(192, 168, 7, 200);
@@ -142,6 +198,13 @@ mod tests {
             subnet: Subnet::new(SERVER, Ipv4Addr::new(255, 255, 255, 0)).unwrap(),
             router: None,
             dns: vec![],
+            domain: None,
+            serve_all: false,
+            http: None,
+            signed_grub: false,
+            bios_loader: None,
+            loaders: BTreeMap::new(),
+            files: [BootFile::Pxelinux, BootFile::ShimX64].into(),
             lease_seconds: 600,
             range: dhcp.then(|| Range {
                 pool: Some((FIRST, Ipv4Addr::new(192, 168, 7, 201))),
@@ -165,6 +228,17 @@ mod tests {
             client: ClientKind::Bios { ipxe: false },
             machine_id: Some(vec![0; 17]),
         }
+    }
+
+    fn uefi(architecture: u16) -> ClientKind {
+        ClientKind::Uefi {
+            architecture,
+            ipxe: false,
+        }
+    }
+
+    fn has(bytes: &[u8], option: &[u8]) -> bool {
+        bytes[240..].windows(option.len()).any(|w| w == option)
     }
 
     fn reply(action: Action) -> Reply {
@@ -195,6 +269,88 @@ mod tests {
         assert!(has(b"\x35\x01\x02") && has(b"\x3c\x09PXEClient"));
         assert!(has(b"\x2b\x04\x06\x01\x08\xff") && has(b"\x61\x11\0\0\0"));
         assert!(has(b"\x43\x0bpxelinux.0\0"));
+    }
+
+    #[test]
+    fn a_uefi_machine_is_not_told_of_boot_servers_and_gets_it_all_again_on_4011() {
+        for dhcp in [true, false] {
+            let (server, mut leases) = (server(dhcp), Leases::default());
+            let mut request = Request {
+                client: uefi(7),
+                ..ask(MessageType::Discover)
+            };
+            let offer = reply(decide(&request, Port::Dhcp, &server, &mut leases, 0));
+            request.message_type = MessageType::Request;
+            request.ciaddr = FIRST;
+            let again = reply(decide(&request, Port::Proxy, &server, &mut leases, 0));
+            for answer in [offer, again] {
+                let bytes = answer.encode(&request, &server).unwrap();
+                assert_eq!(bytes[20..24], SERVER.octets());
+                assert_eq!(bytes[44..56], *b"192.168.7.1\0");
+                assert_eq!(bytes[108..120], *b"shimx64.efi\0");
+                assert!(has(&bytes, b"\x43\x0cshimx64.efi\0"));
+                assert_eq!(
+                    has(&bytes, b"\x3c\x09PXEClient"),
+                    answer.yours.is_none(),
+                    "the class is for a proxy's answer"
+                );
+                assert!(!has(&bytes, b"\x2b\x04\x06\x01\x08\xff"));
+            }
+        }
+    }
+
+    #[test]
+    fn http_boot_and_lpxelinux_are_told_where_http_is() {
+        let (mut server, mut leases) = (server(true), Leases::default());
+        server.http = Some("192.168.7.1".into());
+        server.files.insert(BootFile::Lpxelinux);
+        let mut request = Request {
+            client: ClientKind::HttpBoot(0x10),
+            ..ask(MessageType::Discover)
+        };
+        server.signed_grub = true;
+        let action = decide(&request, Port::Dhcp, &server, &mut leases, 0);
+        assert!(matches!(&action, Action::NotServed(why) if why.contains("secure_boot")));
+        server.signed_grub = false;
+        let offer = reply(decide(&request, Port::Dhcp, &server, &mut leases, 0));
+        let bytes = offer.encode(&request, &server).unwrap();
+        assert!(has(&bytes, b"\x3c\x0aHTTPClient"));
+        assert!(has(&bytes, b"\x43\x1ehttp://192.168.7.1/shimx64.efi"));
+        assert_eq!(bytes[108], 0, "the URL is in option 67 alone");
+        request.client = ClientKind::Bios { ipxe: false };
+        let offer = reply(decide(&request, Port::Dhcp, &server, &mut leases, 0));
+        let bytes = offer.encode(&request, &server).unwrap();
+        assert_eq!(bytes[108..120], *b"lpxelinux.0\0");
+        assert!(has(&bytes, b"\xd1\x22lpxelinux.cfg/01-52-54-00-00-00-01"));
+        server.loaders.insert(request.mac, Loader::Pxelinux);
+        let offer = reply(decide(&request, Port::Dhcp, &server, &mut leases, 0));
+        let bytes = offer.encode(&request, &server).unwrap();
+        assert_eq!(bytes[108..119], *b"pxelinux.0\0");
+        assert!(!has(&bytes, b"lpxelinux"));
+    }
+
+    #[test]
+    fn with_serve_all_others_get_an_address_and_nothing_to_boot() {
+        let (mut server, mut leases) = (server(true), Leases::default());
+        server.serve_all = true;
+        server.domain = Some("example.org".into());
+        let request = Request {
+            client: ClientKind::Other,
+            machine_id: None,
+            ..ask(MessageType::Discover)
+        };
+        let offer = reply(decide(&request, Port::Dhcp, &server, &mut leases, 0));
+        let bytes = offer.encode(&request, &server).unwrap();
+        assert_eq!(bytes[16..20], FIRST.octets());
+        assert!(has(&bytes, b"\x0f\x0bexample.org"));
+        assert_eq!((bytes[108], &bytes[20..24]), (0, &[0; 4][..]));
+        for option in [&b"\x3c\x09PXEClient"[..], b"\x43\x0b", b"\x42\x0c"] {
+            assert!(!has(&bytes, option), "{option:?}");
+        }
+        // A proxy has no addresses to give, whatever is set.
+        server.range = None;
+        let action = decide(&request, Port::Dhcp, &server, &mut leases, 0);
+        assert_eq!(action, Action::NotForUs);
     }
 
     #[test]
@@ -264,14 +420,21 @@ mod tests {
                     );
                 }
             }
-            let uefi = Request {
-                client: ClientKind::Uefi(7),
-                ..ask(MessageType::Discover)
-            };
-            assert_eq!(
-                decide(&uefi, Port::Dhcp, &server, &mut leases, 0),
-                Action::NotServed
-            );
+            for (client, why) in [
+                (uefi(0x0B), "no boot loader for such machines"),
+                (uefi(6), "grubia32.efi is not installed"),
+                (ClientKind::HttpBoot(0x10), "`http_port` is 0"),
+            ] {
+                let request = Request {
+                    client,
+                    ..ask(MessageType::Discover)
+                };
+                let action = decide(&request, Port::Dhcp, &server, &mut leases, 0);
+                assert!(
+                    matches!(&action, Action::NotServed(said) if said.contains(why)),
+                    "{action:?}"
+                );
+            }
             let relayed = Request {
                 giaddr: SERVER,
                 ..ask(MessageType::Discover)

@@ -1,6 +1,7 @@
 //! DHCP for network-boot clients: what they ask ([`parse`]), what they are told ([`decide`]), and
 //! the service on ports 67 and 4011.
 
+pub(crate) mod conflict;
 mod decide;
 mod reply;
 mod request;

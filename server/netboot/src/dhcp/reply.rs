@@ -2,19 +2,21 @@
 
 use std::net::Ipv4Addr;
 
-use dhcproto::v4::{self, DhcpOption, Flags, Message, Opcode};
+use dhcproto::v4::{self, DhcpOption, DhcpOptions, Flags, Message, Opcode, UnknownOption};
 use dhcproto::{Encodable, error::EncodeError};
 
 use super::decide::Server;
 use super::request::Request;
+use crate::loader::BootTarget;
 
 /// Old ROMs and relays drop anything shorter (RFC 1542, section 2.1: 300 bytes).
 const LEN_MIN: usize = 300;
 /// PXE specification 2.1, table 2-1: discovery control (6), one byte, bit 3: take the boot file
 /// from this message, look for no boot server; end.
 const PXE_NO_DISCOVERY: [u8; 4] = [6, 1, 8, 255];
-/// What BIOS machines are told to fetch.
-pub(crate) const BIOS_BOOT_FILE: &str = "pxelinux.0";
+
+/// RFC 5071, section 4: the configuration file of PXELINUX.
+const CONFIG_FILE: u8 = 209;
 
 /// What an answer is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,13 +41,20 @@ pub struct Reply {
     pub to: Ipv4Addr,
     /// To the client's own hardware address (else to everybody's).
     pub to_hardware: bool,
+    /// What to boot; `None` for a client that does not boot from the network.
+    pub boot: Option<BootTarget>,
 }
 
 impl Reply {
     /// Decides where it goes, as RFC 2131, section 4.1, last paragraphs, says (there are no
     /// relays here): a client with an address gets it there; one without, at the address it is
     /// given, unless it set the broadcast flag.
-    pub(crate) fn new(request: &Request, kind: ReplyKind, yours: Option<Ipv4Addr>) -> Reply {
+    pub(crate) fn new(
+        request: &Request,
+        kind: ReplyKind,
+        yours: Option<Ipv4Addr>,
+        boot: Option<BootTarget>,
+    ) -> Reply {
         let nak = kind == ReplyKind::Nak;
         let to = match yours {
             _ if nak => None,
@@ -58,6 +67,7 @@ impl Reply {
             yours,
             to: to.unwrap_or(Ipv4Addr::BROADCAST),
             to_hardware: to.is_some(),
+            boot,
         }
     }
 
@@ -84,17 +94,11 @@ impl Reply {
         }));
         options.insert(DhcpOption::ServerIdentifier(server.address));
         if self.kind != ReplyKind::Nak {
-            options.insert(DhcpOption::ClassIdentifier(b"PXEClient".to_vec()));
-            options.insert(DhcpOption::VendorExtensions(PXE_NO_DISCOVERY.to_vec()));
-            // Also as options, NUL-terminated: some ROMs read only these, and not all mind a length.
-            options.insert(DhcpOption::TFTPServerName(
-                format!("{}\0", server.address).into_bytes(),
-            ));
-            options.insert(DhcpOption::BootfileName(
-                format!("{BIOS_BOOT_FILE}\0").into_bytes(),
-            ));
-            if let Some(id) = &request.machine_id {
-                options.insert(DhcpOption::ClientMachineIdentifier(id.clone()));
+            if let Some(boot) = &self.boot {
+                boot_options(options, boot, server, self.yours.is_some());
+                if let Some(id) = &request.machine_id {
+                    options.insert(DhcpOption::ClientMachineIdentifier(id.clone()));
+                }
             }
             if let Some(yours) = self.yours {
                 options.insert(DhcpOption::AddressLeaseTime(server.lease_seconds));
@@ -106,16 +110,56 @@ impl Reply {
                 if !server.dns.is_empty() {
                     options.insert(DhcpOption::DomainNameServer(server.dns.clone()));
                 }
+                if let Some(domain) = &server.domain {
+                    options.insert(DhcpOption::DomainName(domain.clone()));
+                }
                 message.set_yiaddr(yours);
             }
-            message
-                .set_ciaddr(request.ciaddr)
-                .set_siaddr(server.address)
-                .set_sname_str(server.address.to_string())
-                .set_fname_str(BIOS_BOOT_FILE);
+            message.set_ciaddr(request.ciaddr);
+            if let Some(boot) = &self.boot {
+                message.set_siaddr(server.address);
+                // A URL is in the option only, where it has room.
+                if !boot.http_client {
+                    message
+                        .set_sname_str(server.address.to_string())
+                        .set_fname_str(&boot.file);
+                }
+            }
         }
         let mut bytes = message.to_vec()?;
         bytes.resize(bytes.len().max(LEN_MIN), 0);
         Ok(bytes)
+    }
+}
+
+/// `with_address`: the answer is a DHCP server's, not a proxy's.
+fn boot_options(options: &mut DhcpOptions, boot: &BootTarget, server: &Server, with_address: bool) {
+    // EDK2 (PxeBcDhcp4.c, PxeBcParseDhcp4Packet) takes an offer of an address with this class and without
+    // option 43 for a boot information negotiation layer's, and asks on port 4011 where none is.
+    if boot.http_client {
+        options.insert(DhcpOption::ClassIdentifier(b"HTTPClient".to_vec()));
+    } else if boot.no_discovery || !with_address {
+        options.insert(DhcpOption::ClassIdentifier(b"PXEClient".to_vec()));
+    }
+    if boot.http_client {
+        // EDK2 takes the length as it is, and a NUL would be part of the URL.
+        options.insert(DhcpOption::BootfileName(boot.file.clone().into_bytes()));
+        return;
+    }
+    if boot.no_discovery {
+        options.insert(DhcpOption::VendorExtensions(PXE_NO_DISCOVERY.to_vec()));
+    }
+    // Also as options, NUL-terminated: some ROMs read only these, and not all mind a length.
+    options.insert(DhcpOption::TFTPServerName(
+        format!("{}\0", server.address).into_bytes(),
+    ));
+    options.insert(DhcpOption::BootfileName(
+        format!("{}\0", boot.file).into_bytes(),
+    ));
+    if let Some(config) = &boot.config_file {
+        options.insert(DhcpOption::Unknown(UnknownOption::new(
+            CONFIG_FILE.into(),
+            config.clone().into_bytes(),
+        )));
     }
 }

@@ -3,11 +3,13 @@
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use pnet::util::MacAddr;
+use tokio::io::unix::AsyncFd;
 use tokio::net::UdpSocket;
 
+use super::conflict::{self, Conflicts, Waiting};
 use super::decide::{Action, Port, Server, decide};
 use super::reply::{Reply, ReplyKind};
 use super::request::{MessageType, Request, parse};
@@ -30,6 +32,11 @@ pub(crate) struct Dhcp {
     pub leases: Leases,
     pub file: LeaseFile,
     pub frames: FrameSocket,
+    /// Hears and sends ARP, in mode `dhcp`.
+    pub arp: Option<AsyncFd<FrameSocket>>,
+    /// Our hardware address.
+    pub own: MacAddr,
+    pub conflicts: Conflicts,
 }
 
 impl Dhcp {
@@ -38,7 +45,22 @@ impl Dhcp {
     pub async fn serve(mut self, dhcp: UdpSocket, proxy: Option<UdpSocket>) -> io::Result<()> {
         let (mut one, mut other) = ([0; 2048], [0; 2048]);
         loop {
+            let due = self.conflicts.next();
             let received = tokio::select! {
+                claim = claimed(self.arp.as_ref()) => {
+                    let (address, by) = claim?;
+                    if let Some(waiting) = self.conflicts.heard(address, by) {
+                        self.in_use(address, by, &waiting);
+                        self.answer_and_send(&waiting.request, waiting.port, &proxy, None).await;
+                    }
+                    continue;
+                }
+                () = until(due) => {
+                    for waiting in self.conflicts.due(Instant::now()) {
+                        self.answer_and_send(&waiting.request, waiting.port, &proxy, None).await;
+                    }
+                    continue;
+                }
                 got = dhcp.recv_from(&mut one) => got.map(|(len, from)| (Port::Dhcp, &one[..len], from)),
                 got = receive(proxy.as_ref(), &mut other) => got.map(|(len, from)| (Port::Proxy, &other[..len], from)),
             };
@@ -50,47 +72,93 @@ impl Dhcp {
             };
             // What cannot be read is not for us, and there is nobody to tell: a LAN is full of it.
             let Ok(request) = parse(bytes) else { continue };
-            let Some(reply) = self.answer(&request, port).await else {
-                continue;
-            };
-            let sent = match (port, &proxy) {
-                (Port::Proxy, Some(proxy)) => self.send_back(proxy, &request, &reply, from).await,
-                _ => self.send_frame(&request, &reply),
-            };
-            if let Err(e) = sent {
-                let why = format!("{}: cannot send the DHCP answer: {e}", request.mac);
-                self.machines.noticed(&Notice::Failed { why });
-            }
+            self.answer_and_send(&request, port, &proxy, Some(from))
+                .await;
         }
+    }
+
+    async fn answer_and_send(
+        &mut self,
+        request: &Request,
+        port: Port,
+        proxy: &Option<UdpSocket>,
+        from: Option<SocketAddr>,
+    ) {
+        let Some(reply) = self.answer(request, port).await else {
+            return;
+        };
+        let sent = match (port, proxy, from) {
+            (Port::Proxy, Some(proxy), Some(from)) => {
+                self.send_back(proxy, request, &reply, from).await
+            }
+            _ => self.send_frame(request, &reply),
+        };
+        if let Err(e) = sent {
+            let why = format!("{}: cannot send the DHCP answer: {e}", request.mac);
+            self.machines.noticed(&Notice::Failed { why });
+        }
+    }
+
+    /// Before an address is offered, it is asked for by ARP; whether it must be waited for.
+    fn is_to_be_asked_for(&mut self, request: &Request, port: Port, action: &Action) -> bool {
+        let Action::Answer(Reply {
+            kind: ReplyKind::Offer,
+            yours: Some(address),
+            ..
+        }) = action
+        else {
+            return false;
+        };
+        let (address, now) = (*address, Instant::now());
+        let Some(arp) = &self.arp else { return false };
+        if self.conflicts.is_free(address, now) {
+            return false;
+        }
+        let question = conflict::probe(self.own, address);
+        if self.conflicts.wait(address, request.clone(), port, now)
+            && let Err(e) = arp.get_ref().send(MacAddr::broadcast(), &question)
+        {
+            // Offered unasked, as in a network where nobody answers.
+            let why = format!("{}: cannot ask by ARP who has {address}: {e}", request.mac);
+            self.machines.noticed(&Notice::Failed { why });
+        }
+        true
+    }
+
+    fn in_use(&mut self, address: Ipv4Addr, by: MacAddr, waiting: &Waiting) {
+        let mac = waiting.request.mac;
+        let Some(range) = &self.server.range else {
+            return;
+        };
+        // Without an address the machine would start its own disk, which may be a second server.
+        let offered = range.pool.is_none() && range.fixed.get(&mac) == Some(&address);
+        if offered {
+            self.conflicts.assume_free(address, Instant::now());
+        } else {
+            self.leases.found_in_use(address, seconds_since_1970());
+        }
+        let event = BootEvent::InUse {
+            address,
+            by,
+            offered,
+        };
+        self.machines.seen(mac, &event);
     }
 
     async fn answer(&mut self, request: &Request, port: Port) -> Option<Reply> {
         let mac = request.mac;
-        if !self.settings.allows(mac) {
+        let asks = matches!(
+            request.message_type,
+            MessageType::Discover | MessageType::Request
+        );
+        let wanted = match request.client {
+            // The lists are of machines to boot, but what is denied is left alone altogether.
+            ClientKind::Other => !self.settings.denies(mac),
+            _ if asks => self.is_to_be_booted(request).await,
+            _ => self.settings.allows(mac),
+        };
+        if !wanted {
             return None;
-        }
-        if matches!(request.client, ClientKind::Bios { .. })
-            && matches!(
-                request.message_type,
-                MessageType::Discover | MessageType::Request
-            )
-        {
-            let machines = Arc::clone(&self.machines);
-            match tokio::task::spawn_blocking(move || machines.boot(mac)).await {
-                Ok(BootDecision::Ignore { why }) => {
-                    if request.message_type == MessageType::Discover {
-                        self.machines.seen(mac, &BootEvent::Ignored { why });
-                    }
-                    return None;
-                }
-                Ok(_) => {}
-                Err(e) => {
-                    // Answered all the same, so that it fetches its menu, which holds it: without an
-                    // answer it would go on with its own disk.
-                    let why = format!("{mac}: no decision: {e}");
-                    self.machines.noticed(&Notice::Failed { why });
-                }
-            }
         }
 
         let mut leases = self.leases.clone();
@@ -101,16 +169,22 @@ impl Dhcp {
             &mut leases,
             seconds_since_1970(),
         );
+        if self.is_to_be_asked_for(request, port, &action) {
+            // Held for it meanwhile.
+            self.leases = leases;
+            return None;
+        }
         let (reply, event) = match action {
             Action::Answer(reply) => {
                 let event = answered(request, port, &reply);
                 (Some(reply), event)
             }
             Action::NotForUs => (None, None),
-            Action::NotServed => (
+            Action::NotServed(why) => (
                 None,
                 Some(BootEvent::NotServed {
                     client: request.client,
+                    why,
                 }),
             ),
             Action::NoAddress(why) => (None, Some(BootEvent::NoAddress { why })),
@@ -153,6 +227,33 @@ impl Dhcp {
             self.machines.seen(mac, &event);
         }
         reply
+    }
+
+    /// Whether a client that boots from the network is answered, as far as the caller decides it.
+    async fn is_to_be_booted(&self, request: &Request) -> bool {
+        let (mac, listed) = (request.mac, self.settings.allows(request.mac));
+        let machines = Arc::clone(&self.machines);
+        let decided = tokio::task::spawn_blocking(move || match listed {
+            true => Some(machines.boot(mac)),
+            false => machines.boot_unlisted(mac),
+        });
+        match decided.await {
+            Ok(None) => false,
+            Ok(Some(BootDecision::Ignore { why })) => {
+                if request.message_type == MessageType::Discover {
+                    self.machines.seen(mac, &BootEvent::Ignored { why });
+                }
+                false
+            }
+            Ok(Some(_)) => true,
+            Err(e) => {
+                // Answered all the same, so that it fetches its menu, which holds it: without an
+                // answer it would go on with its own disk.
+                let why = format!("{mac}: no decision: {e}");
+                self.machines.noticed(&Notice::Failed { why });
+                true
+            }
+        }
     }
 
     /// To a client on port 67: in a frame of our own making, always. One without an address
@@ -205,6 +306,35 @@ fn answered(request: &Request, port: Port, reply: &Reply) -> Option<BootEvent> {
             BootEvent::Refused { wanted }
         }
     })
+}
+
+/// The next claim of an address that is heard.
+async fn claimed(arp: Option<&AsyncFd<FrameSocket>>) -> io::Result<(Ipv4Addr, MacAddr)> {
+    let Some(arp) = arp else {
+        return std::future::pending().await;
+    };
+    let mut buffer = [0; 64];
+    loop {
+        let mut ready = arp.readable().await?;
+        match ready.get_inner().receive(&mut buffer) {
+            Ok(Some(len)) => {
+                if let Some(claim) = conflict::claim(buffer.get(..len).unwrap_or_default()) {
+                    return Ok(claim);
+                }
+            }
+            Ok(None) => ready.clear_ready(),
+            // The interface went down: it may come back.
+            Err(e) if e.raw_os_error() == Some(libc::ENETDOWN) => ready.clear_ready(),
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+async fn until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due.into()).await,
+        None => std::future::pending().await,
+    }
 }
 
 async fn receive(socket: Option<&UdpSocket>, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)> {

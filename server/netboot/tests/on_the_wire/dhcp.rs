@@ -225,10 +225,61 @@ fn an_address_survives_a_restart_of_the_service() {
 }
 
 #[test]
-fn lists_decisions_and_uefi_machines() {
+fn an_address_that_somebody_has_is_not_offered() {
     let lab = Lab::with_address();
     let mut settings = lab.settings(Mode::Dhcp);
-    settings.allow.insert(MAC);
+    // The wire's other end has the first address of the pool, and another machine's own.
+    settings.pool = Some(Pool {
+        start: crate::lab::CLIENT,
+        end: Ipv4Addr::new(192, 168, 7, 3),
+    });
+    let _service = lab.serve(settings);
+    let other = MacAddr::new(0x52, 0x54, 0, 0, 0, 9);
+    let socket = client_port(&lab, Duration::from_secs(3));
+    let discover = message(
+        1,
+        other,
+        0x80,
+        Ipv4Addr::UNSPECIFIED,
+        &[&pxe(BIOS_CLASS, 0)],
+    );
+    let (reply, _) = ask(&socket, &discover);
+    assert_eq!(reply[16..20], [192, 168, 7, 3]);
+    lab.recorder.wait_for(
+        "52:54:00:00:00:09: not offered 192.168.7.2, which 52:54:00:12:34:56 has; not given for an hour",
+    );
+    // Nobody has this one: it is not asked for again.
+    let asked = Instant::now();
+    ask(&socket, &discover);
+    assert!(asked.elapsed() < Duration::from_millis(400));
+}
+
+#[test]
+fn with_serve_all_an_ordinary_client_gets_an_address_and_nothing_to_boot() {
+    let lab = Lab::new();
+    let mut settings = lab.settings(Mode::Dhcp);
+    settings.serve_all = true;
+    settings.domain = Some("example.org".into());
+    // The list is of machines to boot.
+    settings.allow.push("00:*".parse().unwrap());
+    let _service = lab.serve(settings);
+    let (output, seen) = udhcpc(&lab, "udhcp 1.35", &[]);
+    assert!(output.status.success(), "{output:?}");
+    for line in ["ip=192.168.7.200", "domain=example.org"] {
+        assert!(seen.lines().any(|l| l == line), "{line}: {seen}");
+    }
+    assert!(
+        !seen.contains("boot_file=") && !seen.contains("siaddr="),
+        "{seen}"
+    );
+    lab.recorder.wait_for("given 192.168.7.200");
+}
+
+#[test]
+fn lists_decisions_and_machines_there_is_no_loader_for() {
+    let lab = Lab::with_address();
+    let mut settings = lab.settings(Mode::Dhcp);
+    settings.allow.push(MAC.into());
     let _service = lab.serve(settings);
     let socket = client_port(&lab, LIMIT);
     let ask_as = |mac, class: &str, architecture| {
@@ -242,8 +293,13 @@ fn lists_decisions_and_uefi_machines() {
     };
     let stranger = MacAddr::new(0x52, 0x54, 0, 0, 0, 9);
     broadcast(&socket, &ask_as(stranger, BIOS_CLASS, 0));
-    broadcast(&socket, &ask_as(MAC, "PXEClient:Arch:00007:UNDI:003016", 7));
-    lab.recorder.wait_for("UEFI x64 (architecture 7), asks for boot: not answered, UEFI network boot is not served yet");
+    broadcast(
+        &socket,
+        &ask_as(MAC, "PXEClient:Arch:00011:UNDI:003016", 11),
+    );
+    lab.recorder.wait_for(
+        "UEFI ARM 64-bit, asks for boot: not answered, there is no boot loader for such machines",
+    );
     *lab.recorder.decision.lock().unwrap() = BootDecision::Ignore {
         why: "it is the mail server".into(),
     };

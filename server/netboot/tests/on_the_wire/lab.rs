@@ -193,7 +193,8 @@ impl Lab {
     /// A bridge `br0` on the client's side with the wire in it and a tap `tap0` for a machine.
     pub fn add_tap(&self) {
         let c = &self.client.0;
-        ip(&format!("-n {c} link add br0 type bridge"));
+        // Forwarding at once: a real switch port would wait 15 s here.
+        ip(&format!("-n {c} link add br0 type bridge forward_delay 0"));
         ip(&format!(
             "-n {c} link set {CLIENT_END} address 52:54:00:00:00:02 master br0"
         ));
@@ -323,8 +324,8 @@ impl Screen {
             let left = deadline.saturating_duration_since(Instant::now());
             assert!(
                 !left.is_zero(),
-                "no {part:?} in {}",
-                &text[..text.floor_char_boundary(2000)]
+                "no {part:?} at the end of {}",
+                &text[text.ceil_char_boundary(text.len().saturating_sub(2000))..]
             );
             text = self.0.1.wait_timeout(text, left).unwrap().0;
         }

@@ -1,10 +1,12 @@
 //! The service on a real wire: two network namespaces joined by a veth pair, real clients on the
-//! one end (udhcpc, dhclient, curl, atftp, tftp-hpa, QEMU's PXE ROM with PXELINUX) and hand-made
+//! one end (udhcpc, dhclient, curl, atftp, tftp-hpa, whole machines in QEMU) and hand-made
 //! ones for what no well-behaved client does. Needs root.
 
 mod dhcp;
 mod lab;
+mod machine;
 mod proxy;
 mod rom;
 mod tftp;
 mod tftp_clients;
+mod uefi;

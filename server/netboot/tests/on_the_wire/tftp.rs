@@ -301,7 +301,7 @@ fn nothing_but_the_boot_set_is_there() {
 fn each_machine_gets_its_menu_as_it_is_now() {
     let lab = Lab::with_address();
     let mut settings = lab.settings(Mode::Off);
-    settings.allow.insert(crate::lab::MAC);
+    settings.allow.push(crate::lab::MAC.into());
     let _service = lab.serve(settings);
     let client = Client::new(&lab);
     let own = "pxelinux.cfg/01-52-54-00-12-34-56";

@@ -7,7 +7,8 @@ use std::fmt::Write;
 
 use p2v_aoe::MacAddr;
 use p2v_dom0::Record;
-use p2v_netboot::{BootDecision, boot_menu};
+use p2v_netboot::boot_menu::{self, MenuFormat, Reader, menu_name};
+use p2v_netboot::{BootDecision, MenuKind};
 
 use super::orders::Order;
 use super::tree::Item;
@@ -33,16 +34,22 @@ pub fn items(orders: &[Order], unlisted: Unlisted) -> Vec<Item> {
     let mut items: Vec<Item> = orders
         .iter()
         .map(|order| {
-            let (_, menu) = boot_menu::render(Some(order.mac), &order.decision);
-            Item::new(boot_menu::menu_name(order.mac), menu)
+            let (_, menu) = pxelinux(Some(order.mac), &order.decision);
+            Item::new(menu_name(MenuFormat::Pxelinux, order.mac), menu)
         })
         .collect();
     items.push(Item::new("grub/grub.cfg", grub(orders, unlisted)));
     items.push(Item::new(IPXE_SCRIPT, ipxe(orders, unlisted)));
-    let (_, menu) = boot_menu::render(None, &for_the_unlisted(unlisted));
+    let (_, menu) = pxelinux(None, &for_the_unlisted(unlisted));
     // A site may have one of its own, for its other machines.
     items.push(Item::new("pxelinux.cfg/default", menu).or_the_sites());
     items
+}
+
+/// PXELINUX's menu; a site's own server may have no HTTP.
+fn pxelinux(mac: Option<MacAddr>, decision: &BootDecision) -> (MenuKind, String) {
+    let reader = Reader { mac, http: None };
+    boot_menu::render(MenuFormat::Pxelinux, reader, decision)
 }
 
 /// GRUB's menu of a medium, which is for one machine: on another the agent finds no card with the address
