@@ -1,4 +1,4 @@
-//! The network boot service: DHCP for network-boot clients, ProxyDHCP, TFTP, and PXELINUX menus
+//! The network boot service: DHCP for network-boot clients, ProxyDHCP, TFTP, HTTP, and PXELINUX menus
 //! made for each machine when it asks.
 //!
 //! [`serve`] runs it; what a machine boots is decided by the caller's [`Machines`]. Decisions about
@@ -15,6 +15,7 @@ mod client;
 mod datagram;
 pub mod dhcp;
 mod event;
+pub mod http;
 mod interface;
 pub mod lease;
 mod lease_file;
@@ -33,7 +34,7 @@ pub use event::{BootEvent, MenuKind, Notice};
 pub use interface::InterfaceError;
 pub use lease_file::LeaseFileError;
 pub use machines::{BootDecision, Machines};
-pub use port_holder::port_holders;
+pub use port_holder::{port_holders, tcp_port_holders};
 pub use probe::{DhcpServer, ProbeError, probe};
 pub use service::{Error, serve};
 pub use settings::{Mode, Pool, Settings, SettingsError};

@@ -19,7 +19,7 @@ pub enum Mode {
     /// The boot file only, beside the site's own DHCP server (PXE specification 2.1, "proxy DHCP").
     #[default]
     Proxy,
-    /// TFTP only: the site's own DHCP server names this host and `pxelinux.0`.
+    /// TFTP and HTTP only: the site's own DHCP server names this host and `pxelinux.0`.
     Off,
 }
 
@@ -64,6 +64,8 @@ pub struct Settings {
     pub fixed: BTreeMap<MacAddr, Ipv4Addr>,
     /// If not empty, only these machines are answered.
     pub allow: BTreeSet<MacAddr>,
+    /// TCP port of the HTTP service; default 80; 0: there is none.
+    pub http_port: u16,
     /// The kernel of the netboot image; default `/usr/share/p2v/vmlinuz`.
     pub kernel: PathBuf,
     /// The initial RAM disk of the netboot image; default `/usr/share/p2v/initrd`.
@@ -90,6 +92,7 @@ impl Default for Settings {
             lease_seconds: 3600,
             fixed: BTreeMap::new(),
             allow: BTreeSet::new(),
+            http_port: 80,
             kernel: "/usr/share/p2v/vmlinuz".into(),
             initrd: "/usr/share/p2v/initrd".into(),
             pxelinux: "/usr/lib/PXELINUX/pxelinux.0".into(),

@@ -3,6 +3,7 @@
 //! ones for what no well-behaved client does. Needs root.
 
 mod dhcp;
+mod http;
 mod lab;
 mod proxy;
 mod rom;
