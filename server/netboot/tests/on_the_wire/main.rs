@@ -4,6 +4,7 @@
 
 mod dhcp;
 mod http;
+mod hundred;
 mod lab;
 mod proxy;
 mod rom;
