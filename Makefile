@@ -85,6 +85,7 @@ check: setup
 
 unit: setup image
 	P2V_IMAGE_DIR=$(abspath $(IMAGE)) $(CARGO) test --workspace --exclude p2v-lab --locked -q
+	$(CARGO) test -p async-tftp --lib --locked -q
 
 end-to-end: image lab
 	$(CARGO) test -p p2v-lab --locked --test end_to_end -- --test-threads=1
@@ -102,7 +103,7 @@ bench: setup
 
 # Coverage instrumentation that the stable compiler has, so no other toolchain is needed.
 FUZZ_SECONDS ?= 60
-FUZZ_TARGETS := aoe_frame vendor_command target dhcp boot_menu
+FUZZ_TARGETS := aoe_frame vendor_command target dhcp boot_menu tftp http_range
 fuzz: setup
 	cd fuzz && RUSTFLAGS='-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1' \
 		$(CARGO) build --release --target $(HOST) -q

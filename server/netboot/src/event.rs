@@ -106,7 +106,7 @@ pub enum BootEvent {
         file: String,
         /// Its size.
         bytes: u64,
-        /// From the request to the last acknowledgement.
+        /// From the request to the last acknowledgement (over HTTP: until the kernel had taken all of it).
         elapsed: Duration,
     },
     /// It asked for a file's size only, as ROMs do before they fetch it.
@@ -236,6 +236,8 @@ pub enum Notice {
         server: Ipv4Addr,
         /// What is done about DHCP.
         mode: Mode,
+        /// Port of the HTTP service, if there is one.
+        http: Option<u16>,
     },
     /// Somebody else answers DHCP here.
     OtherDhcpServer {
@@ -291,13 +293,20 @@ impl fmt::Display for Notice {
                 iface,
                 server,
                 mode,
+                http,
             } => {
                 let dhcp = match mode {
                     Mode::Dhcp => "DHCP for network-boot clients",
                     Mode::Proxy => "boot file beside the site's DHCP server",
                     Mode::Off => "no DHCP",
                 };
-                write!(f, "serving {dhcp} and TFTP as {server} on {iface}")
+                match http {
+                    None => write!(f, "serving {dhcp} and TFTP as {server} on {iface}"),
+                    Some(port) => write!(
+                        f,
+                        "serving {dhcp}, TFTP and HTTP (port {port}) as {server} on {iface}"
+                    ),
+                }
             }
             Notice::OtherDhcpServer {
                 address,

@@ -1,4 +1,4 @@
-//! The network boot service: DHCP for network-boot clients, ProxyDHCP, TFTP, and boot menus
+//! The network boot service: DHCP for network-boot clients, ProxyDHCP, TFTP, HTTP, and boot menus
 //! made for each machine when it asks.
 //!
 //! [`serve`] runs it; what a machine boots is decided by the caller's [`Machines`]. Decisions about
@@ -15,6 +15,7 @@ mod client;
 mod datagram;
 pub mod dhcp;
 mod event;
+pub mod http;
 mod interface;
 pub mod lease;
 mod lease_file;
@@ -37,7 +38,7 @@ pub use lease_file::LeaseFileError;
 pub use loader::Loader;
 pub use mac_pattern::{MacPattern, MacPatternError};
 pub use machines::{BootDecision, Machines};
-pub use port_holder::port_holders;
+pub use port_holder::{port_holders, tcp_port_holders};
 pub use probe::{DhcpServer, ProbeError, probe};
 pub use service::{Error, serve};
 pub use settings::{Mode, Pool, Settings, SettingsError};

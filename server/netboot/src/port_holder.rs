@@ -1,4 +1,4 @@
-//! Which program has a UDP port, so that an error can name it.
+//! Which program has a port, so that an error can name it.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -6,7 +6,16 @@ use std::fs;
 /// Programs with a UDP socket on this port in our network namespace, as `dnsmasq (pid 812)`. As
 /// far as we may look: another user's programs need root.
 pub fn port_holders(port: u16) -> Vec<String> {
-    let table = fs::read_to_string("/proc/thread-self/net/udp").unwrap_or_default();
+    holders("udp", port)
+}
+
+/// The same of a TCP port.
+pub fn tcp_port_holders(port: u16) -> Vec<String> {
+    holders("tcp", port)
+}
+
+fn holders(protocol: &str, port: u16) -> Vec<String> {
+    let table = fs::read_to_string(format!("/proc/thread-self/net/{protocol}")).unwrap_or_default();
     let inodes = inodes_of_port(&table, port);
     let mut holders = BTreeSet::new();
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
@@ -40,7 +49,7 @@ pub fn port_holders(port: u16) -> Vec<String> {
     holders.into_iter().collect()
 }
 
-/// Socket inodes in the kernel's table (`proc(5)`, `/proc/net/udp`) with this local port.
+/// Socket inodes in the kernel's table (`proc(5)`, `/proc/net/udp` and `/proc/net/tcp`) with this local port.
 fn inodes_of_port(table: &str, port: u16) -> BTreeSet<u64> {
     let rows = table.lines().skip(1).filter_map(|row| {
         let columns: Vec<&str> = row.split_whitespace().collect();
@@ -58,11 +67,16 @@ mod tests {
     #[test]
     fn our_own_socket_is_found() {
         let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-        let holders = port_holders(socket.local_addr().unwrap().port());
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let pid = format!("(pid {})", std::process::id());
-        assert!(
-            holders.iter().any(|holder| holder.ends_with(&pid)),
-            "{holders:?}"
-        );
+        for holders in [
+            port_holders(socket.local_addr().unwrap().port()),
+            tcp_port_holders(listener.local_addr().unwrap().port()),
+        ] {
+            assert!(
+                holders.iter().any(|holder| holder.ends_with(&pid)),
+                "{holders:?}"
+            );
+        }
     }
 }

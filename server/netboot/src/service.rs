@@ -16,6 +16,7 @@ use crate::dhcp::Server;
 use crate::dhcp::conflict::Conflicts;
 use crate::dhcp::service::Dhcp;
 use crate::event::Notice;
+use crate::http::Http;
 use crate::interface::{Interface, InterfaceError};
 use crate::lease_file::{LeaseFile, LeaseFileError};
 use crate::loader::http_host;
@@ -23,7 +24,7 @@ use crate::machines::Machines;
 use crate::peers::Peers;
 use crate::probe::probe;
 use crate::settings::{Mode, Settings, SettingsError, plan_addresses};
-use crate::socket::{FrameSocket, SocketError, udp_port};
+use crate::socket::{FrameSocket, SocketError, tcp_port, udp_port};
 use crate::subnet::Subnet;
 use crate::tftp::Files;
 
@@ -141,13 +142,28 @@ pub async fn serve(
     };
     // Bound to our address, so that transfers come from it: clients compare.
     let tftp_port = udp_port(&interface, SocketAddrV4::new(address, TFTP_PORT), "TFTP")?;
-    let files = Files(Arc::new(Catalogue {
+    let http_port = match settings.http_port {
+        0 => None,
+        port => Some(tcp_port(
+            &interface,
+            SocketAddrV4::new(address, port),
+            "HTTP",
+        )?),
+    };
+    let catalogue = Arc::new(Catalogue {
         set,
         settings: Arc::clone(&settings),
         machines: Arc::clone(&machines),
         peers,
         http,
-    }));
+    });
+    let files = Files(Arc::clone(&catalogue));
+    let web = async {
+        match http_port {
+            None => std::future::pending().await,
+            Some(listener) => Http(catalogue).serve(listener).await,
+        }
+    };
 
     let dhcp = async {
         match dhcp {
@@ -164,6 +180,7 @@ pub async fn serve(
         iface: iface.clone(),
         server: address,
         mode,
+        http: Some(settings.http_port).filter(|&port| port != 0),
     });
     let look = async {
         look_for_others(&iface, mode, machines.as_ref()).await;
@@ -175,6 +192,7 @@ pub async fn serve(
         () = look => Ok(()),
         end = dhcp => end.map_err(|source| Error::Stopped { what: "DHCP", source }),
         end = files.serve(tftp_port) => end.map_err(|source| Error::Stopped { what: "TFTP", source }),
+        end = web => end.map_err(|source| Error::Stopped { what: "HTTP", source }),
     }
 }
 

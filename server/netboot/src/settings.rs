@@ -21,7 +21,7 @@ pub enum Mode {
     /// The boot file only, beside the site's own DHCP server (PXE specification 2.1, "proxy DHCP").
     #[default]
     Proxy,
-    /// TFTP only: the site's own DHCP server names this host and `pxelinux.0`.
+    /// TFTP and HTTP only: the site's own DHCP server names this host and `pxelinux.0`.
     Off,
 }
 
@@ -72,7 +72,7 @@ pub struct Settings {
     pub allow: Vec<MacPattern>,
     /// Machines that are not booted, also when `allow` names them.
     pub deny: Vec<MacPattern>,
-    /// TCP port on which kernel and initial RAM disk can be had by HTTP; 0: by TFTP only.
+    /// TCP port of the HTTP service; default 80; 0: there is none.
     pub http_port: u16,
     /// The kernel of the netboot image; default `/usr/share/p2v/vmlinuz`.
     pub kernel: PathBuf,
@@ -125,7 +125,7 @@ impl Default for Settings {
             fixed: BTreeMap::new(),
             allow: Vec::new(),
             deny: Vec::new(),
-            http_port: 0,
+            http_port: 80,
             kernel: "/usr/share/p2v/vmlinuz".into(),
             initrd: "/usr/share/p2v/initrd".into(),
             pxelinux: "/usr/lib/PXELINUX/pxelinux.0".into(),

@@ -1,18 +1,22 @@
-//! The sockets: UDP ports bound to one interface, and raw IPv4 frames on it.
+//! The sockets: ports bound to one interface, and raw IPv4 frames on it.
 
 use std::io;
 use std::mem::size_of;
-use std::net::{SocketAddrV4, UdpSocket};
+use std::net::{SocketAddrV4, TcpListener, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use nix::sys::socket::{
-    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, SockaddrLike,
-    bind, sendto, setsockopt, socket, sockopt,
+    AddressFamily, Backlog, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn,
+    SockaddrLike, bind, listen, sendto, setsockopt, socket, sockopt,
 };
 use pnet::util::MacAddr;
 
 use crate::interface::Interface;
-use crate::port_holder::port_holders;
+use crate::port_holder::{port_holders, tcp_port_holders};
+
+/// Bytes of a TCP connection in the kernel at most (it doubles this for its own needs): enough for a
+/// wire of 10 Gbit/s, and the end of a file is not told long before the client has it.
+const SEND_BUFFER: usize = 256 * 1024;
 
 /// A port that could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -29,10 +33,10 @@ pub struct SocketError {
 fn advice(source: &io::Error, holders: &[String]) -> String {
     match source.raw_os_error() {
         Some(libc::EADDRINUSE) if holders.is_empty() => {
-            " (`ss -ulpn` as root names the program that has it: stop it, or keep it off this interface)".to_owned()
+            " (`ss -tulpn` as root names the program that has it: stop it, or keep it off this interface)".to_owned()
         }
         Some(libc::EADDRINUSE) => format!(
-            " by {} (stop it, or keep it off this interface; for DHCP, mode \"off\" leaves the port to it)",
+            " by {} (stop it, or keep it off this interface; for DHCP, mode \"off\" leaves the port to it; for HTTP, `http_port`)",
             holders.join(", ")
         ),
         Some(libc::EACCES | libc::EPERM) => {
@@ -70,6 +74,43 @@ pub(crate) fn udp_port(
         source: errno.into(),
         holders: if errno == nix::Error::EADDRINUSE {
             port_holders(local.port())
+        } else {
+            vec![]
+        },
+    })
+}
+
+/// A TCP port on one interface, listened to.
+pub(crate) fn tcp_port(
+    interface: &Interface,
+    local: SocketAddrV4,
+    what: &str,
+) -> Result<TcpListener, SocketError> {
+    let open = || -> nix::Result<OwnedFd> {
+        let fd = socket(
+            AddressFamily::Inet,
+            SockType::Stream,
+            SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
+            None,
+        )?;
+        setsockopt(&fd, sockopt::BindToDevice, &interface.name.clone().into())?;
+        // Other than with UDP this shares the port with nobody who listens: it is for a restart
+        // while connections of before are still known (`socket(7)`).
+        setsockopt(&fd, sockopt::ReuseAddr, &true)?;
+        setsockopt(&fd, sockopt::SndBuf, &SEND_BUFFER)?;
+        bind(fd.as_raw_fd(), &SockaddrIn::from(local))?;
+        listen(&fd, Backlog::MAXCONN)?;
+        Ok(fd)
+    };
+    open().map(TcpListener::from).map_err(|errno| SocketError {
+        action: format!(
+            "listen on TCP port {} ({what}) of `{}`",
+            local.port(),
+            interface.name
+        ),
+        source: errno.into(),
+        holders: if errno == nix::Error::EADDRINUSE {
+            tcp_port_holders(local.port())
         } else {
             vec![]
         },

@@ -31,6 +31,11 @@ pub fn requested_name(datagram: &[u8]) -> Option<String> {
     packet::read_request_name(datagram)
 }
 
+/// Whether the datagram is one that a server or a client of TFTP sends.
+pub fn is_packet(datagram: &[u8]) -> bool {
+    packet::heard(datagram)
+}
+
 /// Answers requests by name.
 pub(crate) struct Files(pub Arc<Catalogue>);
 
@@ -39,22 +44,22 @@ impl Files {
     /// waits for the sockets itself, so a block goes out without one thread having to wake another.
     /// ROMs have one block in flight, and each of those wake-ups was felt in every one of them.
     pub async fn serve(self, socket: UdpSocket) -> io::Result<()> {
-        let runtime = tokio::runtime::Handle::current();
         let (dropped, end) = tokio::sync::oneshot::channel::<()>();
         let (done, result) = tokio::sync::oneshot::channel();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
         let thread = std::thread::Builder::new()
             .name("tftp".into())
             .spawn(move || {
-                // Decisions about menus are made on the runtime's threads for blocking work.
-                let _context = runtime.enter();
-                let ended = async {
-                    let _ = end.await;
-                    Ok(())
-                };
-                let _ = done.send(async_io::block_on(futures_lite::future::or(
-                    self.transfers(socket),
-                    ended,
-                )));
+                let _ = done.send(runtime.block_on(async {
+                    tokio::select! {
+                        ended = self.transfers(socket) => ended,
+                        _ = end => Ok(()),
+                    }
+                }));
+                // A decision about a menu that is not made yet is not waited for.
+                runtime.shutdown_background();
             })?;
         let _ends_with_us = Transfers {
             dropped: Some(dropped),
@@ -104,7 +109,7 @@ impl Handler for Files {
     type Writer = Sink;
 
     async fn read_req_open(
-        &mut self,
+        &self,
         client: &SocketAddr,
         path: &Path,
     ) -> Result<(Self::Reader, Option<u64>), packet::Error> {
@@ -116,7 +121,7 @@ impl Handler for Files {
     }
 
     async fn write_req_open(
-        &mut self,
+        &self,
         client: &SocketAddr,
         path: &Path,
         _size: Option<u64>,
@@ -129,7 +134,7 @@ impl Handler for Files {
         Err(packet::Error::PermissionDenied)
     }
 
-    fn read_req_end(&mut self, client: &SocketAddr, path: &Path, end: ReadEnd) {
+    fn read_req_end(&self, client: &SocketAddr, path: &Path, end: ReadEnd) {
         let file = path.to_string_lossy().into_owned();
         let is_menu = !matches!(Wanted::parse(&file), Some(Wanted::File(_)));
         let file = file.trim_start_matches('/').to_owned();

@@ -1,13 +1,13 @@
 //! `p2v doctor`: this host's findings and the netboot service's, in one list.
 
-use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, UdpSocket};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Result;
 use p2v_dom0::Host;
 use p2v_dom0::doctor::{Finding, Severity, examine};
-use p2v_netboot::{Mode, port_holders, probe};
+use p2v_netboot::{Mode, port_holders, probe, tcp_port_holders};
 
 use crate::arguments::exit;
 use crate::privileges;
@@ -114,20 +114,46 @@ fn ports(settings: &Settings) -> Vec<Finding> {
     ports
         .into_iter()
         .map(|(port, name)| {
-            let what = format!("UDP port {port} ({name})");
-            let Err(error) = UdpSocket::bind(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port)) else {
-                return finding(Severity::Good, what, "free", "");
-            };
-            let holders = port_holders(port);
-            if holders.iter().any(|holder| holder.contains("p2v")) {
-                return finding(Severity::Good, what, "used by p2v serve", "");
-            }
-            let by = if holders.is_empty() { error.to_string() } else { format!("used by {}", holders.join(", ")) };
+            let tried = UdpSocket::bind(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port)).map(drop);
             let todo = "stop that program on this interface; or set [serve] mode = \"off\" and have it name this host \
                         and pxelinux.0 itself";
-            finding(Severity::Bad, what, by, todo)
+            port_finding(format!("UDP port {port} ({name})"), tried, || port_holders(port), todo)
         })
+        .chain(http_port(settings))
         .collect()
+}
+
+/// The one for HTTP, if there shall be one.
+fn http_port(settings: &Settings) -> Option<Finding> {
+    let port = settings.serve.http_port;
+    if port == 0 {
+        return None;
+    }
+    let tried = TcpListener::bind(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port)).map(drop);
+    let todo = "stop that program on this interface; or set another [serve] http_port, or 0";
+    let what = format!("TCP port {port} (HTTP)");
+    Some(port_finding(what, tried, || tcp_port_holders(port), todo))
+}
+
+fn port_finding(
+    what: String,
+    tried: std::io::Result<()>,
+    holders: impl FnOnce() -> Vec<String>,
+    todo: &'static str,
+) -> Finding {
+    let Err(error) = tried else {
+        return finding(Severity::Good, what, "free", "");
+    };
+    let holders = holders();
+    if holders.iter().any(|holder| holder.contains("p2v")) {
+        return finding(Severity::Good, what, "used by p2v serve", "");
+    }
+    let by = if holders.is_empty() {
+        error.to_string()
+    } else {
+        format!("used by {}", holders.join(", "))
+    };
+    finding(Severity::Bad, what, by, todo)
 }
 
 /// Who is booted.

@@ -1,5 +1,4 @@
-//! Executor agnostic async TFTP implementation, written with [smol]
-//! building blocks. Currently it implements only server side.
+//! Async TFTP implementation on tokio. Currently it implements only server side.
 //!
 //! The following RFCs are implemented:
 //!
@@ -12,7 +11,6 @@
 //! Features:
 //!
 //! * Async implementation.
-//! * Works with any runtime/executor.
 //! * Serve read (RRQ) and write (WRQ) requests.
 //! * Unlimited transfer file size (block number roll-over).
 //! * You can set non-standard reply [`timeout`]. This is useful for faster
@@ -28,7 +26,7 @@
 //! use async_tftp::server::TftpServerBuilder;
 //! use async_tftp::Result;
 //!
-//! #[tokio::main] // or any other runtime/executor
+//! #[tokio::main]
 //! async fn main() -> Result<()> {
 //!     let tftpd = TftpServerBuilder::with_dir_ro(".")?.build().await?;
 //!     tftpd.serve().await?;
@@ -41,11 +39,8 @@
 //! ```toml
 //! [dependencies]
 //! async-tftp = "0.4"
-//! # or any other runtime/executor
 //! tokio = { version = "1", features = ["rt-multi-thread", "macros"] }
 //! ```
-//!
-//! [smol]: https://github.com/smol-rs/smol
 //!
 //! [`timeout`]: server::TftpServerBuilder::timeout
 //! [block size limit]: server::TftpServerBuilder::block_size_limit

@@ -43,6 +43,18 @@ pub fn read_request_name(datagram: &[u8]) -> Option<String> {
     }
 }
 
+/// Whether the datagram is any packet of TFTP; what is one is the same when it
+/// is written and read again. For fuzzing.
+pub fn heard(datagram: &[u8]) -> bool {
+    let Ok(packet) = Packet::decode(datagram) else {
+        return false;
+    };
+    let bytes = packet.to_bytes();
+    let again = Packet::decode(&bytes).map(|again| again.to_bytes());
+    assert_eq!(again.ok().as_ref(), Some(&bytes), "{packet:?}");
+    true
+}
+
 #[derive(Debug)]
 pub(crate) enum Packet<'a> {
     Rrq(RwReq),

@@ -3,6 +3,8 @@
 //! ones for what no well-behaved client does. Needs root.
 
 mod dhcp;
+mod http;
+mod hundred;
 mod lab;
 mod machine;
 mod proxy;

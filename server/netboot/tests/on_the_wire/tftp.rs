@@ -153,10 +153,76 @@ fn a_request_sent_twice_is_one_transfer() {
     let _service = lab.serve(lab.settings(Mode::Off));
     let client = Client::new(&lab);
     client.read("initrd", b"");
+    let (block, first) = client.hear();
     client.read("initrd", b"");
-    let (_, first) = client.hear();
-    assert_eq!(client.try_hear(), None);
+    assert_eq!(client.hear(), (block, first), "the same answer, once more");
     client.0.send_to(b"\0\x05\0\0\0", first).unwrap();
+    client.read("initrd", b"tsize\x000\0");
+    assert_ne!(client.hear().1, first);
+}
+
+/// Who asks in another's name has that one sent little: what came, three times, or one smallest
+/// first block for each request.
+#[test]
+fn an_address_that_never_answers_is_sent_little() {
+    let lab = Lab::with_address();
+    let _service = lab.serve(lab.settings(Mode::Off));
+    for (options, requests) in [
+        (&b"tsize\x000\0blksize\x001456\0windowsize\x0016\0"[..], 1),
+        (b"", 1),
+        (b"", 3),
+    ] {
+        let client = Client::new(&lab);
+        let silent = || {
+            let lines = lab.recorder.lines();
+            lines
+                .iter()
+                .filter(|l| l.contains("initrd: the machine fell silent after 0"))
+                .count()
+        };
+        let before = silent();
+        let mut heard = Vec::new();
+        let mut asked = 0;
+        for _ in 0..requests {
+            client.read("initrd", options);
+            asked += "..initrd.octet.".len() + options.len();
+            heard.push(client.hear().0.len());
+        }
+        // Until the service has given it up.
+        while silent() == before {
+            heard.extend(client.try_hear().map(|(packet, _)| packet.len()));
+        }
+        heard.extend(client.try_hear().map(|(packet, _)| packet.len()));
+        let bytes: usize = heard.iter().sum();
+        match options {
+            b"" => assert_eq!(heard, vec![516; requests]),
+            _ => assert!(
+                heard.len() > 1 && bytes <= 3 * asked,
+                "{heard:?} for {asked}"
+            ),
+        }
+    }
+}
+
+#[test]
+fn a_client_that_has_closed_its_port_is_not_sent_more() {
+    let lab = Lab::with_address();
+    let _service = lab.serve(lab.settings(Mode::Off));
+    let client = Client::new(&lab);
+    client.read("vmlinuz", b"");
+    let (_, from) = client.hear();
+    client.ack(from, 1);
+    client.hear();
+    let begun = Instant::now();
+    drop(client);
+    // Its kernel says so when the next block comes: after one timeout, not after all of them.
+    lab.recorder
+        .wait_for("vmlinuz: stopped by the machine after 512 bytes: its port is closed");
+    assert!(
+        begun.elapsed() < Duration::from_secs(4),
+        "{:?}",
+        begun.elapsed()
+    );
 }
 
 #[test]

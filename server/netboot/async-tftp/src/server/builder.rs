@@ -1,6 +1,3 @@
-use async_executor::Executor;
-use async_io::Async;
-use async_lock::Mutex;
 use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
 use std::sync::Arc;
@@ -10,12 +7,13 @@ use super::handlers::{DirHandler, DirHandlerMode};
 use super::transfers::Transfers;
 use super::{Handler, ServerConfig, TftpServer};
 use crate::error::{Error, Result};
+use crate::utils;
 
 /// TFTP server builder.
 pub struct TftpServerBuilder<H: Handler> {
     handle: H,
     addr: SocketAddr,
-    socket: Option<Async<UdpSocket>>,
+    socket: Option<tokio::net::UdpSocket>,
     timeout: Duration,
     block_size_limit: Option<u16>,
     window_size_limit: Option<u16>,
@@ -86,7 +84,7 @@ impl<H: Handler> TftpServerBuilder<H> {
     }
 
     /// Set underling UDP socket.
-    pub fn socket(self, socket: Async<UdpSocket>) -> Self {
+    pub fn socket(self, socket: tokio::net::UdpSocket) -> Self {
         TftpServerBuilder {
             socket: Some(socket),
             ..self
@@ -95,7 +93,7 @@ impl<H: Handler> TftpServerBuilder<H> {
 
     /// Set underling UDP socket.
     pub fn std_socket(self, socket: UdpSocket) -> Result<Self> {
-        let socket = Async::new(socket)?;
+        let socket = utils::from_std(socket)?;
 
         Ok(TftpServerBuilder {
             socket: Some(socket),
@@ -201,7 +199,7 @@ impl<H: Handler> TftpServerBuilder<H> {
     pub async fn build(mut self) -> Result<TftpServer<H>> {
         let socket = match self.socket.take() {
             Some(socket) => socket,
-            None => Async::<UdpSocket>::bind(self.addr).map_err(Error::Bind)?,
+            None => utils::bind(self.addr).map_err(Error::Bind)?,
         };
 
         let config = ServerConfig {
@@ -214,12 +212,11 @@ impl<H: Handler> TftpServerBuilder<H> {
             ignore_client_window_size: self.ignore_client_window_size,
         };
 
-        let local_ip = socket.as_ref().local_addr()?.ip();
+        let local_ip = socket.local_addr()?.ip();
         Ok(TftpServer {
             socket,
-            handler: Arc::new(Mutex::new(self.handle)),
+            handler: Arc::new(self.handle),
             transfers: Arc::new(Transfers::default()),
-            ex: Executor::new(),
             config,
             local_ip,
         })

@@ -30,13 +30,13 @@ pub struct ReadEnd {
 }
 
 /// Trait for implementing advance handlers.
-pub trait Handler: Send {
+pub trait Handler: Send + Sync {
     type Reader: AsyncRead + Unpin + Send + 'static;
     type Writer: AsyncWrite + Unpin + Send + 'static;
 
     /// Open `Reader` to serve a read request.
     fn read_req_open(
-        &mut self,
+        &self,
         client: &SocketAddr,
         path: &Path,
     ) -> impl Future<Output = Result<(Self::Reader, Option<u64>), packet::Error>>
@@ -44,18 +44,12 @@ pub trait Handler: Send {
 
     /// Open `Writer` to serve a write request.
     fn write_req_open(
-        &mut self,
+        &self,
         client: &SocketAddr,
         path: &Path,
         size: Option<u64>,
     ) -> impl Future<Output = Result<Self::Writer, packet::Error>> + Send;
 
     /// A read request that had been opened came to its end.
-    fn read_req_end(
-        &mut self,
-        _client: &SocketAddr,
-        _path: &Path,
-        _end: ReadEnd,
-    ) {
-    }
+    fn read_req_end(&self, _client: &SocketAddr, _path: &Path, _end: ReadEnd) {}
 }

@@ -1,19 +1,22 @@
-use async_io::Async;
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_lite::{AsyncRead, AsyncReadExt};
 use log::trace;
 use std::cmp;
 use std::collections::VecDeque;
 use std::io;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
 use std::slice;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::net::UdpSocket;
+use tokio::sync::futures::OwnedNotified;
+use tokio::time::{sleep_until, Instant, Sleep};
 
 use crate::error::{Error, Result};
 use crate::packet::{self, Opts, Packet, RwReq, PACKET_DATA_HEADER_LEN};
 use crate::server::{ServerConfig, DEFAULT_BLOCK_SIZE};
-use crate::utils::io_timeout;
+use crate::utils::bind;
 
 use super::transfers::{Transfer, Transfers};
 
@@ -22,7 +25,9 @@ where
     R: AsyncRead + Send,
 {
     peer: SocketAddr,
-    socket: Async<UdpSocket>,
+    /// Connected: the kernel keeps out what others send, and tells when the
+    /// client has closed its port.
+    socket: UdpSocket,
     reader: &'r mut R,
     block_size: usize,
     timeout: Duration,
@@ -31,6 +36,13 @@ where
     window_size: usize,
     transfers: Arc<Transfers>,
     transfer: Arc<Transfer>,
+    /// Made once and not for each block, which would be a good part of what a
+    /// block costs: when the alarm goes off before the deadline, it is set anew.
+    alarm: Pin<Box<Sleep>>,
+    deadline: Instant,
+    news: Pin<Box<OwnedNotified>>,
+    /// The block after the window, read while the client has its turn.
+    next: Option<(Bytes, bool)>,
     bytes_acked: u64,
 }
 
@@ -41,6 +53,23 @@ enum Heard {
     /// The client has the block before the window and nothing after it: the
     /// first block was lost.
     FirstLost,
+    /// The transfer is over, or its request came again.
+    News,
+}
+
+/// What the system says of a connected UDP socket.
+fn lost_or_gone(error: io::Error) -> Result<()> {
+    match error.kind() {
+        // Nobody listens at the client's port any more (ICMP said so).
+        io::ErrorKind::ConnectionRefused => {
+            Err(Error::Aborted("its port is closed".to_string()))
+        }
+        // It did not answer ARP just now, like a packet that is lost.
+        io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
+            Ok(())
+        }
+        _ => Err(Error::Io(error)),
+    }
 }
 
 impl<'r, R> ReadRequest<'r, R>
@@ -78,9 +107,15 @@ where
             .unwrap_or(config.timeout);
 
         let addr = SocketAddr::new(local_ip, 0);
-        let socket = Async::<UdpSocket>::bind(addr).map_err(Error::Bind)?;
+        let socket = bind(addr).map_err(Error::Bind)?;
+        socket.connect(peer).await?;
 
+        let deadline = Instant::now() + timeout;
         Ok(ReadRequest {
+            alarm: Box::pin(sleep_until(deadline)),
+            deadline,
+            news: Box::pin(transfer.news()),
+            next: None,
             peer,
             socket,
             reader,
@@ -118,12 +153,16 @@ where
                     }
                     _ => packet::Error::UnknownError,
                 };
+                // Who never answered may never have asked.
+                if !self.transfer.is_proven() {
+                    return done;
+                }
                 let mut buffer = BytesMut::with_capacity(DEFAULT_BLOCK_SIZE);
                 Packet::Error(packet).encode(&mut buffer);
                 let buf = buffer.split().freeze();
                 // Errors are never retransmitted.
                 // We do not care if `send_to` resulted to an IO error.
-                let _ = self.socket.send_to(&buf[..], self.peer).await;
+                let _ = self.socket.send(&buf[..]).await;
             }
         }
         done
@@ -149,7 +188,7 @@ where
             let mut buff = BytesMut::with_capacity(PACKET_DATA_HEADER_LEN + 64);
             Packet::OAck(opts.to_owned()).encode(&mut buff);
             // OACK is not really part of the window, so we send it separately
-            self.send_window(&VecDeque::from([buff.freeze()]), 0).await?;
+            self.send_window(&VecDeque::from([buff.freeze()]), 0, None).await?;
         }
 
         loop {
@@ -158,12 +197,17 @@ where
 
             while !is_last_block && (window.len() < self.window_size) {
                 // we still have data and window is not full
-                (buf, is_last_block) = self.fill_data_block(block_id).await?;
+                (buf, is_last_block) = match self.next.take() {
+                    Some(next) => next,
+                    None => self.fill_data_block(block_id).await?,
+                };
                 window.push_back(buf);
                 block_id = block_id.wrapping_add(1);
             }
 
-            let blocks_acked = self.send_window(&window, window_base).await?;
+            let next = (!is_last_block).then_some(block_id);
+            let blocks_acked =
+                self.send_window(&window, window_base, next).await?;
             window_base = window_base.wrapping_add(blocks_acked);
 
             let header = PACKET_DATA_HEADER_LEN;
@@ -218,16 +262,28 @@ where
         &mut self,
         window: &VecDeque<Bytes>,
         window_base: u16,
+        next: Option<u16>,
     ) -> Result<u16> {
         // Whether the window was already sent again at the client's word: once
         // is enough, or every repeated ACK would double what is on the wire.
         let mut sent_again = false;
         let mut retries = 0;
+        let mut send = true;
 
         // Send packet until we receive an ack
         while retries <= self.max_send_retries {
-            for packet in window {
-                self.socket.send_to(&packet[..], self.peer).await?;
+            if send {
+                for packet in window {
+                    self.transfer.sent(packet.len());
+                    match self.socket.send(packet).await {
+                        Ok(_) => {}
+                        Err(e) => lost_or_gone(e)?,
+                    }
+                }
+            }
+            send = true;
+            if let (Some(block_id), None) = (next, &self.next) {
+                self.next = Some(self.fill_data_block(block_id).await?);
             }
 
             let len = window.len() as u16;
@@ -240,6 +296,13 @@ where
                     self.transfers.acked(self.peer, &self.transfer);
                     sent_again = true;
                 }
+                Ok(Heard::News) => {
+                    if self.transfer.is_stale() {
+                        return Err(Error::Superseded);
+                    }
+                    // Its request came again: so the answer goes out again.
+                    send = !self.transfer.is_proven();
+                }
                 Err(Error::Io(ref e))
                     if e.kind() == io::ErrorKind::TimedOut =>
                 {
@@ -248,11 +311,10 @@ where
                         &self.peer,
                         window_base
                     );
-                    if self.transfer.is_stale() {
-                        return Err(Error::Superseded);
-                    }
                     retries += 1;
                     sent_again = false;
+                    let bytes = window.iter().map(Bytes::len).sum();
+                    send = self.transfer.may_send(bytes);
                 }
                 Err(e) => return Err(e),
             }
@@ -268,47 +330,61 @@ where
         window_len: u16,
         may_send_again: bool,
     ) -> Result<Heard> {
-        // We can not use `self` within `async_std::io::timeout` because not all
-        // struct members implement `Sync`. So we borrow only what we need.
-        let socket = &mut self.socket;
-        let peer = self.peer;
         // With one block at a time a repeated ACK must not be answered
         // (RFC 1123, 4.2.3.1, the Sorcerer's Apprentice); with a window it is
         // how a client says that the window's first block is missing (RFC 7440).
         let may_send_again = may_send_again && self.window_size > 1;
+        self.deadline = Instant::now() + self.timeout;
+        let mut buf = [0u8; 1024];
 
-        io_timeout(self.timeout, async {
-            let mut buf = [0u8; 1024];
-
-            loop {
-                let (len, recved_peer) = socket.recv_from(&mut buf[..]).await?;
-
-                // if the packet do not come from the client we are serving, then ignore it
-                if recved_peer != peer {
+        loop {
+            let received = tokio::select! {
+                biased;
+                received = self.socket.recv(&mut buf[..]) => received,
+                () = self.news.as_mut() => {
+                    self.news.set(self.transfer.news());
+                    return Ok(Heard::News);
+                }
+                () = self.alarm.as_mut() => {
+                    let is_late = Instant::now() >= self.deadline;
+                    let next = match is_late {
+                        true => Instant::now() + self.timeout,
+                        false => self.deadline,
+                    };
+                    self.alarm.as_mut().reset(next);
+                    if is_late {
+                        return Err(Error::Io(io::ErrorKind::TimedOut.into()));
+                    }
                     continue;
                 }
-
-                match Packet::decode(&buf[..len]) {
-                    Ok(Packet::Ack(recved_block_id)) => {
-                        let ahead = recved_block_id.wrapping_sub(window_base);
-                        if ahead < window_len {
-                            return Ok(Ok(Heard::Acked(ahead + 1)));
-                        }
-                        // Block 0 is the OACK, which is sent alone.
-                        if ahead == u16::MAX && may_send_again && window_base != 0 {
-                            return Ok(Ok(Heard::FirstLost));
-                        }
-                        trace!("Unexpected ack packet {recved_block_id}, window_base: {window_base}, window_len: {window_len}");
-                    }
-                    Ok(Packet::Error(e)) => {
-                        return Ok(Err(Error::Aborted(e.msg().to_string())));
-                    }
-                    // the rest are ignored
-                    _ => {}
+            };
+            let len = match received {
+                Ok(len) => len,
+                Err(e) => {
+                    lost_or_gone(e)?;
+                    continue;
                 }
+            };
+
+            match Packet::decode(&buf[..len]) {
+                Ok(Packet::Ack(recved_block_id)) => {
+                    let ahead = recved_block_id.wrapping_sub(window_base);
+                    if ahead < window_len {
+                        return Ok(Heard::Acked(ahead + 1));
+                    }
+                    // Block 0 is the OACK, which is sent alone.
+                    if ahead == u16::MAX && may_send_again && window_base != 0 {
+                        return Ok(Heard::FirstLost);
+                    }
+                    trace!("Unexpected ack packet {recved_block_id}, window_base: {window_base}, window_len: {window_len}");
+                }
+                Ok(Packet::Error(e)) => {
+                    return Err(Error::Aborted(e.msg().to_string()));
+                }
+                // the rest are ignored
+                _ => {}
             }
-        })
-        .await?
+        }
     }
 
     async fn read_block(&mut self, buf: &mut [u8]) -> Result<usize> {

@@ -1,11 +1,10 @@
-use async_executor::Executor;
-use async_io::Async;
-use async_lock::Mutex;
 use log::trace;
 use std::future::Future;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::net::UdpSocket;
+use tokio::task::JoinSet;
 
 use super::read_req::*;
 use super::transfers::{Transfer, Transfers};
@@ -14,16 +13,16 @@ use super::{Handler, ReadEnd, ReadOutcome};
 use crate::error::*;
 use crate::packet::{self, Mode, Packet, PacketType, RwReq};
 use crate::parse::parse_u16_be;
+use crate::utils::bind;
 
 /// TFTP server.
 pub struct TftpServer<H>
 where
     H: Handler,
 {
-    pub(crate) socket: Async<UdpSocket>,
-    pub(crate) handler: Arc<Mutex<H>>,
+    pub(crate) socket: UdpSocket,
+    pub(crate) handler: Arc<H>,
     pub(crate) transfers: Arc<Transfers>,
-    pub(crate) ex: Executor<'static>,
     pub(crate) config: ServerConfig,
     pub(crate) local_ip: IpAddr,
 }
@@ -47,24 +46,32 @@ where
 {
     /// Returns the listenning socket address.
     pub fn listen_addr(&self) -> Result<SocketAddr> {
-        Ok(self.socket.get_ref().local_addr()?)
+        Ok(self.socket.local_addr()?)
     }
 
     /// Consume and start the server.
     pub async fn serve(self) -> Result<()> {
-        self.ex
-            .run(async {
-                let mut buf = [0u8; 4096];
+        let mut buf = [0u8; 4096];
+        // Transfers end with this future.
+        let mut tasks = JoinSet::new();
 
-                loop {
-                    let (len, peer) = self.socket.recv_from(&mut buf).await?;
-                    self.handle_req_packet(peer, &buf[..len]).await;
+        loop {
+            tokio::select! {
+                received = self.socket.recv_from(&mut buf) => {
+                    let (len, peer) = received?;
+                    self.handle_req_packet(&mut tasks, peer, &buf[..len]).await;
                 }
-            })
-            .await
+                Some(_) = tasks.join_next() => {}
+            }
+        }
     }
 
-    async fn handle_req_packet(&self, peer: SocketAddr, data: &[u8]) {
+    async fn handle_req_packet(
+        &self,
+        tasks: &mut JoinSet<()>,
+        peer: SocketAddr,
+        data: &[u8],
+    ) {
         let packet = match Packet::decode(data) {
             Ok(p @ Packet::Rrq(_)) => p,
             Ok(p @ Packet::Wrq(_)) => p,
@@ -92,13 +99,13 @@ where
 
         let Some(transfer) = self.transfers.begin(peer, data) else {
             // The same request again before the first answer was acknowledged
-            // (that answer is on its way, or will be sent again), or too many.
+            // (that answer is sent again), or too many.
             return;
         };
 
         match packet {
-            Packet::Rrq(req) => self.handle_rrq(peer, req, transfer),
-            Packet::Wrq(req) => self.handle_wrq(peer, req, transfer),
+            Packet::Rrq(req) => self.handle_rrq(tasks, peer, req, transfer),
+            Packet::Wrq(req) => self.handle_wrq(tasks, peer, req, transfer),
             _ => unreachable!(),
         }
     }
@@ -113,6 +120,7 @@ where
 
     fn handle_rrq(
         &self,
+        tasks: &mut JoinSet<()>,
         peer: SocketAddr,
         req: RwReq,
         transfer: Arc<Transfer>,
@@ -130,8 +138,6 @@ where
         // Prepare request future
         let req_fut = async move {
             let (mut reader, size) = handler
-                .lock()
-                .await
                 .read_req_open(&peer, req.filename.as_ref())
                 .await
                 .map_err(Error::Packet)?;
@@ -160,11 +166,7 @@ where
                 bytes: read_req.bytes_acked(),
                 elapsed: started.elapsed(),
             };
-            handler.lock().await.read_req_end(
-                &peer,
-                req.filename.as_ref(),
-                end,
-            );
+            handler.read_req_end(&peer, req.filename.as_ref(), end);
 
             Ok(())
         };
@@ -172,13 +174,12 @@ where
         let transfers = Arc::clone(&self.transfers);
 
         // Run request future in a new task
-        self.ex
-            .spawn(run_req(req_fut, peer, transfers, transfer, local_ip))
-            .detach();
+        tasks.spawn(run_req(req_fut, peer, transfers, transfer, local_ip));
     }
 
     fn handle_wrq(
         &self,
+        tasks: &mut JoinSet<()>,
         peer: SocketAddr,
         req: RwReq,
         transfer: Arc<Transfer>,
@@ -192,8 +193,6 @@ where
         // Prepare request future
         let req_fut = async move {
             let mut writer = handler
-                .lock()
-                .await
                 .write_req_open(
                     &peer,
                     req.filename.as_ref(),
@@ -214,9 +213,7 @@ where
         let transfers = Arc::clone(&self.transfers);
 
         // Run request future in a new task
-        self.ex
-            .spawn(run_req(req_fut, peer, transfers, transfer, local_ip))
-            .detach();
+        tasks.spawn(run_req(req_fut, peer, transfers, transfer, local_ip));
     }
 }
 
@@ -226,7 +223,7 @@ async fn send_error(
     local_ip: IpAddr,
 ) -> Result<()> {
     let addr: SocketAddr = SocketAddr::new(local_ip, 0);
-    let socket = Async::<UdpSocket>::bind(addr).map_err(Error::Bind)?;
+    let socket = bind(addr).map_err(Error::Bind)?;
 
     let data = Packet::Error(error.into()).to_bytes();
     socket.send_to(&data[..], peer).await?;

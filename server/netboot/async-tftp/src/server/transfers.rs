@@ -3,27 +3,83 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use tokio::sync::futures::OwnedNotified;
+use tokio::sync::Notify;
 
 /// Transfers to one address and port at a time: the one in use, and those it
 /// left behind that have not run out of retries yet.
-const PER_PEER: usize = 4;
+const PER_PORT: usize = 4;
+/// Transfers to one address at a time, so that no one has them all.
+const PER_ADDRESS: usize = 64;
 /// Transfers in all: each holds a socket and a window of blocks.
 const IN_ALL: usize = 1024;
+/// An address that has not answered yet, and so may have been forged, is sent
+/// so many times the bytes that came from it; RFC 9000, 8.1, does the same. (The
+/// first block of 512 bytes, where no options were sent, goes out once for each
+/// request whatever its length: TFTP has nothing smaller to begin with.)
+const UNPROVEN_FACTOR: usize = 3;
 
 /// One transfer.
 pub(crate) struct Transfer {
     request: Vec<u8>,
-    /// The client answered: it has taken up this transfer.
-    acked: AtomicBool,
-    /// The client took up a later transfer from the same port.
+    begun: Instant,
+    /// The client answered: it has taken up this transfer, and has its address.
+    proven: AtomicBool,
+    /// The client took up a later transfer from the same port, or this one had
+    /// to make room.
     stale: AtomicBool,
+    /// Bytes of its requests, and of what was sent to it; counted until proven.
+    heard: AtomicUsize,
+    sent: AtomicUsize,
+    news: Arc<Notify>,
 }
 
 impl Transfer {
+    fn new(request: &[u8]) -> Transfer {
+        Transfer {
+            request: request.to_vec(),
+            begun: Instant::now(),
+            proven: AtomicBool::new(false),
+            stale: AtomicBool::new(false),
+            heard: AtomicUsize::new(request.len()),
+            sent: AtomicUsize::new(0),
+            news: Arc::default(),
+        }
+    }
+
     pub(crate) fn is_stale(&self) -> bool {
         self.stale.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn is_proven(&self) -> bool {
+        self.proven.load(Ordering::Relaxed)
+    }
+
+    /// Ready when it became stale, or its request came again.
+    pub(crate) fn news(&self) -> OwnedNotified {
+        Arc::clone(&self.news).notified_owned()
+    }
+
+    pub(crate) fn sent(&self, bytes: usize) {
+        if !self.is_proven() {
+            self.sent.fetch_add(bytes, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether so many bytes more may go out without being asked for.
+    pub(crate) fn may_send(&self, bytes: usize) -> bool {
+        self.is_proven()
+            || self.sent.load(Ordering::Relaxed) + bytes
+                <= UNPROVEN_FACTOR * self.heard.load(Ordering::Relaxed)
+    }
+
+    fn end(&self) {
+        self.stale.store(true, Ordering::Relaxed);
+        self.news.notify_one();
     }
 }
 
@@ -37,51 +93,80 @@ impl Transfers {
     }
 
     /// A new transfer, unless the request is a retransmission of one that waits
-    /// for its first acknowledgement, or there are too many.
+    /// for its first acknowledgement (which then sends its answer again), or
+    /// there are too many.
     pub(crate) fn begin(
         &self,
         peer: SocketAddr,
         request: &[u8],
     ) -> Option<Arc<Transfer>> {
         let mut all = self.lock();
+        let of_port = all.get(&peer).map_or(&[][..], Vec::as_slice);
+        let again =
+            of_port.iter().find(|t| t.request == request && !t.is_proven());
+        if let Some(again) = again {
+            again.heard.fetch_add(request.len(), Ordering::Relaxed);
+            again.news.notify_one();
+            return None;
+        }
+        let of_address =
+            all.iter().filter(|(other, _)| other.ip() == peer.ip());
+        if of_port.len() >= PER_PORT
+            || of_address.map(|(_, list)| list.len()).sum::<usize>()
+                >= PER_ADDRESS
+        {
+            return None;
+        }
         if all.values().map(Vec::len).sum::<usize>() >= IN_ALL {
-            return None;
+            Self::make_room(&mut all)?;
         }
-        let of_peer = all.entry(peer).or_default();
-        let again = of_peer
-            .iter()
-            .any(|t| t.request == request && !t.acked.load(Ordering::Relaxed));
-        if again || of_peer.len() >= PER_PEER {
-            return None;
-        }
-        let transfer = Arc::new(Transfer {
-            request: request.to_vec(),
-            acked: AtomicBool::new(false),
-            stale: AtomicBool::new(false),
-        });
-        of_peer.push(Arc::clone(&transfer));
+        let transfer = Arc::new(Transfer::new(request));
+        all.entry(peer).or_default().push(Arc::clone(&transfer));
         Some(transfer)
+    }
+
+    /// Ends the oldest transfer that nobody has answered to: a flood of requests
+    /// from forged addresses keeps nobody out who answers.
+    fn make_room(
+        all: &mut HashMap<SocketAddr, Vec<Arc<Transfer>>>,
+    ) -> Option<()> {
+        let (peer, oldest) = all
+            .iter()
+            .flat_map(|(peer, list)| list.iter().map(move |t| (*peer, t)))
+            .filter(|(_, t)| !t.is_proven())
+            .min_by_key(|(_, t)| t.begun)
+            .map(|(peer, t)| (peer, Arc::clone(t)))?;
+        oldest.end();
+        Self::remove(all, peer, &oldest);
+        Some(())
     }
 
     /// The client acknowledged something: earlier transfers to the same port
     /// have no one at the other end any more.
     pub(crate) fn acked(&self, peer: SocketAddr, transfer: &Arc<Transfer>) {
-        if transfer.acked.swap(true, Ordering::Relaxed) {
+        if transfer.proven.swap(true, Ordering::Relaxed) {
             return;
         }
         for earlier in self.lock().get(&peer).into_iter().flatten() {
             if Arc::ptr_eq(earlier, transfer) {
                 break;
             }
-            earlier.stale.store(true, Ordering::Relaxed);
+            earlier.end();
         }
     }
 
     pub(crate) fn end(&self, peer: SocketAddr, transfer: &Arc<Transfer>) {
-        let mut all = self.lock();
-        if let Some(of_peer) = all.get_mut(&peer) {
-            of_peer.retain(|t| !Arc::ptr_eq(t, transfer));
-            if of_peer.is_empty() {
+        Self::remove(&mut self.lock(), peer, transfer);
+    }
+
+    fn remove(
+        all: &mut HashMap<SocketAddr, Vec<Arc<Transfer>>>,
+        peer: SocketAddr,
+        transfer: &Arc<Transfer>,
+    ) {
+        if let Some(of_port) = all.get_mut(&peer) {
+            of_port.retain(|t| !Arc::ptr_eq(t, transfer));
+            if of_port.is_empty() {
                 all.remove(&peer);
             }
         }
@@ -106,5 +191,43 @@ mod tests {
         transfers.end(peer, &first);
         transfers.end(peer, &second);
         assert!(transfers.lock().is_empty());
+    }
+
+    #[test]
+    fn an_unproven_address_gets_little_and_a_proven_one_what_it_takes() {
+        let transfers = Transfers::default();
+        let peer = "192.0.2.1:2070".parse().unwrap();
+        let transfer = transfers.begin(peer, &[0; 20]).unwrap();
+        transfer.sent(30);
+        assert!(transfer.may_send(30));
+        transfer.sent(30);
+        assert!(!transfer.may_send(1));
+        // It asks again: there is that much more.
+        assert!(transfers.begin(peer, &[0; 20]).is_none());
+        assert!(transfer.may_send(60) && !transfer.may_send(61));
+        transfers.acked(peer, &transfer);
+        assert!(transfer.may_send(1 << 20));
+    }
+
+    #[test]
+    fn a_flood_from_forged_addresses_keeps_nobody_out() {
+        let transfers = Transfers::default();
+        let address = |n: usize| -> SocketAddr {
+            ([10, 0, (n >> 8) as u8, n as u8], 2070).into()
+        };
+        let real = address(0);
+        let proven = transfers.begin(real, b"rrq").unwrap();
+        transfers.acked(real, &proven);
+        let mut forged = Vec::new();
+        for n in 1..IN_ALL + 10 {
+            forged.push(transfers.begin(address(n), b"rrq").unwrap());
+        }
+        assert!(!proven.is_stale());
+        assert_eq!(forged.iter().filter(|t| t.is_stale()).count(), 10);
+        assert!(forged[0].is_stale());
+        let of_one = |port: usize| {
+            transfers.begin((real.ip(), port as u16).into(), b"rrq").is_some()
+        };
+        assert_eq!((1..200).filter(|&p| of_one(p)).count(), PER_ADDRESS - 1);
     }
 }

@@ -1,23 +1,23 @@
-use async_io::Async;
 use bytes::{Buf, Bytes, BytesMut};
 use futures_lite::{AsyncWrite, AsyncWriteExt};
 use log::trace;
 use std::cmp;
 use std::io;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
+use tokio::net::UdpSocket;
 
 use crate::error::{Error, Result};
 use crate::packet::{Opts, Packet, RwReq, PACKET_DATA_HEADER_LEN};
 use crate::server::{ServerConfig, DEFAULT_BLOCK_SIZE};
-use crate::utils::io_timeout;
+use crate::utils::{bind, io_timeout};
 
 pub(crate) struct WriteRequest<'w, W>
 where
     W: AsyncWrite + Send,
 {
     peer: SocketAddr,
-    socket: Async<UdpSocket>,
+    socket: UdpSocket,
     writer: &'w mut W,
     // BytesMut reclaims memory only if it is continuous.
     // Because we always need to keep the previous ACK, we can not use
@@ -57,7 +57,7 @@ where
             .unwrap_or(config.timeout);
 
         let addr = SocketAddr::new(local_ip, 0);
-        let socket = Async::<UdpSocket>::bind(addr).map_err(Error::Bind)?;
+        let socket = bind(addr).map_err(Error::Bind)?;
 
         Ok(WriteRequest {
             peer,
