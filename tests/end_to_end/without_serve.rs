@@ -172,9 +172,26 @@ fn a_sites_own_server_boots_machines_and_holds_one_that_has_moved() {
     assert_ne!(text, moved);
     fs::write(&record, moved).unwrap();
     install().unwrap();
-    let held = ["Its disk is not started", "must not start a second one"];
+    let held = ["Its disk is not started"];
     scene.boots("uefi-held", &uefi, &held).unwrap();
-    // PXELINUX speaks on the serial port from its prompt on.
+    // PXELINUX speaks on the serial port from its prompt on, where it waits.
     scene.boots("bios-held", &bios, &["boot:"]).unwrap();
+
+    // A machine that nobody named goes on with its own disk.
+    let boot_sector = fs::read(&scene.disk.path).unwrap();
+    let other = scene.path("other.disk");
+    fs::write(&other, &boot_sector[..1024]).unwrap();
+    for (file, name) in [
+        ("pxelinux.0", "pxelinux-other"),
+        ("boot.ipxe", "ipxe-other"),
+    ] {
+        let unlisted = format!(
+            "{BIOS} -boot nc {} -drive file={},format=raw,if=ide,index=0,snapshot=on",
+            card("e1000", &boot_file(file)),
+            other.display()
+        );
+        let unlisted = unlisted.replace(MAC, "52:54:00:12:34:57");
+        scene.boots(name, &unlisted, &["p2v guest: boot"]).unwrap();
+    }
     scene.ends_well().unwrap();
 }

@@ -108,8 +108,16 @@ impl Settings {
         let usual = Path::new(SETTINGS_FILE);
         let file = global.config.as_deref().or(usual.exists().then_some(usual));
         let text = match file {
-            Some(file) => std::fs::read_to_string(file)
-                .with_context(|| format!("cannot read {}", file.display()))?,
+            Some(file) => std::fs::read_to_string(file).map_err(|error| {
+                let as_whom = match error.kind() {
+                    std::io::ErrorKind::PermissionDenied => {
+                        " (the unit p2v-serve reads it as the user p2v)"
+                    }
+                    _ => "",
+                };
+                anyhow::Error::new(error)
+                    .context(format!("cannot read {}{as_whom}", file.display()))
+            })?,
             None => String::new(),
         };
         let name = file.unwrap_or(usual).display().to_string();

@@ -31,8 +31,8 @@ pub fn of(record: &Record, append: &str) -> Vec<Order> {
     let decision = match record.state {
         State::Moved | State::Released => BootDecision::Hold {
             message: format!(
-                "This machine's server ({name}) runs on the Xen host now, from its own volume. Switch this machine off: \
-                 its old disk must not start a second one."
+                "The server of this machine ({name}) runs on the Xen host now, from its own volume. Switch this machine \
+                 off: its old disk must not start a second one."
             ),
         },
         // A domain that runs on the old disks needs the agent back, as soon as it can be.
