@@ -13,7 +13,7 @@ use p2v_dom0::copy::journal::{Identity, Journal};
 use p2v_dom0::copy::{self, FileSink, Job, Options, RANGE_SECTORS, Sources, Verify, pieces};
 use serde::{Deserialize, Serialize};
 
-use crate::scene::{SHELF, SLOT};
+use crate::scene::SLOT;
 
 /// What took how long.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -29,13 +29,15 @@ pub fn journal_beside(copy: &Path) -> PathBuf {
     copy.with_extension("journal")
 }
 
-/// Copies: interface, file to make, `checked` or `plain`, and a file with the extents to copy (all,
-/// without it).
+/// Copies: interface, shelf of the disk, file to make, `checked` or `plain`, and a file with the extents to
+/// copy (all, without it).
 pub fn run(arguments: &[String]) -> Result<()> {
-    let (iface, to, way, extents) = match arguments {
-        [iface, to, way] => (iface, Path::new(to), way, None),
-        [iface, to, way, extents] => (iface, Path::new(to), way, Some(Path::new(extents))),
-        _ => bail!("copy IFACE FILE checked|plain [EXTENTS]"),
+    let (iface, shelf, to, way, extents) = match arguments {
+        [iface, shelf, to, way] => (iface, shelf, Path::new(to), way, None),
+        [iface, shelf, to, way, extents] => {
+            (iface, shelf, Path::new(to), way, Some(Path::new(extents)))
+        }
+        _ => bail!("copy IFACE SHELF FILE checked|plain [EXTENTS]"),
     };
     let options = Options {
         fresh: true,
@@ -56,7 +58,7 @@ pub fn run(arguments: &[String]) -> Result<()> {
     };
     let begun = Instant::now();
     let initiator = Initiator::open(iface)?;
-    let address = Address::new(SHELF, SLOT);
+    let address = Address::new(shelf.parse()?, SLOT);
     let mut data = initiator.attach(address)?;
     let mut digests = initiator.attach(address)?;
     digests.without_data();
