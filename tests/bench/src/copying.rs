@@ -18,6 +18,7 @@ mod peers;
 mod process;
 pub mod report;
 mod rows;
+pub mod share;
 
 use images::{Image, Images};
 pub use rows::{Disk, Link, Peer, Row, all};
@@ -76,6 +77,11 @@ impl Workshop {
             images: Images::new(&directory),
             directory,
         })
+    }
+
+    /// The directory and the disks, for other measurements of copies.
+    pub(crate) fn parts(&self) -> (&Path, &Images) {
+        (&self.directory, &self.images)
     }
 
     /// Measures a row so many times, the peers by turns.

@@ -75,9 +75,12 @@ fn run() -> Result<()> {
     rows.retain(|row| chosen(&row.name()));
     let mut copies = copying::all();
     copies.retain(|row| chosen(&row.name()));
+    let mut shares = copying::share::all();
+    shares.retain(|row| chosen(&row.name()));
     if list {
         let names = rows.iter().map(rows::Row::name);
-        for name in names.chain(copies.iter().map(copying::Row::name)) {
+        let names = names.chain(copies.iter().map(copying::Row::name));
+        for name in names.chain(shares.iter().map(copying::share::Row::name)) {
             println!("{name}");
         }
         return Ok(());
@@ -113,6 +116,12 @@ fn run() -> Result<()> {
         }
         copying::report::goals(&measured);
         report::json(&measured, &out.join("copies.json"))?;
+    }
+    if !shares.is_empty() {
+        let workshop = copying::Workshop::new(&out)?;
+        for row in shares {
+            copying::share::measure(&workshop, &row)?.print();
+        }
     }
     Ok(())
 }

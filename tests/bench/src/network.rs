@@ -80,9 +80,11 @@ impl Network {
     /// Makes it a wire of so many bits a second in each direction. Every frame counts with the 24 bytes
     /// that it takes on a real wire beside those that the kernel counts (preamble 8, check sequence 4,
     /// gap 12; IEEE 802.3); TCP must not queue several as one for that. The queue takes a thousand frames, as that of an Ethernet interface does, and
-    /// what was not sent is made up for by half a millisecond's worth at the most.
+    /// what was not sent is made up for by half a millisecond's worth at the most, or two frames.
     pub fn slow_down(&self, bits: u64, mtu: u32) -> Result<()> {
-        let (burst, limit) = (bits / 8 / 2000, 1000 * (mtu + 14));
+        // A frame that is longer than the burst would never be sent.
+        let burst = (bits / 8 / 2000).max(2 * u64::from(mtu + 38));
+        let limit = 1000 * (mtu + 14);
         for (namespace, iface) in self.ends() {
             ip(&format!(
                 "-n {namespace} link set dev {iface} gso_max_segs 1"

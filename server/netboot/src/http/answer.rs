@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use http_range_header::parse_range_header;
+use http_range_header::{EndPosition, StartPosition, parse_range_header};
 use hyper::Uri;
 use hyper::header::{HeaderMap, IF_RANGE, RANGE};
 
@@ -43,14 +43,19 @@ pub fn part(headers: &HeaderMap, size: u64) -> Part {
     else {
         return Part::Whole;
     };
-    if ranges.ranges.len() != 1 {
+    let [range] = &*ranges.ranges else {
         return Part::Whole;
-    }
-    match ranges.validate(size).as_deref() {
-        Ok([range]) if range.start() <= range.end() && *range.end() < size => {
-            Part::Of(*range.start()..*range.end() + 1)
-        }
-        _ => Part::Outside,
+    };
+    let (first, last) = match (range.start, range.end) {
+        // The last so many bytes: all, of a file that has fewer (RFC 9110, 14.1.2).
+        (StartPosition::FromLast(0), _) => return Part::Outside,
+        (StartPosition::FromLast(bytes), _) => (size.saturating_sub(bytes), u64::MAX),
+        (StartPosition::Index(first), EndPosition::Index(last)) => (first, last),
+        (StartPosition::Index(first), EndPosition::LastByte) => (first, u64::MAX),
+    };
+    match first <= last && first < size {
+        true => Part::Of(first..last.saturating_add(1).min(size)),
+        false => Part::Outside,
     }
 }
 

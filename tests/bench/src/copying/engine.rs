@@ -16,7 +16,7 @@ use p2v_dom0::tool::Tools;
 use p2v_dom0::used::{self, SourceView};
 use serde::{Deserialize, Serialize};
 
-use crate::scene::{SHELF, SLOT};
+use crate::scene::SLOT;
 
 /// How long a program may look into one file system.
 const LOOK_LIMIT: Duration = Duration::from_secs(600);
@@ -35,10 +35,10 @@ pub fn journal_beside(copy: &Path) -> PathBuf {
     copy.with_extension("journal")
 }
 
-/// Copies: interface, file to make, and `checked`, `used-only` (checked too) or `plain`.
+/// Copies: interface, shelf of the disk, file to make, and `checked`, `used-only` (checked too) or `plain`.
 pub fn run(arguments: &[String]) -> Result<()> {
-    let [iface, to, way] = arguments else {
-        bail!("copy IFACE FILE checked|used-only|plain");
+    let [iface, shelf, to, way] = arguments else {
+        bail!("copy IFACE SHELF FILE checked|used-only|plain");
     };
     let to = Path::new(to);
     let options = Options {
@@ -60,7 +60,7 @@ pub fn run(arguments: &[String]) -> Result<()> {
     };
     let begun = Instant::now();
     let initiator = Initiator::open(iface)?;
-    let address = Address::new(SHELF, SLOT);
+    let address = Address::new(shelf.parse()?, SLOT);
     let mut data = initiator.attach(address)?;
     let mut digests = initiator.attach(address)?;
     digests.without_data();

@@ -41,17 +41,17 @@ pub fn roles(peer: Peer, image: &Image, copy: &Path) -> Result<Roles> {
     Ok(match peer {
         Peer::P2v => Roles {
             old: words(&export),
-            new: words(&format!("{own} copy load0 {copy} checked")),
+            new: words(&format!("{own} copy load0 {SHELF} {copy} checked")),
             port: None,
         },
         Peer::P2vUsedOnly => Roles {
             old: words(&export),
-            new: words(&format!("{own} copy load0 {copy} used-only")),
+            new: words(&format!("{own} copy load0 {SHELF} {copy} used-only")),
             port: None,
         },
         Peer::Vblade => Roles {
             old: words(&format!("vblade -b 64 -r {SHELF} {SLOT} target0 {disk}")),
-            new: words(&format!("{own} copy load0 {copy} plain")),
+            new: words(&format!("{own} copy load0 {SHELF} {copy} plain")),
             port: None,
         },
         Peer::Nbdcopy => Roles {
