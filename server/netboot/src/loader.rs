@@ -58,11 +58,11 @@ impl fmt::Display for Loader {
 }
 
 /// The loader for a client; `None`: its kind is not served. `wish`: what the settings name for this
-/// machine. `bios`: what they name for BIOS machines; by itself lpxelinux, where HTTP is served.
+/// machine. `bios`: what they name for BIOS machines.
 pub fn choose(
     client: ClientKind,
     wish: Option<Loader>,
-    bios: Option<Loader>,
+    bios: Loader,
     http: bool,
 ) -> Option<Loader> {
     let usual = match client {
@@ -73,10 +73,7 @@ pub fn choose(
             ipxe: true,
             architecture: 6 | 7 | 9,
         } => Loader::Ipxe,
-        ClientKind::Bios { ipxe: false } => bios.unwrap_or(match http {
-            true => Loader::Lpxelinux,
-            false => Loader::Pxelinux,
-        }),
+        ClientKind::Bios { ipxe: false } => bios,
         ClientKind::Uefi {
             architecture: 7 | 9,
             ..
@@ -139,8 +136,9 @@ mod tests {
     fn each_kind_gets_its_loader() {
         let bios = |ipxe| ClientKind::Bios { ipxe };
         let uefi = |architecture, ipxe| ClientKind::Uefi { architecture, ipxe };
+        let usual = Loader::Pxelinux;
         for (client, without_http, with_http) in [
-            (bios(false), Some(Loader::Pxelinux), Some(Loader::Lpxelinux)),
+            (bios(false), Some(Loader::Pxelinux), Some(Loader::Pxelinux)),
             (bios(true), Some(Loader::Ipxe), Some(Loader::Ipxe)),
             (uefi(7, false), Some(Loader::ShimX64), Some(Loader::ShimX64)),
             (uefi(9, false), Some(Loader::ShimX64), Some(Loader::ShimX64)),
@@ -157,20 +155,20 @@ mod tests {
             (ClientKind::HttpBoot(0x13), None, None),
             (ClientKind::Other, None, None),
         ] {
-            assert_eq!(choose(client, None, None, false), without_http, "{client}");
-            assert_eq!(choose(client, None, None, true), with_http, "{client}");
+            assert_eq!(choose(client, None, usual, false), without_http, "{client}");
+            assert_eq!(choose(client, None, usual, true), with_http, "{client}");
             // A wish does not make a client of what is none.
             let wish = Some(Loader::GrubX64);
             assert_eq!(
-                choose(client, wish, None, true),
+                choose(client, wish, usual, true),
                 with_http.and(wish),
                 "{client}"
             );
         }
-        let forced = Some(Loader::Pxelinux);
-        assert_eq!(choose(bios(false), None, forced, true), forced);
+        let other = Loader::Lpxelinux;
+        assert_eq!(choose(bios(false), None, other, true), Some(other));
         assert_eq!(
-            choose(uefi(7, false), None, forced, true),
+            choose(uefi(7, false), None, other, true),
             Some(Loader::ShimX64)
         );
     }

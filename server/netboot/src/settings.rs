@@ -97,8 +97,10 @@ pub struct Settings {
     pub secure_boot: Option<bool>,
     /// The boot loader for 32-bit UEFI; default `/usr/share/p2v/grubia32.efi`.
     pub grub_ia32: PathBuf,
-    /// `pxelinux.0` or `lpxelinux.0` for all BIOS machines; default: `lpxelinux.0` where HTTP is served.
-    pub bios_loader: Option<Loader>,
+    /// `pxelinux.0` (default) or `lpxelinux.0` for all BIOS machines. The first uses the ROM's own network
+    /// functions, which every ROM must have to get that far; the second drives the card by the ROM's UNDI
+    /// with a TCP of its own, and is quicker where that works.
+    pub bios_loader: Loader,
     /// Boot loaders of some machines, whatever they are taken for.
     #[serde(skip)]
     pub loaders: BTreeMap<MacAddr, Loader>,
@@ -136,7 +138,7 @@ impl Default for Settings {
             grub_x64_unsigned: "/usr/share/p2v/grubx64.efi".into(),
             secure_boot: None,
             grub_ia32: "/usr/share/p2v/grubia32.efi".into(),
-            bios_loader: None,
+            bios_loader: Loader::Pxelinux,
             loaders: BTreeMap::new(),
             state_dir: "/var/lib/p2v".into(),
             user: None,

@@ -47,7 +47,7 @@ pub struct Server {
     /// UEFI machines get Debian's signed GRUB, which has no HTTP.
     pub signed_grub: bool,
     /// The loader for BIOS machines, if it is set.
-    pub bios_loader: Option<Loader>,
+    pub bios_loader: Loader,
     /// Loaders for some machines.
     pub loaders: BTreeMap<MacAddr, Loader>,
     /// The files there are: a loader that is not installed cannot be told.
@@ -202,7 +202,7 @@ mod tests {
             serve_all: false,
             http: None,
             signed_grub: false,
-            bios_loader: None,
+            bios_loader: Loader::Pxelinux,
             loaders: BTreeMap::new(),
             files: [BootFile::Pxelinux, BootFile::ShimX64].into(),
             lease_seconds: 600,
