@@ -46,7 +46,7 @@ pub struct Server {
     pub http: Option<String>,
     /// UEFI machines get Debian's signed GRUB, which has no HTTP.
     pub signed_grub: bool,
-    /// The loader for BIOS machines, if it is set.
+    /// The loader for BIOS machines.
     pub bios_loader: Loader,
     /// Loaders for some machines.
     pub loaders: BTreeMap<MacAddr, Loader>,
@@ -318,6 +318,7 @@ mod tests {
         assert!(has(&bytes, b"\x43\x1ehttp://192.168.7.1/shimx64.efi"));
         assert_eq!(bytes[108], 0, "the URL is in option 67 alone");
         request.client = ClientKind::Bios { ipxe: false };
+        server.bios_loader = Loader::Lpxelinux;
         let offer = reply(decide(&request, Port::Dhcp, &server, &mut leases, 0));
         let bytes = offer.encode(&request, &server).unwrap();
         assert_eq!(bytes[108..120], *b"lpxelinux.0\0");

@@ -93,3 +93,26 @@ fn ipxe_runs_its_script_waits_and_goes_on_with_its_own_disk() {
         assert!(!lab.recorder.lines().iter().any(fetched));
     }
 }
+
+/// lpxelinux and iPXE fetch the large files by HTTP, where it is served.
+#[test]
+fn large_files_come_by_http() {
+    for (loader, card) in [(Some(Loader::Lpxelinux), "virtio-net-pci"), (None, "e1000")] {
+        let lab = Lab::new();
+        lab.add_tap();
+        let mut settings = lab.settings(Mode::Dhcp);
+        settings.http_port = 80;
+        if let Some(loader) = loader {
+            settings.loaders.insert(MAC, loader);
+        }
+        let _service = lab.serve(settings);
+        let machine = Machine::start(&lab, Firmware::Bios, card);
+        match loader {
+            // It says so before it fetches each.
+            Some(_) => machine.says("Loading http://192.168.7.1/initrd..."),
+            None => machine.shows("http://192.168.7.1/initrd..."),
+        };
+        lab.recorder
+            .wait_for("52:54:00:12:34:56: vmlinuz 300 kB in ");
+    }
+}
