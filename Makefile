@@ -19,7 +19,7 @@ PACKAGES := gcc g++ libc6-dev binutils pkg-config \
 	pxelinux syslinux-common iproute2 procps util-linux \
 	partclone fuse3 ntfs-3g xfsprogs btrfs-progs dosfstools mtools \
 	vblade hdparm tftp-hpa atftp curl isc-dhcp-client udhcpc udhcpd \
-	libnbd-bin netcat-openbsd ethtool
+	libnbd-bin netcat-openbsd ethtool dnsmasq-base libwrap0
 
 .PHONY: help setup build image lab demo test check unit end-to-end bench fuzz install install-files clean
 
@@ -27,7 +27,7 @@ help:
 	@echo "make demo      an old server is moved onto Xen before your eyes, all in QEMU (about 10 minutes the first time)"
 	@echo "make test      every test"
 	@echo "make install   p2v, its units and the netboot image onto this Xen host (DESTDIR= and PREFIX= as usual)"
-	@echo "make bench     figures beside vblade, nbdcopy and dd, as ratios in one run (about an hour)"
+	@echo "make bench     figures beside vblade, nbdcopy, dd, dnsmasq and tftpd-hpa, as ratios in one run (about an hour)"
 	@echo "make fuzz      each fuzz target for a minute"
 	@echo "also: setup build image lab check unit end-to-end clean"
 
@@ -86,10 +86,14 @@ test:
 	@$(MAKE) --no-print-directory unit
 	@$(MAKE) --no-print-directory end-to-end
 
+# Not installed, only unpacked: Debian's package starts its server.
+TFTPD := $(CACHE)/tftpd-hpa/usr/sbin/in.tftpd
+
 # Figures, not tests. ONLY="cached mtu=9000" or ONLY="copy random" measures some rows. Copies need 30 GB of disk.
 bench: setup
-	$(CARGO) build --release --locked -q -p p2v-bench -p p2v-agent
-	$(TARGET)/release/bench --out $(TARGET)/bench --only "$(ONLY)"
+	$(CARGO) build --release --locked -q -p p2v-bench -p p2v-agent -p p2v
+	@test -x $(TFTPD) || { mkdir -p $(CACHE)/tftpd-hpa; cd $(CACHE)/tftpd-hpa; apt-get download -qq tftpd-hpa; dpkg -x tftpd-hpa_*.deb .; }
+	$(TARGET)/release/bench --out $(TARGET)/bench --tftpd $(TFTPD) --only "$(ONLY)"
 
 # Coverage instrumentation that the stable compiler has, so no other toolchain is needed.
 FUZZ_SECONDS ?= 60

@@ -65,6 +65,20 @@ impl Network {
         ))
     }
 
+    /// So many addresses at the load's end, its own among them.
+    pub fn with_more_load_addresses(&self, count: u8) -> Result<Vec<String>> {
+        let mut addresses = vec![LOAD_IP.to_owned()];
+        for number in 1..count {
+            let address = format!("10.89.0.{}", 100 + number);
+            ip(&format!(
+                "-n {} address add {address}/24 dev load0",
+                self.load
+            ))?;
+            addresses.push(address);
+        }
+        Ok(addresses)
+    }
+
     /// Has TCP cut its data into frames of the MTU itself, as AoE does: a veth would hand it over in
     /// pieces of 64 KiB that no wire carries.
     pub fn without_offloads(&self) -> Result<()> {
@@ -100,7 +114,16 @@ impl Network {
 
     /// Whether somebody in the target's namespace listens on this TCP port.
     pub fn listens(&self, port: u16) -> Result<bool> {
-        let words = ["netns", "exec", &self.target, "ss", "-Hltn"];
+        self.has_socket("-Hltn", port)
+    }
+
+    /// The same of a UDP port.
+    pub fn hears(&self, port: u16) -> Result<bool> {
+        self.has_socket("-Hlun", port)
+    }
+
+    fn has_socket(&self, kind: &str, port: u16) -> Result<bool> {
+        let words = ["netns", "exec", &self.target, "ss", kind];
         let output = Command::new("ip").args(words).output()?;
         let table = String::from_utf8_lossy(&output.stdout).into_owned();
         let end = format!(":{port}");
