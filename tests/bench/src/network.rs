@@ -136,11 +136,17 @@ impl Network {
         [(&self.target, "target0"), (&self.load, "load0")]
     }
 
+    /// A command in a namespace, wherever the kernel puts it.
+    pub fn command_anywhere(&self, namespace: &str, words: &[&str]) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", namespace]).args(words);
+        command
+    }
+
     /// A command in a namespace, on a processor of its own: whether the two ends happen to share one
     /// would otherwise decide the figures with one request in flight.
     pub fn command(&self, namespace: &str, processor: usize, words: &[&str]) -> Command {
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", namespace]);
+        let mut command = self.command_anywhere(namespace, &[]);
         if std::thread::available_parallelism().is_ok_and(|n| n.get() > processor) {
             command.args(["taskset", "-c", &processor.to_string()]);
         }

@@ -92,8 +92,7 @@ fn start(row: &Row, network: &Network, address: &str, directory: &Path) -> Resul
             words
         }
     };
-    network
-        .command(&network.load, 0, &words)
+    row.command(network, &network.load, &words)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result};
 use serde::Serialize;
@@ -42,6 +43,16 @@ impl Row {
             Client::CurlHttp => "http by curl",
         };
         format!("netboot {client}, {} at once", self.clients)
+    }
+
+    /// A command of this row. With one block in flight the two ends work by turns, and share a processor:
+    /// on two, most of a block's time is one waking the other, which in a virtual machine is a hundred
+    /// times what either does. Many are where the kernel puts them.
+    fn command(&self, network: &Network, namespace: &str, words: &[&str]) -> Command {
+        match self.clients {
+            1 => network.command(namespace, 0, words),
+            _ => network.command_anywhere(namespace, words),
+        }
     }
 
     /// Bytes of the file fetched: long enough to measure for one; for many the kernel, as it is.
@@ -161,7 +172,7 @@ impl BootFiles {
         network.with_addresses()?;
         network.without_offloads()?;
         let addresses = network.with_more_load_addresses(row.clients)?;
-        let running = Running::start(&self.programs, server, &network, &self.directory)?;
+        let running = Running::start(&self.programs, row, server, &network, &self.directory)?;
         let before = running.processor_seconds()?;
         let fetched = clients::fetch(row, &network, &addresses, &self.directory)?;
         let used = running.processor_seconds()? - before;

@@ -73,7 +73,7 @@ pub fn goals(measured: &[Measured]) {
         );
     }
     println!(
-        "the clients ran on one processor and the server on another; of tftpd-hpa, which forks for each client, \
+        "one client shared a processor with the server; of tftpd-hpa, which forks for each client, \
          the memory is the first process's"
     );
 }

@@ -1,13 +1,15 @@
 //! The servers, each as its manual has it for this use.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, ChildStderr, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
+use super::Row;
 use crate::network::{Network, TARGET_IP};
 use crate::scene::processor_seconds;
 
@@ -45,6 +47,7 @@ impl Running {
     /// Starts it in the target's namespace, and waits until it listens.
     pub fn start(
         programs: &Programs,
+        row: &Row,
         server: Server,
         network: &Network,
         directory: &Path,
@@ -92,11 +95,14 @@ impl Running {
             ],
         };
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        let child = network
-            .command(&network.target, 1, &words)
+        let child = row
+            .command(network, &network.target, &words)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
+            .stderr(match server {
+                Server::P2v => Stdio::piped(),
+                _ => Stdio::null(),
+            })
             .spawn()
             .with_context(|| format!("cannot start {}", words[0]))?;
         let mut running = Running(child);
@@ -105,6 +111,9 @@ impl Running {
             if running.0.try_wait()?.is_some() || Instant::now() > until {
                 bail!("{} does not serve: {}", server.words(), words.join(" "));
             }
+        }
+        if let Some(log) = running.0.stderr.take() {
+            look_is_over(log)?;
         }
         Ok(running)
     }
@@ -120,6 +129,22 @@ impl Running {
         let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok());
         Ok(kib.context("no VmHWM in the process's status")? / 1024.0)
     }
+}
+
+/// In its first seconds p2v looks for other DHCP servers, and hears every frame for that: waits until it
+/// says what it found.
+fn look_is_over(log: ChildStderr) -> Result<()> {
+    let mut log = BufReader::new(log);
+    let mut line = String::new();
+    while !line.contains("DHCP server") {
+        line.clear();
+        if log.read_line(&mut line)? == 0 {
+            bail!("p2v serve ended");
+        }
+    }
+    // What it says later has to go somewhere.
+    std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
+    Ok(())
 }
 
 impl Drop for Running {
