@@ -21,7 +21,7 @@ PACKAGES := gcc g++ libc6-dev binutils pkg-config \
 	partclone fuse3 ntfs-3g xfsprogs btrfs-progs dosfstools mtools \
 	vblade hdparm tftp-hpa atftp curl isc-dhcp-client udhcpc udhcpd \
 	dnsmasq-base isc-dhcp-server kea-dhcp4-server \
-	libnbd-bin netcat-openbsd ethtool
+	libnbd-bin netcat-openbsd ethtool libwrap0
 
 # GRUB for 32-bit UEFI, which Debian does not sign, and for 64-bit UEFI beside another DHCP server (see boot_set.rs).
 GRUB_MODULES := efinet tftp http normal configfile linux echo sleep test true reboot minicmd all_video
@@ -32,12 +32,13 @@ help:
 	@echo "make demo      an old server is moved onto Xen before your eyes, all in QEMU (about 10 minutes the first time)"
 	@echo "make test      every test"
 	@echo "make install   p2v, its units and the netboot image onto this Xen host (DESTDIR= and PREFIX= as usual)"
-	@echo "make bench     figures beside vblade, nbdcopy and dd, as ratios in one run (about an hour)"
+	@echo "make bench     figures beside vblade, nbdcopy, dd, dnsmasq and tftpd-hpa, as ratios in one run (about an hour)"
 	@echo "make fuzz      each fuzz target for a minute"
 	@echo "also: setup build image lab check unit end-to-end clean"
 
-# Installs what is missing, and asks apt for nothing when nothing is. Before the first kernel and the
-# first root file system the package lists are fetched too: old ones name packages that are gone.
+# Installs what is missing, and asks apt for nothing when nothing is; no service that comes along is started
+# (policy-rc.d, invoke-rc.d(8)). Before the first kernel and the first root file system the package lists are
+# fetched too: old ones name packages that are gone.
 setup:
 	@missing=(); \
 	for package in $(PACKAGES); do \
@@ -48,6 +49,10 @@ setup:
 	fi; \
 	if [ $${#missing[@]} -gt 0 ]; then \
 		echo "installing $${missing[*]}"; \
+		if [ ! -e /usr/sbin/policy-rc.d ]; then \
+			trap 'rm -f /usr/sbin/policy-rc.d' EXIT; \
+			printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d; chmod 755 /usr/sbin/policy-rc.d; \
+		fi; \
 		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$${missing[@]}" </dev/null >$(or $(TMPDIR),/tmp)/p2v-setup.log 2>&1 || \
 			{ tail -n 30 $(or $(TMPDIR),/tmp)/p2v-setup.log; exit 1; }; \
 	fi
@@ -96,10 +101,14 @@ test:
 	@$(MAKE) --no-print-directory unit
 	@$(MAKE) --no-print-directory end-to-end
 
+# Not installed, only unpacked: Debian's package starts its server.
+TFTPD := $(CACHE)/tftpd-hpa/usr/sbin/in.tftpd
+
 # Figures, not tests. ONLY="cached mtu=9000" or ONLY="copy random" measures some rows. Copies need 30 GB of disk.
 bench: setup
-	$(CARGO) build --release --locked -q -p p2v-bench -p p2v-agent
-	$(TARGET)/release/bench --out $(TARGET)/bench --only "$(ONLY)"
+	$(CARGO) build --release --locked -q -p p2v-bench -p p2v-agent -p p2v
+	@test -x $(TFTPD) || { mkdir -p $(CACHE)/tftpd-hpa; cd $(CACHE)/tftpd-hpa; apt-get download -qq tftpd-hpa; dpkg -x tftpd-hpa_*.deb .; }
+	$(TARGET)/release/bench --out $(TARGET)/bench --tftpd $(TFTPD) --only "$(ONLY)"
 
 # Coverage instrumentation that the stable compiler has, so no other toolchain is needed.
 FUZZ_SECONDS ?= 60

@@ -1,5 +1,5 @@
 //! `bench`: our AoE target beside vblade and beside a ceiling, same machine, same disk image, same load; and
-//! our copies beside other ways to copy a disk.
+//! our copies beside other ways to copy a disk, and our netboot service beside other servers.
 //!
 //! Figures, not tests: it ends with status 0 whatever they are, and says which goals were reached.
 
@@ -12,6 +12,7 @@ use lexopt::{Arg, Parser, ValueExt};
 mod ceiling;
 mod copying;
 mod generator;
+mod netboot;
 mod network;
 mod report;
 mod rows;
@@ -23,6 +24,8 @@ const USAGE: &str = "\
 usage: bench [--only WORDS] [--list] [--out DIR]
   --only WORDS  the rows whose names contain all of these words
   --list        the names of the rows
+  --p2v FILE    the p2v whose netboot service is measured (p2v, beside this program)
+  --tftpd FILE  tftpd-hpa's server (/usr/sbin/in.tftpd)
   --out DIR     where the images are made and the results are written (target/bench)
 BENCH_SECONDS (2) and BENCH_ROUNDS (3) say how long and how often each row is measured, BENCH_COPIES (1) how
 often each copy is made.
@@ -40,6 +43,10 @@ fn main() -> ExitCode {
 
 fn run() -> Result<()> {
     let mut arguments = Parser::from_env();
+    let mut programs = netboot::Programs {
+        p2v: std::env::current_exe()?.with_file_name("p2v"),
+        tftpd: "/usr/sbin/in.tftpd".into(),
+    };
     let (mut only, mut list, mut out) = (String::new(), false, PathBuf::from("target/bench"));
     while let Some(argument) = arguments.next()? {
         match argument {
@@ -63,6 +70,8 @@ fn run() -> Result<()> {
             Arg::Long("only") => only = arguments.value()?.string()?,
             Arg::Long("list") => list = true,
             Arg::Long("out") => out = arguments.value()?.into(),
+            Arg::Long("p2v") => programs.p2v = arguments.value()?.into(),
+            Arg::Long("tftpd") => programs.tftpd = arguments.value()?.into(),
             Arg::Long("help") => {
                 print!("{USAGE}");
                 return Ok(());
@@ -77,9 +86,12 @@ fn run() -> Result<()> {
     copies.retain(|row| chosen(&row.name()));
     let mut shares = copying::share::all();
     shares.retain(|row| chosen(&row.name()));
+    let mut fetches = netboot::all();
+    fetches.retain(|row| chosen(&row.name()));
     if list {
         let names = rows.iter().map(rows::Row::name);
         let names = names.chain(copies.iter().map(copying::Row::name));
+        let names = names.chain(fetches.iter().map(netboot::Row::name));
         for name in names.chain(shares.iter().map(copying::share::Row::name)) {
             println!("{name}");
         }
@@ -104,6 +116,17 @@ fn run() -> Result<()> {
         }
         report::goals(&measured);
         report::json(&measured, &out.join("results.json"))?;
+    }
+    if !fetches.is_empty() {
+        let files = netboot::BootFiles::new(&out, programs)?;
+        let mut measured = Vec::new();
+        for row in fetches {
+            let result = files.measure(&row, rounds.max(1))?;
+            netboot::report::line(&result);
+            measured.push(result);
+        }
+        netboot::report::goals(&measured);
+        report::json(&measured, &out.join("netboot.json"))?;
     }
     if !copies.is_empty() {
         let workshop = copying::Workshop::new(&out)?;

@@ -65,6 +65,20 @@ impl Network {
         ))
     }
 
+    /// So many addresses at the load's end, its own among them.
+    pub fn with_more_load_addresses(&self, count: u8) -> Result<Vec<String>> {
+        let mut addresses = vec![LOAD_IP.to_owned()];
+        for number in 1..count {
+            let address = format!("10.89.0.{}", 100 + number);
+            ip(&format!(
+                "-n {} address add {address}/24 dev load0",
+                self.load
+            ))?;
+            addresses.push(address);
+        }
+        Ok(addresses)
+    }
+
     /// Has TCP cut its data into frames of the MTU itself, as AoE does: a veth would hand it over in
     /// pieces of 64 KiB that no wire carries.
     pub fn without_offloads(&self) -> Result<()> {
@@ -102,7 +116,16 @@ impl Network {
 
     /// Whether somebody in the target's namespace listens on this TCP port.
     pub fn listens(&self, port: u16) -> Result<bool> {
-        let words = ["netns", "exec", &self.target, "ss", "-Hltn"];
+        self.has_socket("-Hltn", port)
+    }
+
+    /// The same of a UDP port.
+    pub fn hears(&self, port: u16) -> Result<bool> {
+        self.has_socket("-Hlun", port)
+    }
+
+    fn has_socket(&self, kind: &str, port: u16) -> Result<bool> {
+        let words = ["netns", "exec", &self.target, "ss", kind];
         let output = Command::new("ip").args(words).output()?;
         let table = String::from_utf8_lossy(&output.stdout).into_owned();
         let end = format!(":{port}");
@@ -115,11 +138,17 @@ impl Network {
         [(&self.target, "target0"), (&self.load, "load0")]
     }
 
+    /// A command in a namespace, wherever the kernel puts it.
+    pub fn command_anywhere(&self, namespace: &str, words: &[&str]) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", namespace]).args(words);
+        command
+    }
+
     /// A command in a namespace, on a processor of its own: whether the two ends happen to share one
     /// would otherwise decide the figures with one request in flight.
     pub fn command(&self, namespace: &str, processor: usize, words: &[&str]) -> Command {
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", namespace]);
+        let mut command = self.command_anywhere(namespace, &[]);
         if std::thread::available_parallelism().is_ok_and(|n| n.get() > processor) {
             command.args(["taskset", "-c", &processor.to_string()]);
         }

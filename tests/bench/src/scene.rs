@@ -179,7 +179,7 @@ pub fn forget(file: &Path) -> Result<()> {
 
 /// User and system time of all threads of a process (`proc(5)`, fields 14 and 15 of `stat`). What the
 /// kernel does for others in its interrupts is not in it.
-fn processor_seconds(pid: u32) -> Result<f64> {
+pub fn processor_seconds(pid: u32) -> Result<f64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let after = stat.rsplit_once(')').context("no name in stat")?.1;
     let fields: Vec<&str> = after.split_whitespace().collect();

@@ -118,10 +118,19 @@ impl Recorder {
 
     /// Waits until a line contains `part`, and returns it.
     pub fn wait_for(&self, part: &str) -> String {
+        self.wait_for_lines(part, 1)
+    }
+
+    /// Waits until so many lines contain `part`, and returns the last of them.
+    pub fn wait_for_lines(&self, part: &str, count: usize) -> String {
         let deadline = Instant::now() + LIMIT;
         let mut lines = self.lines.lock().unwrap();
         loop {
-            if let Some(line) = lines.iter().find(|line| line.contains(part)) {
+            if let Some(line) = lines
+                .iter()
+                .filter(|line| line.contains(part))
+                .nth(count - 1)
+            {
                 return line.clone();
             }
             let left = deadline.saturating_duration_since(Instant::now());
