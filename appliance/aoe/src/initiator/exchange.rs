@@ -18,8 +18,8 @@ use pnet::util::MacAddr;
 use super::path::{Path, RTO_MAX};
 use super::{Error, Silence, TAG_OURS};
 use crate::address::Address;
-use crate::config::QueryConfig;
 use crate::frame::{self, FRAME_MIN, HEADER_LEN, Header, command};
+use crate::vendor::{Probe, Reply, Request};
 use crate::wire::Wire;
 
 /// Requests in flight at the most, whatever a target says: more than the fastest wire needs.
@@ -158,6 +158,16 @@ struct Answers {
 pub(super) type Listener = Box<dyn FnMut(Silence) + Send>;
 
 /// The exchange with one target.
+/// How a target is waited for whose disk takes long.
+#[derive(Clone, Copy)]
+pub(super) struct DiskPatience {
+    /// How long in all.
+    pub(super) most: Duration,
+    /// Bytes of the body of the longest answers: what it says that it is there with is as long, so that a way
+    /// that carries only shorter ones is not taken for a disk that takes long.
+    pub(super) length: u16,
+}
+
 pub(super) struct Exchange {
     pub(super) address: Address,
     pub(super) links: Arc<[Link]>,
@@ -165,7 +175,7 @@ pub(super) struct Exchange {
     /// Silence that ends a request with an error.
     pub(super) patience: Duration,
     /// The same while the target says that it is there: its disk takes long.
-    pub(super) disk_patience: Option<Duration>,
+    pub(super) disk: Option<DiskPatience>,
     pub(super) counters: Counters,
     /// Is told when silence lasts.
     pub(super) listener: Option<Listener>,
@@ -209,7 +219,7 @@ impl Exchange {
                 .map(|(wire, mac)| Path::new(*wire, *mac, places))
                 .collect(),
             patience,
-            disk_patience: None,
+            disk: None,
             counters: Counters::default(),
             listener: None,
             suspect: false,
@@ -271,11 +281,12 @@ impl Exchange {
         take: &mut Take<'_>,
     ) -> Result<(), Error> {
         let before = (self.patience, self.paths[path], self.suspect);
+        let disk = self.disk.take();
         self.patience = patience;
         let listener = self.listener.take();
         let result = self.run(ask, take);
         self.listener = listener;
-        (self.patience, self.suspect) = (before.0, before.2);
+        (self.patience, self.suspect, self.disk) = (before.0, before.2, disk);
         self.paths[path].unlearn(&before.1);
         result
     }
@@ -309,7 +320,7 @@ impl Exchange {
                 .map(|p| p.sent + p.timeout)
                 .min()
                 .unwrap_or(now + NAP);
-            let due = match self.disk_patience {
+            let due = match self.disk {
                 Some(_) => due.min(answers.heard.max(answers.asked) + ASK_AFTER),
                 None => due,
             };
@@ -325,9 +336,9 @@ impl Exchange {
             }
             let waited = answers.heard.elapsed();
             let asked = answers.heard.max(answers.asked).elapsed();
-            if self.disk_patience.is_some() && asked >= ASK_AFTER {
+            if let Some(disk) = self.disk.filter(|_| asked >= ASK_AFTER) {
                 answers.asked = Instant::now();
-                self.ask_whether_there(ask);
+                self.ask_whether_there(disk);
             }
             let there = answers.alive > answers.heard && answers.alive.elapsed() < ASK_AFTER * 3;
             if answers.heard > before {
@@ -345,8 +356,8 @@ impl Exchange {
             let stuck = ask.path.is_some_and(|path| self.paths[path].gone);
             let done = self.in_flight() == 0 && next == ask.count;
             // A disk that cannot read takes up to half a minute for each try of each sector.
-            let silent = match self.disk_patience {
-                Some(most) if waited <= most => answers.alive.max(answers.heard).elapsed(),
+            let silent = match self.disk {
+                Some(disk) if waited <= disk.most => answers.alive.max(answers.heard).elapsed(),
                 _ => waited,
             };
             if !done && (silent > self.patience || stuck) {
@@ -355,18 +366,31 @@ impl Exchange {
         }
     }
 
-    /// Asks the target to say that it is there, which it does without its disks.
-    fn ask_whether_there(&mut self, ask: &Ask<'_>) {
-        if ask.command == command::CONFIG {
-            return;
-        }
+    /// Asks the target to say that it is there, which it does without its disks: by a question that only the
+    /// hosts on its list are answered, and as long as the answers that are waited for.
+    fn ask_whether_there(&mut self, disk: DiskPatience) {
+        let question = Request::Probe(Probe {
+            confirm: false,
+            length: disk.length,
+            word: 0,
+        });
         for path in self.paths.iter().filter(|path| !path.gone) {
             let wire = &self.links[path.wire].wire;
-            let tag = TAG_OURS;
-            let header = Header::request(wire.mac(), path.mac, self.address, command::CONFIG, tag);
+            let header =
+                Header::request(wire.mac(), path.mac, self.address, command::P2V, TAG_OURS);
             // Where this cannot be sent, the request cannot, and says so.
-            let _ = wire.send(&[header.frame(&[&QueryConfig::default().to_bytes()])]);
+            let _ = wire.send(&[header.frame(&[&question.to_bytes()])]);
         }
+    }
+
+    /// Whether this is the answer to that. Nothing else is in flight that is answered so.
+    fn says_it_is_there(&self, header: &Header, body: &[u8]) -> bool {
+        let Some(disk) = self.disk.filter(|_| header.command == command::P2V) else {
+            return false;
+        };
+        header.error.is_none()
+            && body.len() >= usize::from(disk.length)
+            && matches!(Reply::parse(body), Ok(Reply::Probe(probe)) if probe.length == disk.length)
     }
 
     fn tell(&mut self, silence: Silence) {
@@ -462,7 +486,7 @@ impl Exchange {
         let Ok((header, body)) = frame::parse(bytes) else {
             return;
         };
-        let is_there = header.command == command::CONFIG && ask.command != command::CONFIG;
+        let is_there = self.says_it_is_there(&header, body);
         if !header.response
             || header.address != self.address
             || (header.command != ask.command && !is_there)

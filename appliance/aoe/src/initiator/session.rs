@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use pnet::util::MacAddr;
 
-use super::exchange::{Ask, Counters, Exchange, Link, Take, no_data};
+use super::exchange::{Ask, Counters, DiskPatience, Exchange, Link, Take, no_data};
 use super::probe::ALWAYS_FITS;
 use super::{ATTACH_WAIT, Error, Found, Silence, ask_all, probe};
 use crate::acl::{Reserve, reserve};
 use crate::address::{Address, SECTOR};
-use crate::ata::{Identify, Registers, STATUS_FAILED, opcode, sectors_that_fit};
+use crate::ata::{ATA_LEN, Identify, Registers, STATUS_FAILED, opcode, sectors_that_fit};
 use crate::frame::command;
 use crate::inventory::Inventory;
 use crate::token::Token;
@@ -259,7 +259,8 @@ impl Session {
     /// Lets a request take this long while the target says that it is there, beyond the patience that is had
     /// with one that says nothing: a disk that fails takes minutes for a few sectors.
     pub fn wait_for_disk(&mut self, most: Duration) {
-        self.exchange.disk_patience = Some(most);
+        let length = long_body(self.sectors_per_frame);
+        self.exchange.disk = Some(DiskPatience { most, length });
     }
 
     /// Reads whole sectors from `lba` on into `data`, with many requests in flight.
@@ -350,6 +351,9 @@ impl Session {
         }
         let shorter = most < self.sectors_per_frame;
         self.sectors_per_frame = self.sectors_per_frame.min(most);
+        if let Some(disk) = &mut self.exchange.disk {
+            disk.length = long_body(self.sectors_per_frame);
+        }
         shorter
     }
 
@@ -583,6 +587,8 @@ impl Session {
 
     /// Ends the reservation.
     pub fn release(&mut self) -> Result<(), Error> {
+        // It is the end: no disk is waited for any more.
+        self.exchange.disk = None;
         self.reservation("end its reservation", Vec::new())
     }
 
@@ -767,6 +773,11 @@ impl Session {
             _ => Err(self.nonsense(what, "the reply is to another operation")),
         }
     }
+}
+
+/// Bytes of the body of an answer with so many sectors.
+fn long_body(sectors: u8) -> u16 {
+    (ATA_LEN + usize::from(sectors) * SECTOR as usize) as u16
 }
 
 /// The data after the registers, unless the status says failure.

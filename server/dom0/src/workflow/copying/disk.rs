@@ -139,8 +139,6 @@ impl DiskCopy {
         let (one, other) = report::told_once(report.silence(&address.to_string(), patience));
         data.wait_out_silence(patience, one);
         digests.wait_out_silence(patience, other);
-        data.wait_for_disk(DISK_PATIENCE);
-        digests.wait_for_disk(DISK_PATIENCE);
         // So that a disk that changed places is noticed before a volume is touched.
         let before = host.store.update(job.name(), |record| {
             Ok::<_, Error>(record.use_disk(address, disk)?.copy.clone())
@@ -340,6 +338,9 @@ impl DiskCopy {
             let time = estimate::words(bytes, rate, job.request.limit, job.disks);
             job.context.report.step(&format!("{label}: {time}"));
         }
+        // Not before: an estimate is not worth it.
+        self.data.wait_for_disk(DISK_PATIENCE);
+        self.digests.wait_for_disk(DISK_PATIENCE);
         let options = Options {
             fresh: prepared.fresh,
             blank: prepared.blank,

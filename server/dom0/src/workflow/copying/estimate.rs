@@ -18,7 +18,7 @@ pub(super) fn rate(source: &mut dyn Source) -> Option<u64> {
     let mut took = Duration::ZERO;
     for lba in [0, (sectors - count) / 2, sectors - count] {
         let begun = Instant::now();
-        source.read(lba, &mut buffer).ok()?;
+        source.read_once(lba, &mut buffer).ok()?;
         took += begun.elapsed();
     }
     let bytes = 3 * buffer.len() as u64;
