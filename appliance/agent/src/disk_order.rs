@@ -88,6 +88,8 @@ fn boot_disk(disks: &[Found], firmware: Firmware, edd: Option<&Edd>) -> Option<(
     };
     let first =
         |test: &dyn Fn(&Found) -> bool| disks.iter().position(|d| of_the_machine(d) && test(d));
+    // Where there is such a medium, the BIOS's first disk was that one, most likely.
+    let edd = edd.filter(|_| disks.iter().all(of_the_machine));
     if let (Firmware::Bios, Some(edd)) = (firmware, edd) {
         // Two disks of one signature (clones) do not tell.
         if edd.mbr_signature != 0 {

@@ -20,9 +20,12 @@ pub struct Layout {
     pub boot_medium: bool,
 }
 
-/// Where the primary volume descriptor's volume identifier is, in bytes: sector 16 of 2048 (ECMA-119,
-/// 6.2.1 and 8.4).
-const VOLUME_ID: u64 = 16 * 2048 + 40;
+/// Where the primary volume descriptor is, in bytes: sector 16 of 2048 (ECMA-119, 6.2.1).
+const VOLUME: u64 = 16 * 2048;
+/// What it begins with (8.4).
+const VOLUME_MARK: &[u8; 7] = b"\x01CD001\x01";
+/// Where in it the volume identifier is.
+const VOLUME_ID: usize = 40;
 
 /// What `p2v image iso` calls its volumes (`server/p2v/src/image/medium.rs`).
 const OUR_VOLUME: &[u8; 32] = b"P2V_AGENT                       ";
@@ -81,10 +84,11 @@ pub fn read<D: Read + Seek>(disk: &mut D, sector: u32) -> io::Result<Layout> {
 
 /// Whether p2v's own volume begins on the disk. What cannot be read is not ours.
 fn is_our_medium<D: Read + Seek>(disk: &mut D) -> bool {
-    let mut id = [0; 32];
-    disk.seek(SeekFrom::Start(VOLUME_ID)).is_ok()
-        && disk.read_exact(&mut id).is_ok()
-        && id == *OUR_VOLUME
+    let mut volume = [0; VOLUME_ID + OUR_VOLUME.len()];
+    disk.seek(SeekFrom::Start(VOLUME)).is_ok()
+        && disk.read_exact(&mut volume).is_ok()
+        && volume.starts_with(VOLUME_MARK)
+        && volume.ends_with(OUR_VOLUME)
 }
 
 fn gpt_table(gpt: &GPT, units: u64) -> PartitionTable {

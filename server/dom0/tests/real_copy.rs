@@ -152,7 +152,7 @@ fn story() {
                 context,
                 CopyRequest {
                     // The reader is never far ahead of what is checked.
-                    memory: 20 << 20,
+                    memory: Some(28 << 20),
                     limit: Some(16 << 20),
                     ..CopyRequest::new(&target, to, &stop)
                 },

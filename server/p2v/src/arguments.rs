@@ -156,9 +156,9 @@ pub enum Command {
         /// Say what would be copied where and how long it may take, and do nothing
         #[arg(long)]
         dry_run: bool,
-        /// Memory for what is on its way
-        #[arg(long, value_name = "SIZE", value_parser = bytes, default_value = "128M")]
-        memory: u64,
+        /// Memory for what is on its way [default: 128M, or what so many disks need]
+        #[arg(long, value_name = "SIZE", value_parser = bytes)]
+        memory: Option<u64>,
         /// Go on although this host did not boot the old machine and cannot make its disks read-only: you know that
         /// no domain on another host writes to them
         #[arg(long)]

@@ -141,7 +141,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
                 },
                 verify: Verify::from(*verify),
                 limit: *limit,
-                memory: usize::try_from(*memory).unwrap_or(usize::MAX),
+                memory: memory.map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX)),
                 ..CopyRequest::new(&target, to, stop_on_signal()?)
             };
             if *dry_run {

@@ -34,20 +34,15 @@ impl From<arguments::Fill> for Fill {
     }
 }
 
-/// Whether what is called `name` may be overwritten: it was named on the command line, or is `typed` now,
-/// once.
-pub fn may_go(
-    named: &[String],
-    typed: &Mutex<Vec<String>>,
-    name: &str,
-    holds: Option<&str>,
-) -> bool {
+/// What the operator has typed that it may go: its name, and what was said to be on it.
+pub type Typed = Mutex<Vec<(String, Option<String>)>>;
+
+/// Whether what is called `name` may be overwritten: it was named on the command line, or is `typed` now.
+/// The same question is asked once; that it holds something else as well is another one.
+pub fn may_go(named: &[String], typed: &Typed, name: &str, holds: Option<&str>) -> bool {
     let mut typed = typed.lock().unwrap_or_else(PoisonError::into_inner);
-    if named
-        .iter()
-        .chain(&*typed)
-        .any(|given| is_named(given, name))
-    {
+    let question = (name.to_owned(), holds.map(str::to_owned));
+    if named.iter().any(|given| is_named(given, name)) || typed.contains(&question) {
         return true;
     }
     // `--overwrite` alone.
@@ -61,7 +56,7 @@ pub fn may_go(
     let mut line = String::new();
     let agreed = std::io::stdin().read_line(&mut line).is_ok() && is_named(line.trim(), name);
     if agreed {
-        typed.push(name.to_owned());
+        typed.push(question);
     }
     agreed
 }
@@ -235,8 +230,9 @@ mod tests {
         assert!(vg_a(&["vg/a"]) && vg_a(&["x", "/dev/vg/a"]));
         assert!(!vg_a(&[]) && !vg_a(&["a"]) && !vg_a(&["vg/ab"]) && !vg_a(&["/vg/a"]));
         // What was typed once is not asked for again.
-        let typed = Mutex::new(named(&["vg/a"]));
-        assert!(may_go(&named(&[""]), &typed, "vg/a", None));
+        let typed = Mutex::new(vec![("vg/a".into(), Some("a disk label".into()))]);
+        let again = |holds| may_go(&named(&[""]), &typed, "vg/a", holds);
+        assert!(again(Some("a disk label")) && !again(Some("the copy of e3.0")) && !again(None));
         assert!(may_go(
             &named(&["/srv/x.img"]),
             &Mutex::default(),

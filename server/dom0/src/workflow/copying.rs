@@ -54,8 +54,8 @@ pub struct CopyRequest<'a> {
     pub salvage: Salvage,
     /// Bytes per second that may cross the wire for all disks together.
     pub limit: Option<u64>,
-    /// Bytes of memory for all disks together.
-    pub memory: usize,
+    /// Bytes of memory for all disks together; by itself [`MEMORY`], or what so many disks need.
+    pub memory: Option<usize>,
     /// Set to stop in good order (by a signal handler).
     pub stop: &'a AtomicBool,
 }
@@ -74,7 +74,7 @@ impl<'a> CopyRequest<'a> {
             verify: Verify::BOTH,
             salvage: Salvage::default(),
             limit: None,
-            memory: MEMORY,
+            memory: None,
             stop,
         }
     }
@@ -152,7 +152,10 @@ pub fn copy(context: Context<'_>, request: CopyRequest<'_>) -> Result<Vec<CopyDo
         unguarded,
         disks: chosen.len(),
         limit: limit.as_ref(),
-        memory: request.memory / chosen.len(),
+        memory: request
+            .memory
+            .unwrap_or(MEMORY.max(MEMORY_MIN * chosen.len()))
+            / chosen.len(),
     };
     let mut open = Vec::new();
     let copied = copy_disks(&job, &chosen, &mut open);
@@ -217,11 +220,10 @@ fn chosen(
         ));
     }
     let least = MEMORY_MIN * chosen.len();
-    if request.memory < least {
+    if let Some(memory) = request.memory.filter(|memory| *memory < least) {
         return refused(format!(
-            "{} bytes of memory are too few: the disks that are copied at the same time ({}) need {}M at least \
-             (--memory). Or copy one after the other, by their addresses",
-            request.memory,
+            "--memory {memory} (bytes) is too little: the disks that are copied at the same time ({}) need {}M at least. \
+             Or copy one after the other, by their addresses",
             chosen.len(),
             least.div_ceil(1 << 20)
         ));
@@ -270,6 +272,7 @@ pub fn plan_copy(context: Context<'_>, request: CopyRequest<'_>) -> Result<Vec<C
     for (address, disk) in &chosen {
         let mut record = host.store.get(&name)?;
         let before = record.use_disk(*address, disk)?.copy.clone();
+        let before = before.filter(|copy| copy.moved.is_none());
         let tag = record.volume_tag(address.slot).unwrap_or_default();
         let to = destination::look(
             host,

@@ -59,6 +59,8 @@ impl Boot {
             BootEvent::Asked { xid, .. } => {
                 self.xid != Some(*xid) && (self.complete || (paused && !self.steps.is_empty()))
             }
+            // Where the site's own server answers DHCP, this is the first that is seen.
+            BootEvent::Fetched { .. } | BootEvent::Menu { .. } => self.complete && paused,
             _ => false,
         }
     }
@@ -165,6 +167,7 @@ mod tests {
         assert!(!boot.is_over_at(&asked(2), now));
         assert!(boot.is_over_at(&asked(3), now));
         assert!(!boot.is_over_at(&fetched("initrd", 1, 1), now));
+        assert!(boot.is_over_at(&fetched("pxelinux.0", 1, 1), Timestamp::from_unix(5000)));
     }
 
     #[test]

@@ -132,15 +132,20 @@ pub fn prepare(
         Place::NewVolume { vg, lv, pool } => volume::make(host, vg, lv, pool, request),
         Place::Volume { volume, ours } => volume::open(host, volume, ours, request),
         Place::NewFile(path) => path::make_file(path, request),
-        Place::File { path, inode, ours } => path::open_file(host, path, inode, ours, request),
+        Place::File {
+            path,
+            inode,
+            ours,
+            marks,
+        } => path::open_file(host, path, inode, (ours, marks), request),
         Place::NewImage(path) => image::make_new(host, path, request),
         Place::Image { path, ours } => image::open_found(host, path, ours, request),
         Place::Device {
             path,
             rdev,
             ours,
-            blank,
-        } => path::open_found_device(host, path, rdev, (ours, blank), request),
+            marks,
+        } => path::open_found_device(host, path, rdev, (ours, marks), request),
     }
 }
 
@@ -300,6 +305,16 @@ mod tests {
             Err(DestinationError::Holds { .. })
         ));
         assert_eq!(fs::read(&path).unwrap(), b"something else");
+        // Somebody else's copy came there while the operator was asked.
+        let agreed_too_late = Request {
+            may_go: &|_, _| fs::write(&path, "someone else").is_ok(),
+            ..request(None)
+        };
+        assert!(matches!(
+            prepare(&host, &wanted, agreed_too_late),
+            Err(DestinationError::Changed(_))
+        ));
+        assert_eq!(fs::read(&path).unwrap(), b"someone else");
         let forced = Request {
             may_go: &|name, _| name.ends_with("disk.img"),
             ..request(None)

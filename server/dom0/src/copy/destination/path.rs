@@ -64,10 +64,18 @@ fn find_file(
     refuse_domains_disk(host, &path)?;
     let inode = there.ino();
     let ours = request.before == Some(&file_destination(path.clone(), inode));
+    let file = fs::File::open(&path).map_err(|e| io_error("open", &path, e))?;
+    let marks = Marks::of(there.len(), |at, bytes| file.read_exact_at(bytes, at))
+        .map_err(|e| io_error("read", &path, e))?;
     if !ours && there.len() > 0 {
         ask_for(host, &path, request.may_go)?;
     }
-    Ok(Place::File { path, inode, ours })
+    Ok(Place::File {
+        path,
+        inode,
+        ours,
+        marks,
+    })
 }
 
 fn find_device(
@@ -94,17 +102,17 @@ fn find_device(
     let known =
         matches!(&destination, Destination::Device { identity, .. } if !identity.is_empty());
     let ours = known && request.before == Some(&destination);
-    let blank = is_blank(size, |at, bytes| device.read_exact_at(bytes, at))
+    let marks = Marks::of(size, |at, bytes| device.read_exact_at(bytes, at))
         .map_err(|e| io_error("read", &path, e))?;
     drop(device);
-    if !ours && !blank {
+    if !ours && !marks.blank {
         ask_for(host, &path, request.may_go)?;
     }
     Ok(Place::Device {
         path,
         rdev,
         ours,
-        blank,
+        marks,
     })
 }
 
@@ -131,13 +139,16 @@ pub(super) fn open_file(
     host: &Host,
     path: PathBuf,
     inode: u64,
-    ours: bool,
+    (ours, marks): (bool, Marks),
     request: Request<'_>,
 ) -> Result<Prepared, DestinationError> {
     refuse_domains_disk(host, &path)?;
     let prepared = lock_file(path.clone())?;
     if prepared.destination != file_destination(path.clone(), inode) {
         return Err(DestinationError::Changed(path));
+    }
+    if !ours {
+        refuse_changed(&path, &prepared.sink, marks)?;
     }
     let need = request.sectors * SECTOR;
     if prepared.sink.bytes() == need {
@@ -184,19 +195,16 @@ pub(super) fn open_found_device(
     host: &Host,
     path: PathBuf,
     rdev: u64,
-    (ours, blank): (bool, bool),
+    (ours, marks): (bool, Marks),
     request: Request<'_>,
 ) -> Result<Prepared, DestinationError> {
     let sink = open_device(host, &path, request.sectors * SECTOR)?;
-    let changed = || DestinationError::Changed(path.clone());
     let now = sink.file().metadata();
     if now.map_err(|e| io_error("look at", &path, e))?.rdev() != rdev {
-        return Err(changed());
+        return Err(DestinationError::Changed(path));
     }
-    // Nobody was asked about what it holds, because it held nothing.
-    let read = |at, bytes: &mut [u8]| sink.read_back(at, bytes);
-    if blank && !ours && !is_blank(sink.bytes(), read).map_err(|e| io_error("read", &path, e))? {
-        return Err(changed());
+    if !ours {
+        refuse_changed(&path, &sink, marks)?;
     }
     Ok(Prepared {
         destination: device_destination(&path, rdev),
@@ -271,11 +279,38 @@ fn refuse_large_sectors(path: &Path, rdev: u64) -> Result<(), DestinationError> 
     }
 }
 
-/// Whether the places where anything leaves its mark are zero. `size` in bytes.
-fn is_blank(size: u64, read: impl Fn(u64, &mut [u8]) -> io::Result<()>) -> io::Result<bool> {
-    let mut head = vec![0; usize::try_from(size).unwrap_or(HEAD).min(HEAD)];
-    read(0, &mut head)?;
-    let mut tail = vec![0; usize::try_from(size).unwrap_or(TAIL).min(TAIL)];
-    read(size - tail.len() as u64, &mut tail)?;
-    Ok(head.iter().chain(&tail).all(|b| *b == 0))
+/// What was given up, or found empty, is what it was then: the operator may have taken long to answer, and
+/// nobody held it meanwhile.
+fn refuse_changed(path: &Path, sink: &FileSink, then: Marks) -> Result<(), DestinationError> {
+    let now = Marks::of(sink.bytes(), |at, bytes| sink.read_back(at, bytes));
+    match now.map_err(|e| io_error("read", path, e))? == then {
+        true => Ok(()),
+        false => Err(DestinationError::Changed(path.to_owned())),
+    }
+}
+
+/// What is in the places where anything leaves its mark.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::copy) struct Marks {
+    /// In bytes.
+    size: u64,
+    /// They are zero.
+    pub blank: bool,
+    digest: blake3::Hash,
+}
+
+impl Marks {
+    /// Of something of `size` bytes, which `read` reads from an offset on.
+    fn of(size: u64, read: impl Fn(u64, &mut [u8]) -> io::Result<()>) -> io::Result<Marks> {
+        let mut head = vec![0; usize::try_from(size).unwrap_or(HEAD).min(HEAD)];
+        read(0, &mut head)?;
+        let mut tail = vec![0; usize::try_from(size).unwrap_or(TAIL).min(TAIL)];
+        read(size - tail.len() as u64, &mut tail)?;
+        head.append(&mut tail);
+        Ok(Marks {
+            size,
+            blank: head.iter().all(|byte| *byte == 0),
+            digest: blake3::hash(&head),
+        })
+    }
 }

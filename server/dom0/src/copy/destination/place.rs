@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use super::error::DestinationError;
+use super::path::Marks;
 use super::{Request, Wanted, path, volume};
 use crate::host::Host;
 use crate::tool::lvm::{self, Volume};
@@ -26,17 +27,18 @@ pub(in crate::copy) enum Place {
         path: PathBuf,
         inode: u64,
         ours: bool,
+        marks: Marks,
     },
     /// An image to be made.
     NewImage(PathBuf),
     /// An image that is this disk's copy, or a file that may be replaced by one.
     Image { path: PathBuf, ours: bool },
-    /// A block device that is this disk's copy, or empty (`blank`), or whose contents may go.
+    /// A block device that is this disk's copy, or empty, or whose contents may go.
     Device {
         path: PathBuf,
         rdev: u64,
         ours: bool,
-        blank: bool,
+        marks: Marks,
     },
 }
 
@@ -87,9 +89,9 @@ impl fmt::Display for Place {
             Place::Device {
                 path,
                 ours: false,
-                blank: true,
+                marks,
                 ..
-            } => return write!(f, "{}, which is empty", path.display()),
+            } if marks.blank => return write!(f, "{}, which is empty", path.display()),
             Place::Volume { volume, ours } => (format!("volume {}/{}", volume.vg, volume.lv), ours),
             Place::File { path, ours, .. }
             | Place::Image { path, ours }
