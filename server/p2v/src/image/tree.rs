@@ -105,11 +105,16 @@ impl Tree {
         let mut done = Written::default();
         let mut foreign = Vec::new();
         let mut wanted = Vec::new();
+        let mut ours = Vec::new();
         for item in items {
             match self.find(&item.path)? {
                 Found::Nothing => wanted.push(item),
                 Found::File(hash) if hash == hash_of(&item.bytes) => {
                     done.unchanged.push(item.path.clone());
+                    // The site's own is not ours for being the same today.
+                    if self.is_ours(&item.path, &hash) {
+                        ours.push(item);
+                    }
                 }
                 Found::File(hash) if self.is_ours(&item.path, &hash) => wanted.push(item),
                 Found::File(_) | Found::Other if item.leave_others => {
@@ -135,7 +140,8 @@ impl Tree {
             .collect();
 
         // Known as ours before they are there, so that a run that is cut off can be repeated.
-        for item in items.iter().filter(|item| !done.left.contains(&item.path)) {
+        ours.extend(&wanted);
+        for item in &ours {
             let hashes = self.manifest.files.entry(item.path.clone()).or_default();
             hashes.insert(hash_of(&item.bytes));
         }
@@ -151,10 +157,9 @@ impl Tree {
             write().with_context(|| format!("cannot write {}", path.display()))?;
             done.written.push(item.path.clone());
         }
-        for item in items {
-            if let Some(hashes) = self.manifest.files.get_mut(&item.path) {
-                *hashes = BTreeSet::from([hash_of(&item.bytes)]);
-            }
+        for item in ours {
+            let hashes = BTreeSet::from([hash_of(&item.bytes)]);
+            self.manifest.files.insert(item.path.clone(), hashes);
         }
         self.remember()?;
         Ok(done)
@@ -274,8 +279,12 @@ mod tests {
             (vec!["same".into()], vec!["default".into()])
         );
         assert_eq!(read(root, "default"), "the site's");
-        // It is still the site's at the next run.
-        assert!(install(root, &[item("default", "1")]).is_err());
+        // They are still the site's at the next run.
+        for path in ["default", "same"] {
+            let error = install(root, &[item(path, "1")]).unwrap_err();
+            assert!(error.to_string().contains(path), "{error}");
+        }
+        assert_eq!(read(root, "same"), "same");
     }
 
     #[test]
