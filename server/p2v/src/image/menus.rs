@@ -168,7 +168,8 @@ fn ipxe_hold(text: &mut String, label: &str, message: &str) {
 fn ipxe_local(text: &mut String, why: &str) {
     let _ = write!(
         text,
-        "echo p2v: this machine goes on with its own disk.\necho {}\nexit\n",
+        // Having failed, it lets UEFI firmware go on to the next boot entry.
+        "echo p2v: this machine goes on with its own disk.\necho {}\nexit 1\n",
         plain(why)
     );
 }
@@ -218,7 +219,7 @@ mod tests {
         assert!(grub.contains("e2 runs ?elsewhere? ?now? ?x?"), "{grub}");
         // In iPXE's, each branch after it ends where it began.
         let ipxe = text(&items, IPXE_SCRIPT);
-        let after = ipxe.split_once("exit\n").unwrap().1;
+        let after = ipxe.split_once("exit 1\n").unwrap().1;
         assert!(after.starts_with(":nameless\n"));
         assert!(!after.contains("exit"));
         assert!(after.contains("goto card-52-54-00-00-00-01-again\n:card-52-54-00-00-00-02\n"));

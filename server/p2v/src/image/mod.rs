@@ -118,7 +118,10 @@ fn install(
         eprintln!("p2v: {what}");
     }
     let unlisted = match unlisted {
-        Unlisted::Local => "A machine that has no menu here starts its own disk",
+        Unlisted::Local => {
+            "A machine that has no menu here starts its own disk (by UEFI and GRUB it ends in its firmware's menu, where \
+             somebody must choose the disk: GRUB cannot make the firmware go on)"
+        }
         Unlisted::Wait => "A machine that has no menu here waits",
     };
     eprintln!(
