@@ -91,12 +91,27 @@ fn grub(orders: &[Order], unlisted: Unlisted) -> String {
 }
 
 fn grub_agent(text: &mut String, mac: MacAddr, append: &str, dir: &str) {
+    // To GRUB nothing in single quotes is special.
+    let quoted: Vec<String> = arguments(mac, append)
+        .split_whitespace()
+        .map(|argument| format!("'{argument}'"))
+        .collect();
     let _ = write!(
         text,
-        "echo \"{STARTS}\"\nwhile true; do\n  if linux {dir}/vmlinuz {CONSOLES} {append} BOOTIF=01-{}; then\n    \
-         if initrd {dir}/initrd; then\n      boot\n    fi\n  fi\n  echo \"{FAILED}\"\n  sleep 30\ndone\n",
-        mac.to_string().replace(':', "-"),
+        "echo \"{STARTS}\"\nwhile true; do\n  if linux {dir}/vmlinuz {}; then\n    if initrd {dir}/initrd; then\n      \
+         boot\n    fi\n  fi\n  echo \"{FAILED}\"\n  sleep 30\ndone\n",
+        quoted.join(" "),
     );
+}
+
+/// All that the kernel is told, with consoles if none is named, as PXELINUX's menus have it.
+fn arguments(mac: MacAddr, append: &str) -> String {
+    let named = append.split(' ').any(|a| a.starts_with("console="));
+    let consoles = if named { "" } else { CONSOLES };
+    let bootif = mac.to_string().replace(':', "-");
+    format!("{consoles} {append} BOOTIF=01-{bootif}")
+        .trim()
+        .to_owned()
 }
 
 fn grub_hold(text: &mut String, message: &str) {
@@ -139,12 +154,12 @@ fn ipxe(orders: &[Order], unlisted: Unlisted) -> String {
         let label = label(order.mac);
         match &order.decision {
             BootDecision::Agent { append } => {
-                let bootif = order.mac.to_string().replace(':', "-");
+                let arguments = arguments(order.mac, append);
                 // `initrd=` is for UEFI, where the kernel finds it by name.
                 let _ = write!(
                     text,
-                    ":{label}\necho {STARTS}\n:{label}-again\nimgfree\nkernel vmlinuz initrd=initrd {CONSOLES} {append} \
-                     BOOTIF=01-{bootif} && initrd initrd && boot ||\necho {FAILED}\nsleep 30\ngoto {label}-again\n"
+                    ":{label}\necho {STARTS}\n:{label}-again\nimgfree\nkernel vmlinuz initrd=initrd {arguments} \
+                     && initrd initrd && boot ||\necho {FAILED}\nsleep 30\ngoto {label}-again\n"
                 );
             }
             BootDecision::Hold { message } => ipxe_hold(&mut text, &label, message),
@@ -215,7 +230,7 @@ mod tests {
         assert_eq!(grub.matches("exit").count(), 1);
         assert!(grub.trim_end().ends_with("exit"));
         assert_eq!(grub.matches("while true").count(), 3);
-        assert!(grub.contains("BOOTIF=01-52-54-00-00-00-01;"));
+        assert!(grub.contains("'BOOTIF=01-52-54-00-00-00-01';"));
         assert!(grub.contains("e2 runs ?elsewhere? ?now? ?x?"), "{grub}");
         // In iPXE's, each branch after it ends where it began.
         let ipxe = text(&items, IPXE_SCRIPT);
@@ -224,6 +239,35 @@ mod tests {
         assert!(!after.contains("exit"));
         assert!(after.contains("goto card-52-54-00-00-00-01-again\n:card-52-54-00-00-00-02\n"));
         assert!(after.ends_with("goto card-52-54-00-00-00-02\n"));
+    }
+
+    #[test]
+    fn a_machines_own_console_is_its_only_one() {
+        let mac = MacAddr::new(0x52, 0x54, 0, 0, 0, 1);
+        let order = |append: &str| Order {
+            mac,
+            decision: BootDecision::Agent {
+                append: append.into(),
+            },
+        };
+        for (append, told) in [
+            ("p2v.shelf=1", format!("{CONSOLES} p2v.shelf=1")),
+            (
+                "console=ttyS1,9600 a~b p2v.shelf=1",
+                "console=ttyS1,9600 a~b p2v.shelf=1".to_owned(),
+            ),
+        ] {
+            let items = items(&[order(append)], Unlisted::Wait);
+            let menu = text(&items, "pxelinux.cfg/01-52-54-00-00-00-01");
+            assert!(menu.contains(&told), "{menu}");
+            let ipxe = text(&items, IPXE_SCRIPT);
+            let line = format!("initrd=initrd {told} BOOTIF=01-52-54-00-00-00-01 && initrd initrd");
+            assert!(ipxe.contains(&line), "{ipxe}");
+            let quoted = format!("'{}'", told.replace(' ', "' '"));
+            let line = format!("linux /vmlinuz {quoted} 'BOOTIF=01-52-54-00-00-00-01'; then");
+            let grub = text(&items, "grub/grub.cfg");
+            assert!(grub.contains(&line), "{grub}");
+        }
     }
 
     #[test]

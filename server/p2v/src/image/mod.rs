@@ -11,12 +11,12 @@ use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use p2v_aoe::MacAddr;
 use p2v_dom0::{Record, Store, Timestamp};
-use p2v_netboot::BootDecision;
+use p2v_netboot::{BootDecision, boot_menu};
 use serde_json::json;
 
 use crate::arguments::{Image, Orders};
 use crate::serve;
-use crate::settings::Settings;
+use crate::settings::{Machine, Settings};
 use tree::{Item, Tree};
 
 mod medium;
@@ -198,16 +198,30 @@ fn orders_for(
     hosts: &[MacAddr],
     writable: bool,
 ) -> Result<(Record, String)> {
-    let wanted = settings.machines.get(&mac).and_then(|m| m.name.as_ref());
+    let known = settings.machines.get(&mac);
+    let wanted = known.and_then(|m| m.name.as_ref());
     let now = Timestamp::now();
-    if !writable {
+    let (record, ours) = if writable {
+        let facts = store.menu(mac, wanted, now)?;
+        let ours = orders::writable(facts.shelf, hosts, &facts.token);
+        (store.get(&facts.name)?, ours)
+    } else {
         let record = store.find_or_add(mac, wanted, now)?;
-        let append = orders::read_only(&record, hosts);
-        return Ok((record, append));
+        let ours = orders::read_only(&record, hosts);
+        (record, ours)
+    };
+    let append = match known.map(Machine::kernel_arguments) {
+        Some(theirs) if !theirs.is_empty() => format!("{theirs} {ours}"),
+        _ => ours,
+    };
+    if let Err(wrong) = boot_menu::check_arguments(&append) {
+        bail!(
+            "the kernel arguments for {} ({mac}) {wrong}: change its `append` or `console` under [machines], or name fewer \
+             hosts",
+            record.name
+        );
     }
-    let facts = store.menu(mac, wanted, now)?;
-    let append = orders::writable(facts.shelf, hosts, &facts.token);
-    Ok((store.get(&facts.name)?, append))
+    Ok((record, append))
 }
 
 /// The MAC address of a machine that is named.
