@@ -46,6 +46,19 @@ pub fn items(orders: &[Order], unlisted: Unlisted) -> Vec<Item> {
     items
 }
 
+/// PXELINUX's menu for a machine that had one, and shall do as if it had none: GRUB and iPXE have one file for all.
+pub fn as_unlisted(mac: MacAddr, unlisted: Unlisted) -> Item {
+    let (_, menu) = pxelinux(Some(mac), &for_the_unlisted(unlisted));
+    Item::new(menu_name(MenuFormat::Pxelinux, mac), menu)
+}
+
+/// The network card that a file of PXELINUX's is for; `None`: it is for no single one.
+pub fn card_of(path: &str) -> Option<MacAddr> {
+    let name = path.strip_prefix("pxelinux.cfg/01-")?;
+    let mac = name.replace('-', ":").parse().ok()?;
+    (menu_name(MenuFormat::Pxelinux, mac) == path).then_some(mac)
+}
+
 /// PXELINUX's menu; a site's own server may have no HTTP.
 fn pxelinux(mac: Option<MacAddr>, decision: &BootDecision) -> (MenuKind, String) {
     let reader = Reader { mac, http: None };
