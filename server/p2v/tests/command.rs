@@ -237,6 +237,34 @@ fn an_image_is_laid_out_only_where_it_harms_nothing() {
             .unwrap()
             .contains("p2v.token=")
     );
+    // Its record is gone, so its shelf may be given away. Another's settings leave it out: no record is made.
+    let record = state.join("machines/e1.json");
+    let kept = std::fs::read(&record).unwrap();
+    std::fs::remove_file(&record).unwrap();
+    let plain = std::fs::read_to_string(&settings).unwrap();
+    let other = "[machines.'52:54:00:00:00:09']\nboot = 'ignore'\n";
+    std::fs::write(&settings, format!("{plain}\n{other}")).unwrap();
+    let output = install(&[]);
+    assert_eq!(output.status.code(), Some(0), "{}", err(&output));
+    assert!(err(&output).contains("52:54:00:00:00:09 has no menu"));
+    assert!(!tree.join("pxelinux.cfg/01-52-54-00-00-00-09").exists());
+    for file in [&menu, &tree.join("grub/grub.cfg"), &tree.join("boot.ipxe")] {
+        let text = std::fs::read_to_string(file).unwrap();
+        // (Screens break lines.)
+        assert!(text.contains("--machine"), "{text}");
+        assert!(!text.contains("p2v.shelf"), "{text}");
+    }
+    // Known again, and meant to start its own disk.
+    std::fs::write(&record, kept).unwrap();
+    let local = "[machines.'52:54:00:12:34:56']\nboot = 'local'\n";
+    std::fs::write(&settings, format!("{plain}\n{local}")).unwrap();
+    assert_eq!(install(&[]).status.code(), Some(0));
+    assert!(
+        std::fs::read_to_string(&menu)
+            .unwrap()
+            .contains("LOCALBOOT")
+    );
+    std::fs::write(&settings, plain).unwrap();
     // A machine that cannot be told apart would get no menu, and start its own disk.
     std::fs::write(state.join("machines/e2.json"), "{").unwrap();
     refused(install(&one), "e2.json");

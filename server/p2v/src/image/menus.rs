@@ -46,6 +46,19 @@ pub fn items(orders: &[Order], unlisted: Unlisted) -> Vec<Item> {
     items
 }
 
+/// PXELINUX's menu for a machine that had one, and shall do as if it had none: GRUB and iPXE have one file for all.
+pub fn as_unlisted(mac: MacAddr, unlisted: Unlisted) -> Item {
+    let (_, menu) = pxelinux(Some(mac), &for_the_unlisted(unlisted));
+    Item::new(menu_name(MenuFormat::Pxelinux, mac), menu)
+}
+
+/// The network card that a file of PXELINUX's is for; `None`: it is for no single one.
+pub fn card_of(path: &str) -> Option<MacAddr> {
+    let name = path.strip_prefix("pxelinux.cfg/01-")?;
+    let mac = name.replace('-', ":").parse().ok()?;
+    (menu_name(MenuFormat::Pxelinux, mac) == path).then_some(mac)
+}
+
 /// PXELINUX's menu; a site's own server may have no HTTP.
 fn pxelinux(mac: Option<MacAddr>, decision: &BootDecision) -> (MenuKind, String) {
     let reader = Reader { mac, http: None };
@@ -91,12 +104,27 @@ fn grub(orders: &[Order], unlisted: Unlisted) -> String {
 }
 
 fn grub_agent(text: &mut String, mac: MacAddr, append: &str, dir: &str) {
+    // To GRUB nothing in single quotes is special.
+    let quoted: Vec<String> = arguments(mac, append)
+        .split_whitespace()
+        .map(|argument| format!("'{argument}'"))
+        .collect();
     let _ = write!(
         text,
-        "echo \"{STARTS}\"\nwhile true; do\n  if linux {dir}/vmlinuz {CONSOLES} {append} BOOTIF=01-{}; then\n    \
-         if initrd {dir}/initrd; then\n      boot\n    fi\n  fi\n  echo \"{FAILED}\"\n  sleep 30\ndone\n",
-        mac.to_string().replace(':', "-"),
+        "echo \"{STARTS}\"\nwhile true; do\n  if linux {dir}/vmlinuz {}; then\n    if initrd {dir}/initrd; then\n      \
+         boot\n    fi\n  fi\n  echo \"{FAILED}\"\n  sleep 30\ndone\n",
+        quoted.join(" "),
     );
+}
+
+/// All that the kernel is told, with consoles if none is named, as PXELINUX's menus have it.
+fn arguments(mac: MacAddr, append: &str) -> String {
+    let named = append.split(' ').any(|a| a.starts_with("console="));
+    let consoles = if named { "" } else { CONSOLES };
+    let bootif = mac.to_string().replace(':', "-");
+    format!("{consoles} {append} BOOTIF=01-{bootif}")
+        .trim()
+        .to_owned()
 }
 
 fn grub_hold(text: &mut String, message: &str) {
@@ -139,12 +167,12 @@ fn ipxe(orders: &[Order], unlisted: Unlisted) -> String {
         let label = label(order.mac);
         match &order.decision {
             BootDecision::Agent { append } => {
-                let bootif = order.mac.to_string().replace(':', "-");
+                let arguments = arguments(order.mac, append);
                 // `initrd=` is for UEFI, where the kernel finds it by name.
                 let _ = write!(
                     text,
-                    ":{label}\necho {STARTS}\n:{label}-again\nimgfree\nkernel vmlinuz initrd=initrd {CONSOLES} {append} \
-                     BOOTIF=01-{bootif} && initrd initrd && boot ||\necho {FAILED}\nsleep 30\ngoto {label}-again\n"
+                    ":{label}\necho {STARTS}\n:{label}-again\nimgfree\nkernel vmlinuz initrd=initrd {arguments} \
+                     && initrd initrd && boot ||\necho {FAILED}\nsleep 30\ngoto {label}-again\n"
                 );
             }
             BootDecision::Hold { message } => ipxe_hold(&mut text, &label, message),
@@ -168,7 +196,8 @@ fn ipxe_hold(text: &mut String, label: &str, message: &str) {
 fn ipxe_local(text: &mut String, why: &str) {
     let _ = write!(
         text,
-        "echo p2v: this machine goes on with its own disk.\necho {}\nexit\n",
+        // Having failed, it lets UEFI firmware go on to the next boot entry.
+        "echo p2v: this machine goes on with its own disk.\necho {}\nexit 1\n",
         plain(why)
     );
 }
@@ -214,15 +243,44 @@ mod tests {
         assert_eq!(grub.matches("exit").count(), 1);
         assert!(grub.trim_end().ends_with("exit"));
         assert_eq!(grub.matches("while true").count(), 3);
-        assert!(grub.contains("BOOTIF=01-52-54-00-00-00-01;"));
+        assert!(grub.contains("'BOOTIF=01-52-54-00-00-00-01';"));
         assert!(grub.contains("e2 runs ?elsewhere? ?now? ?x?"), "{grub}");
         // In iPXE's, each branch after it ends where it began.
         let ipxe = text(&items, IPXE_SCRIPT);
-        let after = ipxe.split_once("exit\n").unwrap().1;
+        let after = ipxe.split_once("exit 1\n").unwrap().1;
         assert!(after.starts_with(":nameless\n"));
         assert!(!after.contains("exit"));
         assert!(after.contains("goto card-52-54-00-00-00-01-again\n:card-52-54-00-00-00-02\n"));
         assert!(after.ends_with("goto card-52-54-00-00-00-02\n"));
+    }
+
+    #[test]
+    fn a_machines_own_console_is_its_only_one() {
+        let mac = MacAddr::new(0x52, 0x54, 0, 0, 0, 1);
+        let order = |append: &str| Order {
+            mac,
+            decision: BootDecision::Agent {
+                append: append.into(),
+            },
+        };
+        for (append, told) in [
+            ("p2v.shelf=1", format!("{CONSOLES} p2v.shelf=1")),
+            (
+                "console=ttyS1,9600 a~b p2v.shelf=1",
+                "console=ttyS1,9600 a~b p2v.shelf=1".to_owned(),
+            ),
+        ] {
+            let items = items(&[order(append)], Unlisted::Wait);
+            let menu = text(&items, "pxelinux.cfg/01-52-54-00-00-00-01");
+            assert!(menu.contains(&told), "{menu}");
+            let ipxe = text(&items, IPXE_SCRIPT);
+            let line = format!("initrd=initrd {told} BOOTIF=01-52-54-00-00-00-01 && initrd initrd");
+            assert!(ipxe.contains(&line), "{ipxe}");
+            let quoted = format!("'{}'", told.replace(' ', "' '"));
+            let line = format!("linux /vmlinuz {quoted} 'BOOTIF=01-52-54-00-00-00-01'; then");
+            let grub = text(&items, "grub/grub.cfg");
+            assert!(grub.contains(&line), "{grub}");
+        }
     }
 
     #[test]

@@ -12,11 +12,12 @@ use clap::ValueEnum;
 use p2v_aoe::MacAddr;
 use p2v_dom0::{Record, Store, Timestamp};
 use p2v_netboot::BootDecision;
+use p2v_netboot::boot_menu::{self, MenuFormat, menu_name};
 use serde_json::json;
 
 use crate::arguments::{Image, Orders};
 use crate::serve;
-use crate::settings::Settings;
+use crate::settings::{Machine, Settings};
 use tree::{Item, Tree};
 
 mod medium;
@@ -73,18 +74,32 @@ fn install(
             macs.push(*mac);
         }
     }
-    if macs.is_empty() {
+    let tree = Tree::open(dir)?;
+    // Menus of an earlier time are taken back also when no machine is left.
+    if macs.is_empty() && tree.is_new() {
         bail!(
             "there is no machine to make a menu for: name them with --machine MAC, or under [machines] in the settings"
         );
     }
     let (mut items, missing) = boot_files(settings)?;
-    let tree = Tree::open(dir)?;
-    let mut all = Vec::new();
-    for mac in macs {
-        let (record, append) = orders_for(store, settings, mac, &hosts, told.writable)?;
-        all.extend(orders::of(&record, &append));
+    let Decided {
+        orders: mut all,
+        left_out,
+        their_cards,
+    } = decide(store, settings, &macs, more, &hosts, told.writable)?;
+    let ours = tree.still_ours()?;
+    let mut forgotten = Vec::new();
+    for mac in ours.into_iter().filter_map(menus::card_of) {
+        if all.iter().any(|order| order.mac == mac) {
+            continue;
+        }
+        if their_cards.contains(&mac) {
+            items.push(menus::as_unlisted(mac, unlisted));
+        } else {
+            forgotten.push(mac);
+        }
     }
+    all.extend(forgotten.iter().copied().map(orders::forgotten));
     items.extend(menus::items(&all, unlisted));
     let written = tree.install(&items)?;
 
@@ -97,7 +112,7 @@ fn install(
         println!(
             "{}",
             json!({ "dir": dir, "written": written.written, "unchanged": written.unchanged, "left": written.left,
-                "stale": stale, "agents": agents, "held": held })
+                "stale": stale, "agents": agents, "held": held, "left_out": left_out, "forgotten": forgotten })
         );
     } else {
         println!(
@@ -112,13 +127,28 @@ fn install(
         eprintln!("p2v: {path} is not p2v's and was left: it says what machines without a menu do");
     }
     for path in stale {
-        eprintln!("p2v: {path} is of a machine that is not known any more, and was left");
+        eprintln!(
+            "p2v: {path} is of an earlier time, and was left as it is: it was edited, or is not needed now"
+        );
+    }
+    for mac in &forgotten {
+        eprintln!(
+            "p2v: {mac} is held: there was a menu for it, and no machine is known that boots from it. To let it go, remove \
+             {} and run this again",
+            menu_name(MenuFormat::Pxelinux, *mac)
+        );
+    }
+    for mac in &left_out {
+        eprintln!("p2v: {mac} has no menu: `boot`, `allow` or `deny` in the settings leave it out");
     }
     for what in missing {
         eprintln!("p2v: {what}");
     }
     let unlisted = match unlisted {
-        Unlisted::Local => "A machine that has no menu here starts its own disk",
+        Unlisted::Local => {
+            "A machine that has no menu here starts its own disk (by UEFI and GRUB it ends in its firmware's menu, where \
+             somebody must choose the disk: GRUB cannot make the firmware go on)"
+        }
         Unlisted::Wait => "A machine that has no menu here waits",
     };
     eprintln!(
@@ -131,6 +161,45 @@ fn install(
         );
     }
     Ok(())
+}
+
+/// What is decided of all machines.
+#[derive(Default)]
+struct Decided {
+    orders: Vec<orders::Order>,
+    /// Machines that get no menu, and all cards of theirs that are known.
+    left_out: Vec<MacAddr>,
+    their_cards: Vec<MacAddr>,
+}
+
+/// `named`: on the command line, which counts more than `allow` and `deny`.
+fn decide(
+    store: &Store,
+    settings: &Settings,
+    macs: &[MacAddr],
+    named: &[MacAddr],
+    hosts: &[MacAddr],
+    writable: bool,
+) -> Result<Decided> {
+    let mut decided = Decided::default();
+    for &mac in macs {
+        let wish = settings.machines.get(&mac).and_then(|known| known.boot);
+        let listed = named.contains(&mac) || settings.serve.allows(mac);
+        let known = store.by_mac(mac)?;
+        if orders::verdict(known.as_ref(), wish, listed).is_none() {
+            let cards = known.as_ref().map_or_else(|| vec![mac], orders::cards);
+            decided.their_cards.extend(cards);
+            decided.left_out.push(mac);
+            continue;
+        }
+        let (record, append) = orders_for(store, settings, mac, hosts, writable)?;
+        // Of the record as it is now: a domain may have been started since.
+        if let Some(verdict) = orders::verdict(Some(&record), wish, listed) {
+            let orders = orders::of(&record, verdict, &append);
+            decided.orders.extend(orders);
+        }
+    }
+    Ok(decided)
 }
 
 fn iso(
@@ -195,16 +264,30 @@ fn orders_for(
     hosts: &[MacAddr],
     writable: bool,
 ) -> Result<(Record, String)> {
-    let wanted = settings.machines.get(&mac).and_then(|m| m.name.as_ref());
+    let known = settings.machines.get(&mac);
+    let wanted = known.and_then(|m| m.name.as_ref());
     let now = Timestamp::now();
-    if !writable {
+    let (record, ours) = if writable {
+        let facts = store.menu(mac, wanted, now)?;
+        let ours = orders::writable(facts.shelf, hosts, &facts.token);
+        (store.get(&facts.name)?, ours)
+    } else {
         let record = store.find_or_add(mac, wanted, now)?;
-        let append = orders::read_only(&record, hosts);
-        return Ok((record, append));
+        let ours = orders::read_only(&record, hosts);
+        (record, ours)
+    };
+    let append = match known.map(Machine::kernel_arguments) {
+        Some(theirs) if !theirs.is_empty() => format!("{theirs} {ours}"),
+        _ => ours,
+    };
+    if let Err(wrong) = boot_menu::check_arguments(&append) {
+        bail!(
+            "the kernel arguments for {} ({mac}) {wrong}: change its `append` or `console` under [machines], or name fewer \
+             hosts",
+            record.name
+        );
     }
-    let facts = store.menu(mac, wanted, now)?;
-    let append = orders::writable(facts.shelf, hosts, &facts.token);
-    Ok((store.get(&facts.name)?, append))
+    Ok((record, append))
 }
 
 /// The MAC address of a machine that is named.

@@ -6,6 +6,8 @@ use p2v_aoe::token::Token;
 use p2v_dom0::{Record, State};
 use p2v_netboot::BootDecision;
 
+use crate::boot_policy::{self, Facts, Rules, Verdict, Wish};
+
 /// What one network card's machine is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Order {
@@ -25,22 +27,59 @@ pub fn writable(shelf: u16, hosts: &[MacAddr], token: &Token) -> String {
     BootArgs::render(shelf, hosts, token)
 }
 
+/// For a card whose menu is left of an earlier time: its shelf may be another machine's by now.
+pub fn forgotten(mac: MacAddr) -> Order {
+    Order {
+        mac,
+        decision: BootDecision::Hold {
+            message: format!(
+                "p2v made a menu for this network card ({mac}) once, and knows no machine any more that boots from it. To \
+                 have one again, name it to p2v image install (--machine)."
+            ),
+        },
+    }
+}
+
+/// What a machine shall do, as [`boot_policy`] has it; `None`: the tree has nothing for it. `record`: none of a
+/// machine that is not known.
+pub fn verdict(record: Option<&Record>, wish: Option<Wish>, listed: bool) -> Option<Verdict> {
+    let rules = Rules {
+        wish,
+        listed,
+        // Files do not count.
+        once: false,
+    };
+    match boot_policy::decide(record.map(Facts::of), rules) {
+        Verdict::Local | Verdict::LocalAfterOnce | Verdict::Ignore | Verdict::NotOurs => None,
+        verdict => Some(verdict),
+    }
+}
+
+/// All network cards of a machine that are known, the one it boots from first.
+pub fn cards(record: &Record) -> Vec<MacAddr> {
+    let mut cards = vec![record.boot_mac];
+    for card in record.inventory.iter().flat_map(|known| &known.nics) {
+        if !cards.contains(&card.mac) {
+            cards.push(card.mac);
+        }
+    }
+    cards
+}
+
 /// The orders for a machine's network cards; `append`: its agent's kernel arguments.
-pub fn of(record: &Record, append: &str) -> Vec<Order> {
+pub fn of(record: &Record, verdict: Verdict, append: &str) -> Vec<Order> {
     let name = &record.name;
-    let decision = match record.state {
-        State::Moved | State::Released => BootDecision::Hold {
+    let decision = match verdict {
+        Verdict::Agent => BootDecision::Agent {
+            append: append.to_owned(),
+        },
+        // Whatever else it is, it is not sent to its disk.
+        _ => BootDecision::Hold {
             message: format!(
                 "The server of this machine ({name}) runs on the Xen host now, from its own volume. Switch this machine \
                  off: its old disk must not start a second one."
             ),
         },
-        // A domain that runs on the old disks needs the agent back, as soon as it can be.
-        State::Seen | State::Exported | State::Running | State::Copying | State::Copied => {
-            BootDecision::Agent {
-                append: append.to_owned(),
-            }
-        }
     };
     let mut orders = vec![Order {
         mac: record.boot_mac,
@@ -48,15 +87,14 @@ pub fn of(record: &Record, append: &str) -> Vec<Order> {
     }];
     // By another of its cards it would be a machine that nobody named, and start its own disk.
     if record.state >= State::Running {
-        let cards = record.inventory.iter().flat_map(|known| &known.nics);
-        for card in cards.filter(|card| card.mac != record.boot_mac) {
+        for mac in cards(record).into_iter().skip(1) {
             orders.push(Order {
-                mac: card.mac,
+                mac,
                 decision: BootDecision::Hold {
                     message: format!(
                         "This is {name}, whose server runs on the Xen host, or is being copied. It boots from its \
                          network card {}, and not from this one ({}).",
-                        record.boot_mac, card.mac
+                        record.boot_mac, mac
                     ),
                 },
             });
@@ -80,7 +118,8 @@ mod tests {
         .unwrap();
         record.inventory = Some(inventory);
         let kinds = |record: &Record| -> Vec<_> {
-            of(record, "p2v.shelf=7")
+            let verdict = verdict(Some(record), None, true).unwrap();
+            of(record, verdict, "p2v.shelf=7")
                 .into_iter()
                 .map(|order| match order.decision {
                     BootDecision::Agent { append } => (order.mac, append),
@@ -103,5 +142,16 @@ mod tests {
             let held = |n| (mac(n), "held".to_owned());
             assert_eq!(kinds(&record), [held(1), held(2)]);
         }
+        for state in [State::Running, State::Moved, State::Released] {
+            record.state = state;
+            for (wish, listed) in [(Some(Wish::Local), true), (Some(Wish::Ignore), false)] {
+                assert!(verdict(Some(&record), wish, listed).is_some(), "{state:?}");
+            }
+        }
+        record.state = State::Exported;
+        assert_eq!(verdict(Some(&record), Some(Wish::Local), true), None);
+        assert_eq!(verdict(Some(&record), None, false), None);
+        assert_eq!(verdict(None, Some(Wish::Ignore), true), None);
+        assert_eq!(verdict(None, None, true), Some(Verdict::Agent));
     }
 }

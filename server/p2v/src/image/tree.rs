@@ -96,6 +96,27 @@ impl Tree {
         })
     }
 
+    /// Whether p2v never wrote there.
+    pub fn is_new(&self) -> bool {
+        self.manifest.files.is_empty()
+    }
+
+    /// What p2v wrote, and nobody changed or removed since.
+    ///
+    /// # Errors
+    /// A file cannot be read.
+    pub fn still_ours(&self) -> Result<Vec<&str>> {
+        let mut ours = Vec::new();
+        for path in self.manifest.files.keys() {
+            if let Found::File(hash) = self.find(path)?
+                && self.is_ours(path, &hash)
+            {
+                ours.push(path.as_str());
+            }
+        }
+        Ok(ours)
+    }
+
     /// Makes the tree have `items`, in their order, each replaced at once.
     ///
     /// # Errors
@@ -105,11 +126,16 @@ impl Tree {
         let mut done = Written::default();
         let mut foreign = Vec::new();
         let mut wanted = Vec::new();
+        let mut ours = Vec::new();
         for item in items {
             match self.find(&item.path)? {
                 Found::Nothing => wanted.push(item),
                 Found::File(hash) if hash == hash_of(&item.bytes) => {
                     done.unchanged.push(item.path.clone());
+                    // The site's own is not ours for being the same today.
+                    if self.is_ours(&item.path, &hash) {
+                        ours.push(item);
+                    }
                 }
                 Found::File(hash) if self.is_ours(&item.path, &hash) => wanted.push(item),
                 Found::File(_) | Found::Other if item.leave_others => {
@@ -127,15 +153,22 @@ impl Tree {
             );
         }
         let names: BTreeSet<&str> = items.iter().map(|item| item.path.as_str()).collect();
-        let mut before = self.manifest.files.keys();
-        done.stale = before
-            .by_ref()
-            .filter(|path| !names.contains(path.as_str()))
-            .cloned()
-            .collect();
+        let mut gone = Vec::new();
+        for path in self.manifest.files.keys() {
+            if !names.contains(path.as_str()) {
+                match self.find(path)? {
+                    Found::Nothing => gone.push(path.clone()),
+                    Found::File(_) | Found::Other => done.stale.push(path.clone()),
+                }
+            }
+        }
+        for path in gone {
+            self.manifest.files.remove(&path);
+        }
 
         // Known as ours before they are there, so that a run that is cut off can be repeated.
-        for item in items.iter().filter(|item| !done.left.contains(&item.path)) {
+        ours.extend(&wanted);
+        for item in &ours {
             let hashes = self.manifest.files.entry(item.path.clone()).or_default();
             hashes.insert(hash_of(&item.bytes));
         }
@@ -151,10 +184,9 @@ impl Tree {
             write().with_context(|| format!("cannot write {}", path.display()))?;
             done.written.push(item.path.clone());
         }
-        for item in items {
-            if let Some(hashes) = self.manifest.files.get_mut(&item.path) {
-                *hashes = BTreeSet::from([hash_of(&item.bytes)]);
-            }
+        for item in ours {
+            let hashes = BTreeSet::from([hash_of(&item.bytes)]);
+            self.manifest.files.insert(item.path.clone(), hashes);
         }
         self.remember()?;
         Ok(done)
@@ -231,6 +263,8 @@ mod tests {
         let root = &dir.path().join("new");
         let first = install(root, &[item("a", "1"), item("d/b", "1"), item("d/c", "1")]).unwrap();
         assert_eq!(first.written, ["a", "d/b", "d/c"]);
+        let ours = |root: &Path| Tree::open(root).unwrap().still_ours().unwrap().join(" ");
+        assert_eq!(ours(root), "a d/b d/c");
         let second = install(root, &[item("a", "1"), item("d/b", "2")]).unwrap();
         assert_eq!(second.unchanged, ["a"]);
         assert_eq!(second.written, ["d/b"]);
@@ -242,6 +276,11 @@ mod tests {
 
         // Edited by somebody: not touched, and nothing else either.
         fs::write(root.join("d/b"), "mine").unwrap();
+        assert_eq!(ours(root), "a d/c");
+        // Removed by somebody: no more of ours.
+        fs::remove_file(root.join("d/c")).unwrap();
+        let third = install(root, &[item("a", "1")]).unwrap();
+        assert_eq!((third.stale, ours(root)), (vec!["d/b".into()], "a".into()));
         let error = install(root, &[item("a", "3"), item("d/b", "3")]).unwrap_err();
         assert!(error.to_string().contains("d/b"), "{error}");
         assert_eq!(
@@ -274,8 +313,12 @@ mod tests {
             (vec!["same".into()], vec!["default".into()])
         );
         assert_eq!(read(root, "default"), "the site's");
-        // It is still the site's at the next run.
-        assert!(install(root, &[item("default", "1")]).is_err());
+        // They are still the site's at the next run.
+        for path in ["default", "same"] {
+            let error = install(root, &[item(path, "1")]).unwrap_err();
+            assert!(error.to_string().contains(path), "{error}");
+        }
+        assert_eq!(read(root, "same"), "same");
     }
 
     #[test]
