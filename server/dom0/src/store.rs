@@ -89,6 +89,16 @@ pub enum StoreError {
     Lock(#[from] LockError),
 }
 
+impl StoreError {
+    /// The file or directory that is the trouble.
+    fn path(&self) -> Option<&Path> {
+        match self {
+            StoreError::Io { path, .. } | StoreError::Unreadable { path, .. } => Some(path),
+            _ => None,
+        }
+    }
+}
+
 /// All that could be read, and what could not.
 #[derive(Debug, Default)]
 pub struct Listing {
@@ -99,6 +109,32 @@ pub struct Listing {
 }
 
 impl Listing {
+    /// The record of the machine that boots from `mac`, if there is one.
+    ///
+    /// # Errors
+    /// Two records have it or its shelf; or none has, and one that is unreadable might.
+    pub fn by_mac(&mut self, mac: MacAddr) -> Result<Option<Record>, StoreError> {
+        self.one(|r| r.boot_mac == mac)
+    }
+
+    /// Whether there is a record at this path that cannot be read.
+    pub fn cannot_read(&self, path: &Path) -> bool {
+        self.unreadable
+            .iter()
+            .any(|error| error.path() == Some(path))
+    }
+
+    /// Whether a record that cannot be understood has this address in its text: it may be that
+    /// machine's.
+    pub fn names_in_unreadable(&self, mac: MacAddr) -> bool {
+        let wanted = mac.to_string();
+        self.unreadable.iter().any(|error| match error {
+            StoreError::Unreadable { path, .. } => fs::read(path)
+                .is_ok_and(|text| String::from_utf8_lossy(&text).contains(wanted.as_str())),
+            _ => false,
+        })
+    }
+
     /// The one record that `is` it.
     fn one(&mut self, is: impl Fn(&Record) -> bool) -> Result<Option<Record>, StoreError> {
         let Some(record) = self.records.iter().find(|r| is(r)) else {
@@ -271,20 +307,7 @@ impl Store {
     /// # Errors
     /// As [`Store::by_shelf`].
     pub fn by_mac(&self, mac: MacAddr) -> Result<Option<Record>, StoreError> {
-        self.list()?.one(|r| r.boot_mac == mac)
-    }
-
-    /// Whether a record that cannot be read has this address in its text: it may be that machine's.
-    pub fn names_in_unreadable(&self, mac: MacAddr) -> bool {
-        let Ok(listing) = self.list() else {
-            return false;
-        };
-        let wanted = mac.to_string();
-        listing.unreadable.iter().any(|error| match error {
-            StoreError::Unreadable { path, .. } => fs::read(path)
-                .is_ok_and(|text| String::from_utf8_lossy(&text).contains(wanted.as_str())),
-            _ => false,
-        })
+        self.list()?.by_mac(mac)
     }
 
     /// Reads the record afresh, lets `change` alter it, and writes it back, all under the store's
@@ -396,7 +419,7 @@ impl Store {
         now: Timestamp,
     ) -> Result<Record, StoreError> {
         let mut listing = self.list()?;
-        if let Some(known) = listing.one(|r| r.boot_mac == mac)? {
+        if let Some(known) = listing.by_mac(mac)? {
             if let Some(shelf) = fixed_shelf
                 && let Some(other) = listing
                     .records

@@ -12,6 +12,7 @@ mod copying;
 mod doctor;
 mod image;
 mod loaders;
+mod network_cards;
 mod privileges;
 mod report;
 mod serve;

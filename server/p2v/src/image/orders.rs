@@ -6,6 +6,8 @@ use p2v_aoe::token::Token;
 use p2v_dom0::{Record, State};
 use p2v_netboot::BootDecision;
 
+use crate::network_cards::not_by_this_card;
+
 /// What one network card's machine is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Order {
@@ -53,11 +55,7 @@ pub fn of(record: &Record, append: &str) -> Vec<Order> {
             orders.push(Order {
                 mac: card.mac,
                 decision: BootDecision::Hold {
-                    message: format!(
-                        "This is {name}, whose server runs on the Xen host, or is being copied. It boots from its \
-                         network card {}, and not from this one ({}).",
-                        record.boot_mac, card.mac
-                    ),
+                    message: not_by_this_card(record, card.mac),
                 },
             });
         }
