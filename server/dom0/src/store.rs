@@ -2,7 +2,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use p2v_aoe::MacAddr;
@@ -214,6 +214,7 @@ impl Store {
                 path: state.to_owned(),
                 source,
             })?;
+        let_others_pass(state)?;
         make_private(&store.machines)?;
         Ok(store)
     }
@@ -498,6 +499,24 @@ impl Store {
     }
 }
 
+/// Lets others pass through a state directory of root's that an older umask closed: the boot service
+/// runs as a user of its own, and has its directories in it.
+fn let_others_pass(state: &Path) -> Result<(), StoreError> {
+    let open = || -> io::Result<()> {
+        let found = fs::metadata(state)?;
+        if nix::unistd::geteuid().is_root() && found.uid() == 0 && found.mode() & 0o001 == 0 {
+            let mode = found.mode() & 0o7777 | 0o001;
+            fs::set_permissions(state, fs::Permissions::from_mode(mode))?;
+        }
+        Ok(())
+    };
+    open().map_err(|source| StoreError::Io {
+        doing: "let the boot service's user pass through (chmod o+x)",
+        path: state.to_owned(),
+        source,
+    })
+}
+
 /// Makes a directory that only its owner can use.
 fn make_private(dir: &Path) -> Result<(), StoreError> {
     fs::DirBuilder::new()
@@ -684,8 +703,27 @@ mod tests {
     }
 
     #[test]
+    fn a_closed_state_directory_of_roots_is_opened_to_pass_and_no_more() {
+        if !nix::unistd::geteuid().is_root() {
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o7777;
+        for (before, after) in [(0o700, 0o701), (0o750, 0o751), (0o755, 0o755)] {
+            fs::set_permissions(dir.path(), fs::Permissions::from_mode(before)).unwrap();
+            let store = Store::open(dir.path()).unwrap();
+            assert_eq!(mode(dir.path()), after);
+            assert_eq!(mode(store.machines()), 0o700);
+        }
+        // Another user's is his own affair.
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o700)).unwrap();
+        std::os::unix::fs::chown(dir.path(), Some(1), Some(1)).unwrap();
+        Store::open(dir.path()).unwrap();
+        assert_eq!(mode(dir.path()), 0o700);
+    }
+
+    #[test]
     fn records_are_for_root_only() {
-        use std::os::unix::fs::PermissionsExt;
         let (_dir, store) = store();
         let name = store.menu(mac(1), None, at(0)).unwrap().name;
         let mode = fs::metadata(store.path(&name))
