@@ -9,6 +9,7 @@ mod boot_policy;
 mod boots;
 mod commands;
 mod copying;
+mod descriptors;
 mod doctor;
 mod image;
 mod loaders;

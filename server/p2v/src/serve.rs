@@ -17,7 +17,7 @@ use crate::boot_policy::{self, Facts, Rules, Verdict};
 use crate::boots::Boots;
 use crate::network_cards::{LastKnown, not_by_this_card, second_card_of};
 use crate::settings::{Machine, Settings};
-use crate::{privileges, service_manager};
+use crate::{descriptors, privileges, service_manager};
 
 /// The machine records, asked by the netboot service.
 struct Records {
@@ -229,6 +229,11 @@ impl Machines for Records {
 
 /// Serves until SIGINT or SIGTERM.
 pub fn run(settings: Settings, options: &ServeOptions) -> Result<()> {
+    if let Err(error) = descriptors::allow_all() {
+        eprintln!(
+            "p2v serve: cannot raise the limit of open files (fewer machines boot at a time): {error}"
+        );
+    }
     let store = Store::open_for_boot_service(&settings.state)?;
     let hosts = hosts(&settings)?;
     let as_user = privileges::user(settings.serve.user.as_deref())?;
