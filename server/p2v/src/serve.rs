@@ -147,6 +147,37 @@ impl Records {
         Ok(BootDecision::Agent { append })
     }
 
+    /// What to say of a machine that is not answered, and so will start its own disk, although its
+    /// server is here.
+    fn warning(&self, mac: MacAddr, event: &BootEvent) -> Option<String> {
+        if !matches!(
+            event,
+            BootEvent::NotServed { .. } | BootEvent::NoAddress { .. } | BootEvent::Relayed
+        ) {
+            return None;
+        }
+        let unlisted = Rules {
+            wish: None,
+            listed: false,
+            once: false,
+        };
+        let whose = match self.whose(mac) {
+            Ok(Asks::Machine(record)) => {
+                let verdict = boot_policy::decide(Some(Facts::of(&record)), unlisted);
+                (verdict != Verdict::NotOurs).then(|| record.name.to_string())
+            }
+            Ok(Asks::SecondCard(record)) => Some(record.name.to_string()),
+            Ok(Asks::Stranger) => None,
+            Err(undecided) => undecided
+                .ours
+                .then(|| "its record cannot be read".to_owned()),
+        }?;
+        Some(format!(
+            "WARNING: this machine's server is on the Xen host ({whose}), and as it gets no answer, it will start its \
+             own disk, a second copy of that server. Switch it off"
+        ))
+    }
+
     /// It has the whole initial RAM disk: that was its one boot.
     fn note_the_one_boot(&self, mac: MacAddr) {
         let noted = self.store.by_mac(mac).and_then(|record| match record {
@@ -207,6 +238,9 @@ impl Machines for Records {
 
     fn seen(&self, mac: MacAddr, event: &BootEvent) {
         eprintln!("{mac}: {event}");
+        if let Some(warning) = self.warning(mac, event) {
+            eprintln!("{mac}: {warning}");
+        }
         if let Some(boot) = self.boots.seen(mac, event) {
             eprintln!("{mac}: has booted: {boot}");
         }
@@ -524,6 +558,27 @@ mod tests {
         fs::write(record(&dir, "web"), text).unwrap();
         fs::create_dir(dir.path().join("machines/.lock")).unwrap();
         assert!(held(records.boot_unlisted(mac(1)).unwrap()).contains(".lock"));
+    }
+
+    #[test]
+    fn a_machine_that_is_not_answered_although_its_server_is_here_is_warned_of() {
+        let (dir, records) = records();
+        with_second_card(&records, 1, State::Exported);
+        let not_served = BootEvent::NotServed {
+            client: p2v_netboot::ClientKind::HttpBoot(0x10),
+            why: "no loader".to_owned(),
+        };
+        let warned = |n| records.warning(mac(n), &not_served);
+        assert_eq!((warned(1), warned(11), warned(9)), (None, None, None));
+        set_state(&records, "e1", State::Moved);
+        for n in [1, 11] {
+            assert!(warned(n).unwrap().contains("(e1)"));
+        }
+        assert!(records.warning(mac(1), &BootEvent::Relayed).is_some());
+        assert_eq!(records.warning(mac(1), &BootEvent::Released), None);
+        fs::write(record(&dir, "e1"), "{").unwrap();
+        assert!(warned(11).unwrap().contains("cannot be read"));
+        assert_eq!(warned(9), None);
     }
 
     #[test]
