@@ -23,13 +23,15 @@ pub fn replace_as_the_directorys(path: &Path, bytes: &[u8], mode: u32) -> io::Re
     replace_with(path, bytes, mode, own_as)
 }
 
-/// Gives a file that root has just made to the owner of its directory.
+/// Gives a file that root has just made to the owner of its directory. Only a regular file with one
+/// name: that owner could have put a link to another file of root's there, and would be given that.
 ///
 /// # Errors
 /// The file system's answer.
 pub fn own_as(file: &File, dir: &Path) -> io::Result<()> {
     let (made, dir) = (file.metadata()?, std::fs::metadata(dir)?);
-    if made.uid() == 0 && dir.uid() != 0 {
+    let has_one_name = made.is_file() && made.nlink() == 1;
+    if made.uid() == 0 && dir.uid() != 0 && has_one_name {
         fchown(file, Some(dir.uid()), Some(dir.gid()))?;
     }
     Ok(())
@@ -88,6 +90,31 @@ mod tests {
         replace(&path, b"two", 0o600).unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"two");
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn only_a_file_with_one_name_is_given_away() {
+        use std::os::unix::fs::chown;
+        if !nix::unistd::geteuid().is_root() {
+            return;
+        }
+        let (dir, roots) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        chown(dir.path(), Some(1), Some(1)).unwrap();
+        let path = dir.path().join("x");
+        let owner_after = || {
+            own_as(&File::open(&path).unwrap(), dir.path()).unwrap();
+            std::fs::metadata(&path).unwrap().uid()
+        };
+        let secret = roots.path().join("secret");
+        std::fs::write(&secret, "root's").unwrap();
+        std::fs::hard_link(&secret, &path).unwrap();
+        assert_eq!(owner_after(), 0);
+        std::fs::remove_file(&path).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        assert_eq!(owner_after(), 0);
+        std::fs::remove_dir(&path).unwrap();
+        std::fs::write(&path, "new").unwrap();
+        assert_eq!(owner_after(), 1);
     }
 
     #[test]

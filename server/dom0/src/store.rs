@@ -2,7 +2,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use p2v_aoe::MacAddr;
@@ -89,6 +89,16 @@ pub enum StoreError {
     Lock(#[from] LockError),
 }
 
+impl StoreError {
+    /// The file or directory that is the trouble.
+    fn path(&self) -> Option<&Path> {
+        match self {
+            StoreError::Io { path, .. } | StoreError::Unreadable { path, .. } => Some(path),
+            _ => None,
+        }
+    }
+}
+
 /// All that could be read, and what could not.
 #[derive(Debug, Default)]
 pub struct Listing {
@@ -99,6 +109,32 @@ pub struct Listing {
 }
 
 impl Listing {
+    /// The record of the machine that boots from `mac`, if there is one.
+    ///
+    /// # Errors
+    /// Two records have it or its shelf; or none has, and one that is unreadable might.
+    pub fn by_mac(&mut self, mac: MacAddr) -> Result<Option<Record>, StoreError> {
+        self.one(|r| r.boot_mac == mac)
+    }
+
+    /// Whether there is a record at this path that cannot be read.
+    pub fn cannot_read(&self, path: &Path) -> bool {
+        self.unreadable
+            .iter()
+            .any(|error| error.path() == Some(path))
+    }
+
+    /// Whether a record that cannot be understood has this address in its text: it may be that
+    /// machine's.
+    pub fn names_in_unreadable(&self, mac: MacAddr) -> bool {
+        let wanted = mac.to_string();
+        self.unreadable.iter().any(|error| match error {
+            StoreError::Unreadable { path, .. } => fs::read(path)
+                .is_ok_and(|text| String::from_utf8_lossy(&text).contains(wanted.as_str())),
+            _ => false,
+        })
+    }
+
     /// The one record that `is` it.
     fn one(&mut self, is: impl Fn(&Record) -> bool) -> Result<Option<Record>, StoreError> {
         let Some(record) = self.records.iter().find(|r| is(r)) else {
@@ -178,6 +214,7 @@ impl Store {
                 path: state.to_owned(),
                 source,
             })?;
+        let_others_pass(state)?;
         make_private(&store.machines)?;
         Ok(store)
     }
@@ -271,20 +308,7 @@ impl Store {
     /// # Errors
     /// As [`Store::by_shelf`].
     pub fn by_mac(&self, mac: MacAddr) -> Result<Option<Record>, StoreError> {
-        self.list()?.one(|r| r.boot_mac == mac)
-    }
-
-    /// Whether a record that cannot be read has this address in its text: it may be that machine's.
-    pub fn names_in_unreadable(&self, mac: MacAddr) -> bool {
-        let Ok(listing) = self.list() else {
-            return false;
-        };
-        let wanted = mac.to_string();
-        listing.unreadable.iter().any(|error| match error {
-            StoreError::Unreadable { path, .. } => fs::read(path)
-                .is_ok_and(|text| String::from_utf8_lossy(&text).contains(wanted.as_str())),
-            _ => false,
-        })
+        self.list()?.by_mac(mac)
     }
 
     /// Reads the record afresh, lets `change` alter it, and writes it back, all under the store's
@@ -396,7 +420,7 @@ impl Store {
         now: Timestamp,
     ) -> Result<Record, StoreError> {
         let mut listing = self.list()?;
-        if let Some(known) = listing.one(|r| r.boot_mac == mac)? {
+        if let Some(known) = listing.by_mac(mac)? {
             if let Some(shelf) = fixed_shelf
                 && let Some(other) = listing
                     .records
@@ -473,6 +497,24 @@ impl Store {
             source,
         })
     }
+}
+
+/// Lets others pass through a state directory of root's that an older umask closed: the boot service
+/// runs as a user of its own, and has its directories in it.
+fn let_others_pass(state: &Path) -> Result<(), StoreError> {
+    let open = || -> io::Result<()> {
+        let found = fs::metadata(state)?;
+        if nix::unistd::geteuid().is_root() && found.uid() == 0 && found.mode() & 0o001 == 0 {
+            let mode = found.mode() & 0o7777 | 0o001;
+            fs::set_permissions(state, fs::Permissions::from_mode(mode))?;
+        }
+        Ok(())
+    };
+    open().map_err(|source| StoreError::Io {
+        doing: "let the boot service's user pass through (chmod o+x)",
+        path: state.to_owned(),
+        source,
+    })
 }
 
 /// Makes a directory that only its owner can use.
@@ -661,8 +703,27 @@ mod tests {
     }
 
     #[test]
+    fn a_closed_state_directory_of_roots_is_opened_to_pass_and_no_more() {
+        if !nix::unistd::geteuid().is_root() {
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o7777;
+        for (before, after) in [(0o700, 0o701), (0o750, 0o751), (0o755, 0o755)] {
+            fs::set_permissions(dir.path(), fs::Permissions::from_mode(before)).unwrap();
+            let store = Store::open(dir.path()).unwrap();
+            assert_eq!(mode(dir.path()), after);
+            assert_eq!(mode(store.machines()), 0o700);
+        }
+        // Another user's is his own affair.
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o700)).unwrap();
+        std::os::unix::fs::chown(dir.path(), Some(1), Some(1)).unwrap();
+        Store::open(dir.path()).unwrap();
+        assert_eq!(mode(dir.path()), 0o700);
+    }
+
+    #[test]
     fn records_are_for_root_only() {
-        use std::os::unix::fs::PermissionsExt;
         let (_dir, store) = store();
         let name = store.menu(mac(1), None, at(0)).unwrap().name;
         let mode = fs::metadata(store.path(&name))

@@ -76,6 +76,15 @@ fn source(file: BootFile, settings: &Settings) -> (&Path, &'static str, &'static
     }
 }
 
+/// Whether the settings name a loader that needs this file: whoever named it counts on it, and a
+/// machine that is not served goes on with its own disk.
+fn is_named(file: BootFile, settings: &Settings) -> bool {
+    std::iter::once(&settings.bios_loader)
+        .chain(settings.loaders.values())
+        .filter_map(|loader| loader.file())
+        .any(|named| named == file || (named, file) == (BootFile::ShimX64, BootFile::GrubX64))
+}
+
 /// The line that our own GRUB images begin with (`pxelinux/grub/embedded.cfg`).
 const EMBEDDED: &[u8] = include_bytes!("../../../pxelinux/grub/embedded.cfg");
 
@@ -97,7 +106,7 @@ impl BootSet {
     /// Reads them. Blocks. Also returns what is missing without being needed by all machines.
     ///
     /// # Errors
-    /// A file that no machine boots without.
+    /// A file that no machine boots without, or of a loader that the settings name.
     pub fn read(
         settings: &Settings,
         server: Ipv4Addr,
@@ -121,7 +130,7 @@ impl BootSet {
                         source,
                         advice,
                     };
-                    if needed {
+                    if needed || is_named(file, settings) {
                         return Err(error);
                     }
                     missing.push(error);
@@ -147,6 +156,54 @@ impl BootSet {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::loader::Loader;
+    use pnet::util::MacAddr;
+
+    #[test]
+    fn a_usual_loader_may_be_missing_and_one_that_the_settings_name_may_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let there = dir.path().join("there");
+        std::fs::write(&there, "x").unwrap();
+        let missing = dir.path().join("missing");
+        let usual = Settings {
+            pxelinux: there.clone(),
+            ldlinux: there.clone(),
+            kernel: there.clone(),
+            initrd: there.clone(),
+            lpxelinux: missing.clone(),
+            shim_x64: there,
+            grub_x64: missing.clone(),
+            grub_x64_unsigned: missing.clone(),
+            grub_ia32: missing,
+            ..Settings::default()
+        };
+        let read = |settings: &Settings| {
+            BootSet::read(settings, Ipv4Addr::LOCALHOST).map(|(_, missing)| missing.len())
+        };
+        assert_eq!(read(&usual).unwrap(), 3);
+        let lpxelinux = Settings {
+            bios_loader: Loader::Lpxelinux,
+            ..usual.clone()
+        };
+        let error = read(&lpxelinux).unwrap_err().to_string();
+        assert!(error.contains("set `lpxelinux`"), "{error}");
+        for (loader, needs) in [
+            (Loader::GrubIa32, Some("grub_ia32")),
+            (Loader::ShimX64, Some("grub_x64")),
+            (Loader::Pxelinux, None),
+            (Loader::Ipxe, None),
+        ] {
+            let mut settings = usual.clone();
+            settings
+                .loaders
+                .insert(MacAddr::new(2, 0, 0, 0, 0, 1), loader);
+            let error = read(&settings).err().map(|error| error.to_string());
+            match needs {
+                None => assert_eq!(error, None),
+                Some(needs) => assert!(error.unwrap().contains(needs)),
+            }
+        }
+    }
 
     #[test]
     fn our_own_grub_is_told_where_it_is_from_and_nothing_else_changes() {

@@ -18,6 +18,7 @@ use crate::dhcp::service::Dhcp;
 use crate::event::Notice;
 use crate::http::Http;
 use crate::interface::{Interface, InterfaceError};
+use crate::interface_watch::{self, InterfaceLost};
 use crate::lease_file::{LeaseFile, LeaseFileError};
 use crate::loader::http_host;
 use crate::machines::Machines;
@@ -43,6 +44,9 @@ pub enum Error {
     /// The interface.
     #[error(transparent)]
     Interface(#[from] InterfaceError),
+    /// The interface, while it was served.
+    #[error(transparent)]
+    Lost(#[from] InterfaceLost),
     /// The settings.
     #[error(transparent)]
     Settings(#[from] SettingsError),
@@ -190,6 +194,7 @@ pub async fn serve(
     tokio::select! {
         () = shutdown => Ok(()),
         () = look => Ok(()),
+        lost = interface_watch::lost(&interface, address) => Err(lost.into()),
         end = dhcp => end.map_err(|source| Error::Stopped { what: "DHCP", source }),
         end = files.serve(tftp_port) => end.map_err(|source| Error::Stopped { what: "TFTP", source }),
         end = web => end.map_err(|source| Error::Stopped { what: "HTTP", source }),

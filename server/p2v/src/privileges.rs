@@ -45,7 +45,8 @@ pub fn user(wanted: Option<&str>) -> Result<Option<User>> {
     }
 }
 
-/// Gives a directory, and the files directly in it, to `user`. Links are not followed.
+/// Gives a directory, and the files directly in it, to `user`. Links are not followed, and a file with
+/// a second name is left alone: it may be one of root's, linked there by the user.
 ///
 /// # Errors
 /// What the file system refused.
@@ -59,7 +60,9 @@ pub fn give(dir: &Path, user: &User) -> Result<()> {
     let all = || -> std::io::Result<()> {
         for entry in fs::read_dir(dir)? {
             let entry = entry?;
-            if entry.file_type()?.is_file() {
+            // Not followed, if it is a link.
+            let found = entry.metadata()?;
+            if found.is_file() && found.nlink() == 1 {
                 hand_over(&entry.path())?;
             }
         }

@@ -2,21 +2,22 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail};
 use p2v_aoe::MacAddr;
 use p2v_aoe::cmdline::BootArgs;
 use p2v_dom0::store::StoreError;
-use p2v_dom0::{Store, Timestamp};
+use p2v_dom0::{Record, Store, Timestamp};
 use p2v_netboot::{BootDecision, BootEvent, Machines, Notice};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::arguments::ServeOptions;
 use crate::boot_policy::{self, Facts, Rules, Verdict};
 use crate::boots::Boots;
+use crate::network_cards::{LastKnown, not_by_this_card, second_card_of};
 use crate::settings::{Machine, Settings};
-use crate::{privileges, service_manager};
+use crate::{descriptors, privileges, service_manager};
 
 /// The machine records, asked by the netboot service.
 struct Records {
@@ -27,12 +28,63 @@ struct Records {
     boots: Boots,
     /// Each machine boots the agent one time.
     once: bool,
+    /// For when a record cannot be read.
+    last_known: Mutex<LastKnown>,
+}
+
+/// Whose card asks.
+enum Asks {
+    Stranger,
+    Machine(Box<Record>),
+    /// By another card than it boots from.
+    SecondCard(Box<Record>),
+}
+
+/// Why there is no decision.
+struct Undecided {
+    error: StoreError,
+    /// The machine is one that p2v knows, or may be.
+    ours: bool,
 }
 
 impl Records {
+    fn whose(&self, mac: MacAddr) -> Result<Asks, Undecided> {
+        // What it holds is whole at every moment.
+        let mut last_known = self
+            .last_known
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let mut listing = self.store.list().map_err(|error| Undecided {
+            error,
+            ours: last_known.hides(&self.store, None, mac),
+        })?;
+        last_known.learn(&self.store, &listing);
+        if listing.records.iter().all(|record| record.boot_mac != mac)
+            && let Some(record) = second_card_of(&listing.records, mac)
+        {
+            return Ok(Asks::SecondCard(Box::new(record.clone())));
+        }
+        let may_be_ours = listing.records.iter().any(|record| record.boot_mac == mac)
+            || last_known.hides(&self.store, Some(&listing), mac)
+            || listing.names_in_unreadable(mac);
+        match listing.by_mac(mac) {
+            Ok(Some(record)) => Ok(Asks::Machine(Box::new(record))),
+            Ok(None) => Ok(Asks::Stranger),
+            Err(error) => Err(Undecided {
+                error,
+                ours: may_be_ours,
+            }),
+        }
+    }
+
     /// `listed`: `allow` and `deny` let the machine be booted. `None`: it is not one of ours.
-    fn decide(&self, mac: MacAddr, listed: bool) -> Result<Option<BootDecision>, StoreError> {
-        let record = self.store.by_mac(mac)?;
+    fn decide(&self, mac: MacAddr, listed: bool) -> Result<Option<BootDecision>, Undecided> {
+        let hold = |message| Ok(Some(BootDecision::Hold { message }));
+        let record = match self.whose(mac)? {
+            Asks::Stranger => None,
+            Asks::Machine(record) => Some(record),
+            Asks::SecondCard(record) => return hold(not_by_this_card(&record, mac)),
+        };
         let settings = self.known.get(&mac);
         let rules = Rules {
             wish: settings.and_then(|machine| machine.boot),
@@ -42,14 +94,17 @@ impl Records {
         let name = record
             .as_ref()
             .map_or_else(String::new, |record| record.name.to_string());
-        let hold = |message| Ok(Some(BootDecision::Hold { message }));
         let local = |why: &str| {
             Ok(Some(BootDecision::LocalDisk {
                 why: why.to_owned(),
             }))
         };
-        match boot_policy::decide(record.as_ref().map(Facts::of), rules) {
-            Verdict::Agent => self.agent(mac, settings).map(Some),
+        match boot_policy::decide(record.as_deref().map(Facts::of), rules) {
+            Verdict::Agent => match self.agent(mac, settings) {
+                Ok(agent) => Ok(Some(agent)),
+                // Unlisted, it is here only because its server is.
+                Err(error) => Err(Undecided { error, ours: true }),
+            },
             Verdict::HoldReleased => hold(format!(
                 "This machine's server ({name}) runs on the Xen host now. Switch this machine off: its old disk must \
                  not start a second one."
@@ -92,6 +147,37 @@ impl Records {
         Ok(BootDecision::Agent { append })
     }
 
+    /// What to say of a machine that is not answered, and so will start its own disk, although its
+    /// server is here.
+    fn warning(&self, mac: MacAddr, event: &BootEvent) -> Option<String> {
+        if !matches!(
+            event,
+            BootEvent::NotServed { .. } | BootEvent::NoAddress { .. } | BootEvent::Relayed
+        ) {
+            return None;
+        }
+        let unlisted = Rules {
+            wish: None,
+            listed: false,
+            once: false,
+        };
+        let whose = match self.whose(mac) {
+            Ok(Asks::Machine(record)) => {
+                let verdict = boot_policy::decide(Some(Facts::of(&record)), unlisted);
+                (verdict != Verdict::NotOurs).then(|| record.name.to_string())
+            }
+            Ok(Asks::SecondCard(record)) => Some(record.name.to_string()),
+            Ok(Asks::Stranger) => None,
+            Err(undecided) => undecided
+                .ours
+                .then(|| "its record cannot be read".to_owned()),
+        }?;
+        Some(format!(
+            "WARNING: this machine's server is on the Xen host ({whose}), and as it gets no answer, it will start its \
+             own disk, a second copy of that server. Switch it off"
+        ))
+    }
+
     /// It has the whole initial RAM disk: that was its one boot.
     fn note_the_one_boot(&self, mac: MacAddr) {
         let noted = self.store.by_mac(mac).and_then(|record| match record {
@@ -131,7 +217,7 @@ impl Machines for Records {
                 why: "it is not on the list".to_owned(),
             },
             // Its disk must not be started because of our trouble: its server may run as a domain.
-            Err(error) => held(mac, &error),
+            Err(undecided) => held(mac, &undecided.error),
         }
     }
 
@@ -145,16 +231,16 @@ impl Machines for Records {
                 }
                 decision
             }
-            // Other people's machines are not held up by a broken record, unless it speaks of them.
-            Err(error) => match self.store.names_in_unreadable(mac) {
-                true => Some(held(mac, &error)),
-                false => None,
-            },
+            // Other people's machines are not held up by a broken record, unless it is of them.
+            Err(undecided) => undecided.ours.then(|| held(mac, &undecided.error)),
         }
     }
 
     fn seen(&self, mac: MacAddr, event: &BootEvent) {
         eprintln!("{mac}: {event}");
+        if let Some(warning) = self.warning(mac, event) {
+            eprintln!("{mac}: {warning}");
+        }
         if let Some(boot) = self.boots.seen(mac, event) {
             eprintln!("{mac}: has booted: {boot}");
         }
@@ -177,6 +263,11 @@ impl Machines for Records {
 
 /// Serves until SIGINT or SIGTERM.
 pub fn run(settings: Settings, options: &ServeOptions) -> Result<()> {
+    if let Err(error) = descriptors::allow_all() {
+        eprintln!(
+            "p2v serve: cannot raise the limit of open files (fewer machines boot at a time): {error}"
+        );
+    }
     let store = Store::open_for_boot_service(&settings.state)?;
     let hosts = hosts(&settings)?;
     let as_user = privileges::user(settings.serve.user.as_deref())?;
@@ -194,8 +285,10 @@ pub fn run(settings: Settings, options: &ServeOptions) -> Result<()> {
             )
         })?;
     }
+    let mut last_known = LastKnown::default();
     match store.list() {
         Ok(listing) => {
+            last_known.learn(&store, &listing);
             for error in &listing.unreadable {
                 eprintln!("p2v serve: {error}");
             }
@@ -209,6 +302,7 @@ pub fn run(settings: Settings, options: &ServeOptions) -> Result<()> {
         known: settings.machines,
         boots: Boots::keep(&settings.serve.state_dir),
         once: options.once,
+        last_known: Mutex::new(last_known),
     });
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -285,6 +379,7 @@ mod tests {
             known: BTreeMap::new(),
             boots: Boots::keep(dir.path()),
             once: false,
+            last_known: Mutex::default(),
         };
         (dir, records)
     }
@@ -372,6 +467,120 @@ mod tests {
         assert_eq!(records.boot_unlisted(mac(9)), None);
     }
 
+    /// Machine `n` with a second card, `10 + n`.
+    fn with_second_card(records: &Records, n: u8, state: State) {
+        append(records.boot(mac(n)));
+        let inventory = serde_json::json!({
+            "nics": [{"name": "eth0", "mac": mac(n)}, {"name": "eth1", "mac": mac(10 + n)}],
+        });
+        let name = format!("e{n}").parse().unwrap();
+        let changed = records.store.update(&name, |record| {
+            record.state = state;
+            record.inventory = Some(serde_json::from_value(inventory).unwrap());
+            Ok::<_, StoreError>(())
+        });
+        changed.unwrap();
+    }
+
+    #[test]
+    fn a_machine_whose_server_is_here_is_held_by_its_other_card() {
+        let (dir, records) = records();
+        with_second_card(&records, 1, State::Exported);
+        assert_eq!(records.boot_unlisted(mac(11)), None);
+        for state in [State::Running, State::Copied, State::Moved, State::Released] {
+            set_state(&records, "e1", state);
+            for decision in [
+                records.boot(mac(11)),
+                records.boot_unlisted(mac(11)).unwrap(),
+            ] {
+                let message = held(decision);
+                assert!(message.contains("This is e1") && message.contains(&mac(1).to_string()));
+            }
+        }
+        assert!(!record(&dir, "e2").exists());
+        // Also while another record is broken.
+        fs::write(record(&dir, "e3"), "{").unwrap();
+        assert!(held(records.boot_unlisted(mac(11)).unwrap()).contains("This is e1"));
+        assert_eq!(records.boot_unlisted(mac(9)), None);
+    }
+
+    #[test]
+    fn records_that_cannot_be_read_let_no_machine_of_theirs_go() {
+        let (dir, records) = records();
+        for n in [1, 2, 3] {
+            with_second_card(&records, n, State::Running);
+        }
+        let whole = fs::read_to_string(record(&dir, "e3")).unwrap();
+        let mine = |n| held(records.boot_unlisted(mac(n)).unwrap());
+        let strangers_go = || assert_eq!(records.boot_unlisted(mac(9)), None);
+        strangers_go();
+        // One shelf, or one address, in two records.
+        fs::write(
+            record(&dir, "e3"),
+            whole.replace("\"shelf\": 3", "\"shelf\": 2"),
+        )
+        .unwrap();
+        assert!(mine(3).contains("shelf 2"));
+        let (theirs, ours) = (mac(3).to_string(), mac(2).to_string());
+        fs::write(record(&dir, "e3"), whole.replace(&theirs, &ours)).unwrap();
+        assert!(mine(2).contains(&ours));
+        fs::write(record(&dir, "e3"), &whole).unwrap();
+        strangers_go();
+        // Nothing is left in the text, or there is no text to read.
+        fs::write(record(&dir, "e1"), "").unwrap();
+        fs::remove_file(record(&dir, "e2")).unwrap();
+        fs::create_dir(record(&dir, "e2")).unwrap();
+        for n in [1, 11, 2, 12] {
+            assert!(mine(n).contains("machine record"));
+        }
+        strangers_go();
+        // Nothing can be listed.
+        let aside = dir.path().join("aside");
+        fs::rename(dir.path().join("machines"), &aside).unwrap();
+        for n in [1, 11, 2, 12, 3, 13] {
+            assert!(mine(n).contains("machines"));
+        }
+        strangers_go();
+        fs::rename(&aside, dir.path().join("machines")).unwrap();
+        // What was moved away is a stranger.
+        fs::remove_file(record(&dir, "e1")).unwrap();
+        fs::remove_dir(record(&dir, "e2")).unwrap();
+        assert_eq!(records.boot_unlisted(mac(1)), None);
+    }
+
+    #[test]
+    fn a_machine_whose_server_is_here_and_that_cannot_be_given_a_menu_is_held() {
+        let (dir, records) = records();
+        let name = "web".parse().unwrap();
+        let mut known = Record::new(name, mac(1), 1);
+        known.state = State::Running;
+        let text = serde_json::to_vec(&known).unwrap();
+        fs::write(record(&dir, "web"), text).unwrap();
+        fs::create_dir(dir.path().join("machines/.lock")).unwrap();
+        assert!(held(records.boot_unlisted(mac(1)).unwrap()).contains(".lock"));
+    }
+
+    #[test]
+    fn a_machine_that_is_not_answered_although_its_server_is_here_is_warned_of() {
+        let (dir, records) = records();
+        with_second_card(&records, 1, State::Exported);
+        let not_served = BootEvent::NotServed {
+            client: p2v_netboot::ClientKind::HttpBoot(0x10),
+            why: "no loader".to_owned(),
+        };
+        let warned = |n| records.warning(mac(n), &not_served);
+        assert_eq!((warned(1), warned(11), warned(9)), (None, None, None));
+        set_state(&records, "e1", State::Moved);
+        for n in [1, 11] {
+            assert!(warned(n).unwrap().contains("(e1)"));
+        }
+        assert!(records.warning(mac(1), &BootEvent::Relayed).is_some());
+        assert_eq!(records.warning(mac(1), &BootEvent::Released), None);
+        fs::write(record(&dir, "e1"), "{").unwrap();
+        assert!(warned(11).unwrap().contains("cannot be read"));
+        assert_eq!(warned(9), None);
+    }
+
     #[test]
     fn a_strangers_name_is_not_taken_down() {
         let (dir, records) = records();
@@ -399,6 +608,7 @@ mod tests {
             known: BTreeMap::new(),
             boots: Boots::keep(dir.path()),
             once: true,
+            last_known: Mutex::default(),
         };
         for records in [&first, &again] {
             assert!(matches!(

@@ -7,6 +7,7 @@ mod http;
 mod hundred;
 mod lab;
 mod machine;
+mod made_again;
 mod proxy;
 mod rom;
 mod tftp;

@@ -7,6 +7,7 @@ use p2v_dom0::{Record, State};
 use p2v_netboot::BootDecision;
 
 use crate::boot_policy::{self, Facts, Rules, Verdict, Wish};
+use crate::network_cards::not_by_this_card;
 
 /// What one network card's machine is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,11 +92,7 @@ pub fn of(record: &Record, verdict: Verdict, append: &str) -> Vec<Order> {
             orders.push(Order {
                 mac,
                 decision: BootDecision::Hold {
-                    message: format!(
-                        "This is {name}, whose server runs on the Xen host, or is being copied. It boots from its \
-                         network card {}, and not from this one ({}).",
-                        record.boot_mac, mac
-                    ),
+                    message: not_by_this_card(record, mac),
                 },
             });
         }
