@@ -88,8 +88,6 @@ fn boot_disk(disks: &[Found], firmware: Firmware, edd: Option<&Edd>) -> Option<(
     };
     let first =
         |test: &dyn Fn(&Found) -> bool| disks.iter().position(|d| of_the_machine(d) && test(d));
-    // Where there is such a medium, the BIOS's first disk was that one, most likely.
-    let edd = edd.filter(|_| disks.iter().all(of_the_machine));
     if let (Firmware::Bios, Some(edd)) = (firmware, edd) {
         // Two disks of one signature (clones) do not tell.
         if edd.mbr_signature != 0 {
@@ -97,7 +95,9 @@ fn boot_disk(disks: &[Found], firmware: Firmware, edd: Option<&Edd>) -> Option<(
                 return Some((index, Because::Signature));
             }
         }
-        if !edd.pci_address.is_empty() {
+        // Where there is such a medium, the BIOS's first disk may have been that one, and its controller tells
+        // nothing.
+        if !edd.pci_address.is_empty() && disks.iter().all(of_the_machine) {
             let on = |d: &Found| d.attachment.pci_address == edd.pci_address;
             let found = first(&|d| on(d) && d.sectors == edd.sectors).or_else(|| first(&on));
             if let Some(index) = found {

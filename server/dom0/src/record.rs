@@ -246,6 +246,15 @@ pub struct CopyRecord {
     pub verified: Option<Verified>,
 }
 
+impl CopyRecord {
+    /// Sectors that it lacks, if it came to its end.
+    pub fn unreadable(&self) -> u64 {
+        let verified = self.verified.iter();
+        let missing = verified.flat_map(|verified| &verified.unreadable);
+        missing.map(|(_, count)| count).sum()
+    }
+}
+
 /// A finished comparison of source and copy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -306,6 +315,12 @@ pub struct DiskChanged {
 }
 
 impl Record {
+    /// Sectors that finished copies lack, because they could not be read.
+    pub fn unreadable(&self) -> u64 {
+        let copies = self.disks.values().filter_map(|disk| disk.copy.as_ref());
+        copies.map(CopyRecord::unreadable).sum()
+    }
+
     /// A machine seen for the first time.
     pub fn new(name: MachineName, boot_mac: MacAddr, shelf: u16) -> Record {
         Record {

@@ -99,9 +99,13 @@ pub enum Command {
     Start {
         /// Name of the machine
         name: String,
-        /// Start although a copy is finished or in use: what the domain writes is not in the copy
+        /// Start although a copy is finished: what the domain writes is not in it, and it is to be made again
         #[arg(long)]
         discard_copy: bool,
+        /// Start on the old disk of a machine that is moved: it goes back to where it was before the cutover, and what
+        /// the moved one wrote since is not there
+        #[arg(long)]
+        discard_moved: bool,
         /// A disk (its number in e7.N) that the machine had once, and that is meant to be gone
         #[arg(long, value_name = "N", value_parser = slot)]
         without_disk: Vec<u8>,

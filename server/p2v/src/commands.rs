@@ -67,6 +67,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         Command::Start {
             name,
             discard_copy,
+            discard_moved,
             without_disk,
         } => with_wire(&host, &settings, &told, |context| {
             let name = name_of(name)?;
@@ -74,7 +75,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
                 context,
                 &name,
                 StartOptions {
-                    force: *discard_copy,
+                    discard_copy: *discard_copy,
+                    discard_moved: *discard_moved,
                     without: without_disk.clone(),
                 },
             )?;

@@ -9,6 +9,7 @@ use p2v_aoe::inventory::{Disk, Firmware, Inventory};
 use p2v_aoe::vendor::Stats;
 use p2v_aoe::{Address, SECTOR};
 use p2v_dom0::State;
+use p2v_dom0::record::CopyRecord;
 use p2v_dom0::workflow::MachineView;
 
 mod statistics;
@@ -180,10 +181,7 @@ pub fn one(
             println!("  the domain's disk {slot}: {}", mapping.backing.display());
         }
         if let Some(copy) = &disk.copy {
-            let done = copy.verified.as_ref().map_or_else(
-                || "begun, not complete".to_owned(),
-                |verified| format!("complete and checked {}", verified.at),
-            );
+            let done = outcome(copy);
             let unguarded = if copy.unguarded {
                 ", of a disk that another host could write"
             } else {
@@ -268,10 +266,41 @@ fn facts(machine: &MachineView, inventory: &Inventory) {
     }
 }
 
+/// What came of a copy.
+fn outcome(copy: &CopyRecord) -> String {
+    let Some(verified) = &copy.verified else {
+        return "begun, not complete".into();
+    };
+    let checked = match verified.how.as_str() {
+        "both" => "and checked".to_owned(),
+        how => format!("(compared: {how})"),
+    };
+    match verified.unreadable.first() {
+        None => format!("complete {checked} {}", verified.at),
+        Some((first, _)) => format!(
+            "copied {checked} {}, but for {} sectors that could not be read (the first is {first}; all are in its \
+             certificate)",
+            verified.at,
+            copy.unreadable()
+        ),
+    }
+}
+
 /// What an operator does next.
 fn next(machine: &MachineView) -> String {
     let (runs, answers) = (machine.domain.is_some(), !machine.answers.is_empty());
-    next_step(&name(machine), machine.state, runs, answers)
+    let name = name(machine);
+    let copies = || machine.disks.values().filter_map(|disk| disk.copy.as_ref());
+    if machine.state == Some(State::Copying)
+        && let Some(copy) = copies().find(|copy| copy.unreadable() > 0)
+    {
+        return format!(
+            "`p2v copy {name} --to {}` tries what could not be read once more; or `p2v cutover {name} \
+             --accept-unreadable`, and its file systems are checked in the domain (fsck, chkdsk)",
+            copy.destination.name()
+        );
+    }
+    next_step(&name, machine.state, runs, answers)
 }
 
 /// What comes next for a machine: `runs` if there is a domain of its name, `answers` if its agent does.
@@ -284,14 +313,17 @@ fn next_step(name: &str, state: Option<State>, runs: bool, answers: bool) -> Str
         Some(State::Exported) if !answers => {
             "its agent does not answer: look at its screen and its cable, or restart it from the network".into()
         }
-        Some(State::Exported) => format!("`p2v start {name}` runs it as a domain; `p2v config {name}` shows how"),
+        Some(State::Exported) => format!(
+            "`p2v start {name}` runs it as a domain (`p2v config {name}` shows how); if its disk is failing, \
+             `p2v copy {name} --to VG` first"
+        ),
         Some(State::Running) if !runs => format!(
             "it does not run: `p2v start {name}` starts it again, `p2v copy {name} --to VG` copies its disk"
         ),
         Some(State::Running) => format!(
             "when it suits: shut it down from inside or `p2v stop {name}`, then `p2v copy {name} --to VG`"
         ),
-        Some(State::Copying) => format!("`p2v copy {name} --to VG` again: it goes on where it stopped"),
+        Some(State::Copying) => format!("the same `p2v copy {name} --to ...` again: it goes on where it stopped"),
         Some(State::Copied) => format!("`p2v cutover {name}` runs it from the copy"),
         Some(State::Moved) if !runs => format!(
             "it does not run: `p2v devices up`, then `xl create` with its config ({name}.cfg, in /etc/xen by default); \

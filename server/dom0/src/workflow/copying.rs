@@ -429,7 +429,15 @@ fn finish_state(context: Context<'_>, name: &MachineName, all: &[Address]) -> Re
         let complete = whole && record.verified_copies(all).is_ok();
         if complete {
             record.state = State::Copied;
-            record.note(Timestamp::now(), "every disk is copied and checked");
+            let copies = record.disks.values().filter_map(|d| d.copy.as_ref());
+            let checked = copies
+                .filter_map(|copy| copy.verified.as_ref())
+                .all(|verified| verified.how == "both");
+            let what = match checked {
+                true => "every disk is copied and checked",
+                false => "every disk is copied, and not all of it was compared (--verify)",
+            };
+            record.note(Timestamp::now(), what);
         }
         Ok(complete)
     })

@@ -16,8 +16,10 @@ use crate::wire::Access;
 /// How `start` may go on.
 #[derive(Clone, Debug, Default)]
 pub struct StartOptions {
-    /// The operator knows that the machine was copied or moved, and wants the old disk all the same.
-    pub force: bool,
+    /// The operator knows that the machine was copied, and gives the copy up.
+    pub discard_copy: bool,
+    /// The operator knows that the machine was moved, and gives up what its domain wrote since.
+    pub discard_moved: bool,
     /// Slots of disks that are gone for good.
     pub without: Vec<u8>,
 }
@@ -112,15 +114,23 @@ pub fn start(
 fn may_start(record: &Record, options: &StartOptions) -> Result<(), Error> {
     let name = &record.name;
     match record.state {
-        _ if options.force => Ok(()),
+        State::Copied if options.discard_copy => Ok(()),
         State::Copied => refused(format!(
             "{name} was copied, and a domain on the old disk would make the copy out of date. Go on with \
              `p2v cutover {name}`; or start on the old disk with --discard-copy, and copy again afterwards (it moves only \
              what differs)"
         )),
+        State::Moved | State::Released if options.discard_moved => Ok(()),
         State::Moved | State::Released => refused(format!(
             "{name} was moved to this host's own volumes: its old disk is out of date, and a domain on it would go its \
-             own way. Start the moved one with `xl create`; use --discard-copy only if the moved one is to be given up"
+             own way. Start the moved one with `xl create`; use --discard-moved only if it is to go back to its old disk \
+             as that was before the cutover, and what the moved one wrote since is to be given up"
+        )),
+        State::Copying if !options.discard_copy && record.unreadable() > 0 => refused(format!(
+            "{name} is copied but for {} sectors that could not be read: a domain on the old disk would make that copy, \
+             and the map of what is missing, void, and the whole of a failing disk would have to be read again. Go on with \
+             `p2v cutover {name} --accept-unreadable`; or start on the old disk with --discard-copy",
+            record.unreadable()
         )),
         State::Seen | State::Exported | State::Running | State::Copying => Ok(()),
     }
@@ -203,4 +213,47 @@ pub(super) fn destroy_if_there(context: Context<'_>, name: &MachineName) -> Resu
     refused(format!(
         "the domain {name} may still run: {why}. End it with `p2v stop {name} --destroy`"
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use p2v_aoe::MacAddr;
+
+    #[test]
+    fn what_was_copied_or_moved_is_not_given_up_unasked() {
+        let record = |state| {
+            let mut record = Record::new("web".parse().unwrap(), MacAddr::new(2, 0, 0, 0, 0, 1), 1);
+            record.state = state;
+            record
+        };
+        let options = |discard_copy, discard_moved| StartOptions {
+            discard_copy,
+            discard_moved,
+            without: Vec::new(),
+        };
+        let ok = |record: &Record, copy, moved| may_start(record, &options(copy, moved)).is_ok();
+        let mut copying = record(State::Copying);
+        assert!(ok(&copying, false, false));
+        let copy = serde_json::json!({
+            "sectors": 200, "model": "m", "serial": "s",
+            "copy": {
+                "destination": {"kind": "volume", "vg": "vg", "lv": "lv", "uuid": "u"},
+                "begun": "2026-11-20T22:16:40Z",
+                "verified": {
+                    "at": "2026-11-20T22:16:40Z", "boot_id": "b", "unreadable": [[7, 2], [100, 1]],
+                },
+            },
+        });
+        copying
+            .disks
+            .insert(0, serde_json::from_value(copy).unwrap());
+        assert_eq!(copying.unreadable(), 3);
+        assert!(!ok(&copying, false, false) && ok(&copying, true, false));
+        assert!(!ok(&record(State::Copied), false, true));
+        assert!(ok(&record(State::Copied), true, false));
+        for state in [State::Moved, State::Released] {
+            assert!(!ok(&record(state), true, false) && ok(&record(state), false, true));
+        }
+    }
 }

@@ -460,7 +460,8 @@ impl Lab {
 }
 
 const FORCE: StartOptions = StartOptions {
-    force: true,
+    discard_copy: true,
+    discard_moved: true,
     without: Vec::new(),
 };
 

@@ -105,6 +105,12 @@ pub(super) fn open(
     }
     let path = host.paths.dev.join(&vg).join(&lv);
     let sink = open_device(host, &path, request.sectors * SECTOR)?;
+    // The operator may have taken long to answer, and nobody held it meanwhile: that it has become another
+    // volume, or a moved system's disk, must be seen.
+    let now = lvm::volume(&host.tools, &vg, &lv)?;
+    if now.is_none_or(|now| now.uuid != uuid || now.tags != volume.tags) {
+        return Err(DestinationError::Changed(path));
+    }
     // Only now, that nobody else has it. Whose copy it was, it is no more.
     let tags = [request.tag, lvm::TAG_COPYING];
     let others: Vec<&str> = volume
