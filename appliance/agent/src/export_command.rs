@@ -25,8 +25,9 @@ SIGTERM or Ctrl-C. A write is acknowledged when it is on stable storage.
   --shelf N       0 to 4094
   --slot N        0 to 254
   --iface NAME    the network interface; more than one may be given
-  --read-only     no writes
-  --allow MAC     answer this station only (may be given several times); without it, everybody
+  --read-only     no writes; without it, the disk is writable
+  --allow MAC     answer this station only, by the MAC address of its interface (may be given several
+                  times); without it, everybody
   --fast-writes   acknowledge a write before it is on stable storage. If this machine stops or loses
                   power, what an initiator believes to be written is LOST, and its file systems are
                   damaged. Only for disks whose content may be lost

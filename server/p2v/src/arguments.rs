@@ -28,7 +28,9 @@ changes nothing on them. Then, on the Xen host, for a machine called NAME:
                       ... whenever it suits: shut the domain down from inside, or p2v stop NAME ...
   p2v copy NAME --to VG     copy the disk to a new volume in VG; every byte is checked
   p2v cutover NAME    run the domain from the volume from now on
-  p2v release NAME    switch the old machine off";
+  p2v release NAME    switch the old machine off
+
+If its disk fails, leave out start: copy, then cutover; do not restart the old machine before that.";
 
 const AFTER: &str = "\
 States: seen -> exported -> running -> copying -> copied -> moved -> released.
@@ -91,11 +93,13 @@ pub enum Command {
     Config {
         /// Name of the machine
         name: String,
-        /// Write it to /etc/xen/NAME.cfg; a config that is there is kept beside it
+        /// Write it to /etc/xen/NAME.cfg; one that was edited is kept beside it
         #[arg(long)]
         write: bool,
     },
     /// Run the old system as a domain on its old disks, over the wire
+    ///
+    /// Not with a disk that fails: there `p2v copy` comes first, and then `p2v cutover`.
     Start {
         /// Name of the machine
         name: String,
@@ -175,7 +179,8 @@ pub enum Command {
     Verify {
         /// Name of the machine: all its finished copies
         name: String,
-        /// Do not ask the old machine: compare with what was noted
+        /// Do not ask the old machine: compare with what was noted, which spares a disk that fails. Refused where sectors
+        /// could not be read
         #[arg(long)]
         from_certificate: bool,
     },
@@ -183,10 +188,11 @@ pub enum Command {
     Cutover {
         /// Name of the machine
         name: String,
-        /// Also start the domain whenever this host starts
+        /// Also start the domain whenever this host starts: a link in /etc/xen/auto
         #[arg(long)]
         autostart: bool,
-        /// Go on although sectors of the old disk could not be read
+        /// Go on although sectors of the old disk could not be read; then check the file systems in the domain (fsck,
+        /// chkdsk)
         #[arg(long)]
         accept_unreadable: bool,
         /// Go on although this host could not make the old disks read-only (copied with --not-booted-by-this-host):
@@ -205,7 +211,7 @@ pub enum Command {
     Release {
         /// Name of the machine
         name: String,
-        /// It is off already; only the record is brought up to date
+        /// It is off already; only the record is brought up to date. Refused while it answers
         #[arg(long)]
         off: bool,
     },
