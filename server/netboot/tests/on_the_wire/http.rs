@@ -151,7 +151,6 @@ fn nothing_but_the_boot_set_is_there() {
         "//etc/passwd",
         "/pxelinux.cfg/../vmlinuz",
         "/./vmlinuz",
-        "//vmlinuz",
         "/vmlinuz/",
         "/vmlinuz?",
         "/vmlinuz?x=1",
@@ -171,9 +170,11 @@ fn nothing_but_the_boot_set_is_there() {
             assert_eq!(status, 404, "{target}: {text}");
         }
     }
-    // RFC 9112, 3.2.2: as proxies ask.
-    let (status, _) = answer(&lab, b"GET http://192.168.7.1/vmlinuz HTTP/1.0\r\n\r\n");
-    assert_eq!(status, 200);
+    // RFC 9112, 3.2.2: as proxies ask; and as shim does, which joins its own directory and a name.
+    for target in ["http://192.168.7.1/vmlinuz", "//vmlinuz"] {
+        let request = format!("GET {target} HTTP/1.0\r\n\r\n");
+        assert_eq!(answer(&lab, request.as_bytes()).0, 200, "{target}");
+    }
     for method in ["POST", "PUT", "DELETE", "OPTIONS", "TRACE", "PROPFIND", "X"] {
         let request = format!("{method} /vmlinuz HTTP/1.0\r\nContent-Length: 0\r\n\r\n");
         let (status, text) = answer(&lab, request.as_bytes());
