@@ -116,7 +116,7 @@ fn ports(settings: &Settings) -> Vec<Finding> {
         .map(|(port, name)| {
             let tried = UdpSocket::bind(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port)).map(drop);
             let todo = "stop that program on this interface; or set [serve] mode = \"off\" and have it name this host \
-                        and pxelinux.0 itself";
+                        as boot server (see `p2v serve --print`)";
             port_finding(format!("UDP port {port} ({name})"), tried, || port_holders(port), todo)
         })
         .chain(http_port(settings))
