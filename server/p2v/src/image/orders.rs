@@ -3,11 +3,11 @@
 use p2v_aoe::MacAddr;
 use p2v_aoe::cmdline::BootArgs;
 use p2v_aoe::token::Token;
-use p2v_dom0::{Record, State};
+use p2v_dom0::Record;
 use p2v_netboot::BootDecision;
 
 use crate::boot_policy::{self, Facts, Rules, Verdict, Wish};
-use crate::network_cards::not_by_this_card;
+use crate::network_cards::{begun, not_by_this_card};
 
 /// What one network card's machine is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,10 +50,8 @@ pub fn verdict(record: Option<&Record>, wish: Option<Wish>, listed: bool) -> Opt
         // Files do not count.
         once: false,
     };
-    match boot_policy::decide(record.map(Facts::of), rules) {
-        Verdict::Local | Verdict::LocalAfterOnce | Verdict::Ignore | Verdict::NotOurs => None,
-        verdict => Some(verdict),
-    }
+    let verdict = boot_policy::decide(record.map(Facts::of), rules);
+    (!verdict.leaves_it_to_its_disk()).then_some(verdict)
 }
 
 /// All network cards of a machine that are known, the one it boots from first.
@@ -87,7 +85,7 @@ pub fn of(record: &Record, verdict: Verdict, append: &str) -> Vec<Order> {
         decision,
     }];
     // By another of its cards it would be a machine that nobody named, and start its own disk.
-    if record.state >= State::Running {
+    if begun(record) {
         for mac in cards(record).into_iter().skip(1) {
             orders.push(Order {
                 mac,
@@ -104,6 +102,7 @@ pub fn of(record: &Record, verdict: Verdict, append: &str) -> Vec<Order> {
 mod tests {
     use super::*;
     use p2v_aoe::inventory::Inventory;
+    use p2v_dom0::State;
 
     #[test]
     fn a_machine_that_runs_elsewhere_never_comes_to_its_disk_by_any_card() {
