@@ -41,6 +41,23 @@ pub fn forgotten(mac: MacAddr) -> Order {
     }
 }
 
+/// One order for each card, in the order of the first ones. A machine that has booted by two of its
+/// cards has two records, and each may have an order for the other's card: waiting is the safe one.
+pub fn one_for_each_card(orders: Vec<Order>) -> Vec<Order> {
+    let mut one: Vec<Order> = Vec::new();
+    for order in orders {
+        let holds = matches!(order.decision, BootDecision::Hold { .. });
+        match one.iter_mut().find(|known| known.mac == order.mac) {
+            None => one.push(order),
+            Some(known) if holds && !matches!(known.decision, BootDecision::Hold { .. }) => {
+                *known = order;
+            }
+            Some(_) => {}
+        }
+    }
+    one
+}
+
 /// What a machine shall do, as [`boot_policy`] has it; `None`: the tree has nothing for it. `record`: none of a
 /// machine that is not known.
 pub fn verdict(record: Option<&Record>, wish: Option<Wish>, listed: bool) -> Option<Verdict> {
@@ -103,6 +120,25 @@ mod tests {
     use super::*;
     use p2v_aoe::inventory::Inventory;
     use p2v_dom0::State;
+
+    #[test]
+    fn two_records_of_one_machine_make_one_order_for_each_card_and_waiting_wins() {
+        let mac = |n| MacAddr::new(0x52, 0x54, 0, 0, 0, n);
+        let agent = |n| Order {
+            mac: mac(n),
+            decision: BootDecision::Agent {
+                append: "p2v.shelf=7".to_owned(),
+            },
+        };
+        let hold = |n| forgotten(mac(n));
+        for given in [
+            vec![agent(1), hold(2), agent(2), agent(3)],
+            vec![agent(1), agent(2), hold(2), agent(3), agent(3)],
+        ] {
+            assert_eq!(one_for_each_card(given), [agent(1), hold(2), agent(3)]);
+        }
+        assert_eq!(one_for_each_card(vec![hold(2), hold(2)]), [hold(2)]);
+    }
 
     #[test]
     fn a_machine_that_runs_elsewhere_never_comes_to_its_disk_by_any_card() {
