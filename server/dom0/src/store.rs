@@ -214,7 +214,9 @@ impl Store {
                 path: state.to_owned(),
                 source,
             })?;
-        let_others_pass(state)?;
+        // Where it cannot (a read-only file system), the records may be readable all the same, and the
+        // boot service says so if they are not. Without it, moved machines would start their own disks.
+        let _ = let_others_pass(state);
         make_private(&store.machines)?;
         Ok(store)
     }
@@ -501,20 +503,13 @@ impl Store {
 
 /// Lets others pass through a state directory of root's that an older umask closed: the boot service
 /// runs as a user of its own, and has its directories in it.
-fn let_others_pass(state: &Path) -> Result<(), StoreError> {
-    let open = || -> io::Result<()> {
-        let found = fs::metadata(state)?;
-        if nix::unistd::geteuid().is_root() && found.uid() == 0 && found.mode() & 0o001 == 0 {
-            let mode = found.mode() & 0o7777 | 0o001;
-            fs::set_permissions(state, fs::Permissions::from_mode(mode))?;
-        }
-        Ok(())
-    };
-    open().map_err(|source| StoreError::Io {
-        doing: "let the boot service's user pass through (chmod o+x)",
-        path: state.to_owned(),
-        source,
-    })
+fn let_others_pass(state: &Path) -> io::Result<()> {
+    let found = fs::metadata(state)?;
+    if nix::unistd::geteuid().is_root() && found.uid() == 0 && found.mode() & 0o001 == 0 {
+        let mode = found.mode() & 0o7777 | 0o001;
+        fs::set_permissions(state, fs::Permissions::from_mode(mode))?;
+    }
+    Ok(())
 }
 
 /// Makes a directory that only its owner can use.
@@ -581,6 +576,35 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         (dir, store)
+    }
+
+    /// As root only: nobody else would be let change the directory, or mount.
+    #[test]
+    fn a_state_directory_that_cannot_be_changed_is_used_as_it_is() {
+        use nix::mount::{MsFlags, mount};
+        use nix::sched::{CloneFlags, unshare};
+
+        if !nix::unistd::geteuid().is_root() {
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        Store::open(dir.path()).unwrap();
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o700)).unwrap();
+        let path = dir.path().to_owned();
+        // A thread, and its mounts with it, ends with the closure.
+        let opened = std::thread::spawn(move || {
+            unshare(CloneFlags::CLONE_NEWNS).unwrap();
+            let none = None::<&str>;
+            let bind = MsFlags::MS_BIND;
+            let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+            mount(none, "/", none, private, none).unwrap();
+            mount(Some(&path), &path, none, bind, none).unwrap();
+            let read_only = bind | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+            mount(none, &path, none, read_only, none).unwrap();
+            assert!(let_others_pass(&path).is_err());
+            Store::open_for_boot_service(&path).map(drop)
+        });
+        opened.join().unwrap().unwrap();
     }
 
     #[test]

@@ -18,10 +18,23 @@ pub(crate) struct BootSet(BTreeMap<BootFile, Bytes>);
 #[derive(Debug, thiserror::Error)]
 #[error("cannot read the {what} {}: {source} ({advice})", path.display())]
 pub struct BootSetError {
-    what: &'static str,
-    path: PathBuf,
-    source: io::Error,
-    advice: &'static str,
+    /// What it is, in words.
+    pub what: &'static str,
+    /// Where it should be.
+    pub path: PathBuf,
+    /// Why it cannot be read.
+    pub source: io::Error,
+    /// What to do.
+    pub advice: &'static str,
+}
+
+/// A loader that only some machines need, and that is not there.
+#[derive(Debug)]
+pub struct MissingLoader {
+    /// Which, and what to do.
+    pub error: BootSetError,
+    /// The settings name it, or what it needs: its machines get the usual loader of their kind.
+    pub named: bool,
 }
 
 /// Where a file is, what it is, what to do if it is not there, and whether all is in vain then.
@@ -76,8 +89,7 @@ fn source(file: BootFile, settings: &Settings) -> (&Path, &'static str, &'static
     }
 }
 
-/// Whether the settings name a loader that needs this file: whoever named it counts on it, and a
-/// machine that is not served goes on with its own disk.
+/// Whether the settings name a loader that needs this file: whoever named it counts on it.
 fn is_named(file: BootFile, settings: &Settings) -> bool {
     std::iter::once(&settings.bios_loader)
         .chain(settings.loaders.values())
@@ -102,27 +114,54 @@ fn with_server(mut file: Vec<u8>, server: Ipv4Addr) -> Vec<u8> {
     file
 }
 
+fn not_empty(bytes: Vec<u8>) -> io::Result<Vec<u8>> {
+    match bytes.is_empty() {
+        true => Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "the file is empty",
+        )),
+        false => Ok(bytes),
+    }
+}
+
+/// The loaders that some machines cannot boot without, and that are not there. Blocks.
+pub fn missing_loaders(settings: &Settings) -> Vec<MissingLoader> {
+    BootFile::ALL
+        .into_iter()
+        .filter_map(|file| {
+            let named = is_named(file, settings);
+            let (path, what, advice, needed) = source(file, settings);
+            // Nobody gets lpxelinux.0 unasked.
+            if needed || (file == BootFile::Lpxelinux && !named) {
+                return None;
+            }
+            let source = std::fs::read(path).and_then(not_empty).err()?;
+            let error = BootSetError {
+                what,
+                path: path.to_owned(),
+                source,
+                advice,
+            };
+            Some(MissingLoader { error, named })
+        })
+        .collect()
+}
+
 impl BootSet {
     /// Reads them. Blocks. Also returns what is missing without being needed by all machines.
     ///
     /// # Errors
-    /// A file that no machine boots without, or of a loader that the settings name.
+    /// A file that no machine boots without. Of others a service that is not started is the greater
+    /// evil: every machine whose server is on this host would go on with its own disk.
     pub fn read(
         settings: &Settings,
         server: Ipv4Addr,
-    ) -> Result<(BootSet, Vec<BootSetError>), BootSetError> {
+    ) -> Result<(BootSet, Vec<MissingLoader>), BootSetError> {
         let (mut set, mut missing) = (BTreeMap::new(), Vec::new());
         for file in BootFile::ALL {
             let (path, what, advice, needed) = source(file, settings);
-            let contents = std::fs::read(path).and_then(|bytes| match bytes.is_empty() {
-                true => Err(io::Error::new(
-                    io::ErrorKind::InvalidData,
-                    "the file is empty",
-                )),
-                false => Ok(Bytes::from(with_server(bytes, server))),
-            });
-            match contents {
-                Ok(contents) => drop(set.insert(file, contents)),
+            match std::fs::read(path).and_then(not_empty) {
+                Ok(bytes) => drop(set.insert(file, Bytes::from(with_server(bytes, server)))),
                 Err(source) => {
                     let error = BootSetError {
                         what,
@@ -130,10 +169,11 @@ impl BootSet {
                         source,
                         advice,
                     };
-                    if needed || is_named(file, settings) {
+                    if needed {
                         return Err(error);
                     }
-                    missing.push(error);
+                    let named = is_named(file, settings);
+                    missing.push(MissingLoader { error, named });
                 }
             }
         }
@@ -160,7 +200,7 @@ mod tests {
     use pnet::util::MacAddr;
 
     #[test]
-    fn a_usual_loader_may_be_missing_and_one_that_the_settings_name_may_not() {
+    fn no_missing_loader_keeps_the_service_from_starting() {
         let dir = tempfile::tempdir().unwrap();
         let there = dir.path().join("there");
         std::fs::write(&there, "x").unwrap();
@@ -171,22 +211,34 @@ mod tests {
             kernel: there.clone(),
             initrd: there.clone(),
             lpxelinux: missing.clone(),
-            shim_x64: there,
+            shim_x64: there.clone(),
             grub_x64: missing.clone(),
             grub_x64_unsigned: missing.clone(),
-            grub_ia32: missing,
+            grub_ia32: missing.clone(),
             ..Settings::default()
         };
-        let read = |settings: &Settings| {
-            BootSet::read(settings, Ipv4Addr::LOCALHOST).map(|(_, missing)| missing.len())
+        let named = |all: Vec<MissingLoader>| -> Vec<String> {
+            let named = all.into_iter().filter(|missing| missing.named);
+            named.map(|missing| missing.error.to_string()).collect()
         };
-        assert_eq!(read(&usual).unwrap(), 3);
+        let read = |settings: &Settings| {
+            let (set, missing) = BootSet::read(settings, Ipv4Addr::LOCALHOST).unwrap();
+            assert_eq!(missing.len(), 3);
+            // Without its GRUB shim cannot be told.
+            let files = [BootFile::Pxelinux, BootFile::Ldlinux, BootFile::Kernel];
+            assert!(set.files().is_superset(&files.into()));
+            assert!(!set.files().contains(&BootFile::ShimX64));
+            let named = (named(missing), named(missing_loaders(settings)));
+            assert_eq!(named.0, named.1);
+            named.0
+        };
+        assert_eq!(read(&usual), [""; 0]);
+        assert_eq!(missing_loaders(&usual).len(), 2, "two GRUBs");
         let lpxelinux = Settings {
             bios_loader: Loader::Lpxelinux,
             ..usual.clone()
         };
-        let error = read(&lpxelinux).unwrap_err().to_string();
-        assert!(error.contains("set `lpxelinux`"), "{error}");
+        assert!(read(&lpxelinux)[0].contains("set `lpxelinux`"));
         for (loader, needs) in [
             (Loader::GrubIa32, Some("grub_ia32")),
             (Loader::ShimX64, Some("grub_x64")),
@@ -197,12 +249,16 @@ mod tests {
             settings
                 .loaders
                 .insert(MacAddr::new(2, 0, 0, 0, 0, 1), loader);
-            let error = read(&settings).err().map(|error| error.to_string());
-            match needs {
-                None => assert_eq!(error, None),
-                Some(needs) => assert!(error.unwrap().contains(needs)),
-            }
+            let named = read(&settings);
+            assert_eq!(named.len(), usize::from(needs.is_some()), "{named:?}");
+            assert!(needs.is_none_or(|needs| named[0].contains(needs)));
         }
+        // No machine boots without these.
+        let settings = Settings {
+            pxelinux: missing,
+            ..usual
+        };
+        assert!(BootSet::read(&settings, Ipv4Addr::LOCALHOST).is_err());
     }
 
     #[test]

@@ -258,6 +258,11 @@ pub enum Notice {
         /// Which, and what to do.
         why: String,
     },
+    /// A loader that the settings name is not there.
+    NamedMissing {
+        /// Which, and what to do.
+        why: String,
+    },
     /// Somebody asked for a file that is not served.
     NotFound {
         /// Who.
@@ -327,6 +332,11 @@ impl fmt::Display for Notice {
                 write!(f, "cannot look for other DHCP servers: {}", Text(why))
             }
             Notice::Missing { why } => write!(f, "some machines cannot be booted: {why}"),
+            Notice::NamedMissing { why } => write!(
+                f,
+                "WARNING: a boot loader that the settings name is not there, and its machines get the usual one of \
+                 their kind, if that is there, which may not suit them: {why}"
+            ),
             Notice::NotFound { peer, name } => {
                 write!(f, "{peer} asked for {}: not served", Text(name))
             }

@@ -6,10 +6,16 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use tokio::time::MissedTickBehavior;
+
 use crate::interface::{Interface, InterfaceError};
 
 /// A machine's ROM asks for a minute or so: enough for a restart in between.
 const EVERY: Duration = Duration::from_secs(2);
+
+/// Looks in a row that do not find it as it was. One alone may be the kernel's list cut short, or
+/// addresses set anew, and each restart is time in which a machine that asks gets no answer.
+const LOOKS: u32 = 3;
 
 /// What became of the interface.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -42,10 +48,40 @@ pub enum InterfaceLost {
 /// Returns when what was opened on `interface`, as `address`, is of no use any more.
 pub(crate) async fn lost(interface: &Interface, address: Ipv4Addr) -> InterfaceLost {
     let mut ticks = tokio::time::interval(EVERY);
+    // Looks that were missed are not made up for all at once.
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut misses = Misses::default();
     loop {
         ticks.tick().await;
-        if let Err(lost) = compare(interface, address, Interface::find(&interface.name)) {
+        let found = compare(interface, address, Interface::find(&interface.name));
+        if let Some(lost) = misses.count(found) {
             return lost;
+        }
+    }
+}
+
+/// How often in a row it was not as it was.
+#[derive(Debug, Default)]
+struct Misses(u32);
+
+impl Misses {
+    /// Takes down a look; returns what is certain by now.
+    fn count(&mut self, found: Result<(), InterfaceLost>) -> Option<InterfaceLost> {
+        match found {
+            Ok(()) => {
+                self.0 = 0;
+                None
+            }
+            Err(lost @ InterfaceLost::MadeAgain { .. }) => Some(lost),
+            // Not even the loopback: the list could not be read, which says nothing.
+            Err(InterfaceLost::Gone {
+                why: InterfaceError::NotFound { others, .. },
+                ..
+            }) if others.is_empty() => None,
+            Err(lost) => {
+                self.0 += 1;
+                (self.0 >= LOOKS).then_some(lost)
+            }
         }
     }
 }
@@ -76,6 +112,39 @@ mod tests {
     use super::*;
     use crate::subnet::Subnet;
     use pnet::util::MacAddr;
+
+    #[test]
+    fn only_a_new_index_is_certain_at_once() {
+        let name = || "xenbr0".to_owned();
+        let missing = |others| {
+            Err(InterfaceLost::Gone {
+                name: name(),
+                why: InterfaceError::NotFound {
+                    name: name(),
+                    others,
+                },
+            })
+        };
+        let gone = || missing(vec!["lo".to_owned()]);
+        let mut misses = Misses::default();
+        for found in [gone(), gone(), Ok(()), gone(), missing(vec![]), gone()] {
+            assert_eq!(misses.count(found), None);
+        }
+        assert_eq!(misses.count(gone()), gone().err());
+        let mut misses = Misses::default();
+        for _ in 0..9 {
+            assert_eq!(misses.count(missing(vec![])), None);
+        }
+        let made_again = InterfaceLost::MadeAgain {
+            name: name(),
+            was: 3,
+            is: 9,
+        };
+        assert_eq!(
+            Misses::default().count(Err(made_again.clone())),
+            Some(made_again)
+        );
+    }
 
     #[test]
     fn its_index_and_its_address_matter_and_nothing_else() {

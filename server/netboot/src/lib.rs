@@ -32,6 +32,7 @@ mod socket;
 mod subnet;
 pub mod tftp;
 
+pub use boot_set::{BootSetError, MissingLoader, missing_loaders};
 pub use client::ClientKind;
 pub use event::{BootEvent, MenuKind, Notice};
 pub use interface::{InterfaceError, server_address};

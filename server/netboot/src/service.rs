@@ -86,9 +86,12 @@ pub async fn serve(
         None => subnet,
     };
     let (set, missing) = BootSet::read(&settings, address)?;
-    for error in &missing {
-        let why = error.to_string();
-        machines.noticed(&Notice::Missing { why });
+    for missing in &missing {
+        let why = missing.error.to_string();
+        machines.noticed(&match missing.named {
+            true => Notice::NamedMissing { why },
+            false => Notice::Missing { why },
+        });
     }
     let http = http_host(address, settings.http_port);
     let settings = Arc::new(settings);

@@ -44,6 +44,18 @@ impl Facts {
     }
 }
 
+impl Facts {
+    /// Whether the machine's server is on this host: then no list and no wish leaves it to its disk.
+    pub fn server_is_here(self) -> bool {
+        let unlisted = Rules {
+            wish: None,
+            listed: false,
+            once: false,
+        };
+        decide(Some(self), unlisted) != Verdict::NotOurs
+    }
+}
+
 /// What the settings say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rules {
@@ -72,6 +84,16 @@ pub enum Verdict {
     Ignore,
     /// Not one of ours.
     NotOurs,
+}
+
+impl Verdict {
+    /// Whether the machine goes on with its own disk then.
+    pub fn leaves_it_to_its_disk(self) -> bool {
+        match self {
+            Verdict::Agent | Verdict::HoldReleased | Verdict::HoldMoved => false,
+            Verdict::Local | Verdict::LocalAfterOnce | Verdict::Ignore | Verdict::NotOurs => true,
+        }
+    }
 }
 
 /// Decides. `facts`: none of a machine that is not known.
@@ -155,10 +177,8 @@ mod tests {
         every_case(|facts, rules, verdict| {
             let elsewhere = facts.in_use
                 || matches!(facts.state, State::Running | State::Moved | State::Released);
-            let safe = matches!(
-                verdict,
-                Verdict::Agent | Verdict::HoldMoved | Verdict::HoldReleased
-            );
+            assert_eq!(facts.server_is_here(), elsewhere, "{facts:?}");
+            let safe = !verdict.leaves_it_to_its_disk();
             assert!(safe || !elsewhere, "{facts:?} {rules:?} {verdict:?}");
             let held = matches!(facts.state, State::Moved | State::Released);
             if verdict == Verdict::Agent && held {

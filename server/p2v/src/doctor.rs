@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Result;
 use p2v_dom0::Host;
 use p2v_dom0::doctor::{Finding, Severity, examine};
-use p2v_netboot::{Mode, port_holders, probe, tcp_port_holders};
+use p2v_netboot::{MissingLoader, Mode, missing_loaders, port_holders, probe, tcp_port_holders};
 
 use crate::arguments::exit;
 use crate::privileges;
@@ -20,6 +20,7 @@ const PROBE_WAIT: Duration = Duration::from_secs(3);
 pub fn run(host: &Host, settings: &Settings, json: bool) -> Result<ExitCode> {
     let mut findings = examine(host);
     findings.extend(files(settings));
+    findings.extend(loaders_of_some(missing_loaders(&settings.serve)));
     findings.extend(ports(settings));
     findings.push(allowed(settings));
     findings.push(service_user(settings));
@@ -102,6 +103,34 @@ fn files(settings: &Settings) -> Vec<Finding> {
     .collect()
 }
 
+/// The loaders that only some machines need.
+fn loaders_of_some(missing: Vec<MissingLoader>) -> Vec<Finding> {
+    if missing.is_empty() {
+        let what = "boot loaders for UEFI";
+        return vec![finding(Severity::Good, what, "all are there", "")];
+    }
+    missing
+        .into_iter()
+        .map(|MissingLoader { error, named }| {
+            let found = format!("{}: {}", error.path.display(), error.source);
+            match named {
+                true => finding(
+                    Severity::Bad,
+                    error.what,
+                    format!("the settings name it, and its machines get the usual one, if that is there: {found}"),
+                    error.advice,
+                ),
+                false => finding(
+                    Severity::Warning,
+                    error.what,
+                    format!("machines that need it cannot be booted: {found}"),
+                    error.advice,
+                ),
+            }
+        })
+        .collect()
+}
+
 /// The ports that `p2v serve` needs.
 fn ports(settings: &Settings) -> Vec<Finding> {
     let mut ports = vec![(69, "TFTP")];
@@ -116,7 +145,7 @@ fn ports(settings: &Settings) -> Vec<Finding> {
         .map(|(port, name)| {
             let tried = UdpSocket::bind(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port)).map(drop);
             let todo = "stop that program on this interface; or set [serve] mode = \"off\" and have it name this host \
-                        and pxelinux.0 itself";
+                        as boot server (see `p2v serve --print`)";
             port_finding(format!("UDP port {port} ({name})"), tried, || port_holders(port), todo)
         })
         .chain(http_port(settings))
@@ -226,5 +255,41 @@ fn other_dhcp(settings: &Settings) -> Finding {
                 finding(Severity::Good, what, found, "")
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use p2v_netboot::Loader;
+
+    #[test]
+    fn a_missing_loader_that_is_named_is_bad_and_another_is_to_be_known_of() {
+        let dir = tempfile::tempdir().unwrap();
+        let there = dir.path().join("there");
+        std::fs::write(&there, "x").unwrap();
+        let mut settings = p2v_netboot::Settings {
+            shim_x64: there.clone(),
+            grub_x64: there.clone(),
+            grub_x64_unsigned: there,
+            grub_ia32: dir.path().join("missing"),
+            lpxelinux: dir.path().join("missing"),
+            ..Default::default()
+        };
+        let found = |settings: &p2v_netboot::Settings| {
+            let findings = loaders_of_some(missing_loaders(settings));
+            let severities: Vec<Severity> = findings.iter().map(|f| f.severity).collect();
+            (severities, findings[0].todo.clone())
+        };
+        let (severities, todo) = found(&settings);
+        assert_eq!(severities, [Severity::Warning]);
+        assert!(todo.contains("make install"), "{todo}");
+        settings.bios_loader = Loader::Lpxelinux;
+        let (severities, todo) = found(&settings);
+        assert_eq!(severities, [Severity::Bad, Severity::Warning]);
+        assert!(todo.contains("pxelinux"), "{todo}");
+        settings.bios_loader = Loader::Pxelinux;
+        settings.grub_ia32 = settings.shim_x64.clone();
+        assert_eq!(found(&settings).0, [Severity::Good]);
     }
 }

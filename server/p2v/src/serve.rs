@@ -25,6 +25,8 @@ struct Records {
     /// Addresses that the agents shall answer.
     hosts: Vec<MacAddr>,
     known: BTreeMap<MacAddr, Machine>,
+    /// `allow` and `deny`.
+    lists: p2v_netboot::Settings,
     boots: Boots,
     /// Each machine boots the agent one time.
     once: bool,
@@ -35,7 +37,12 @@ struct Records {
 /// Whose card asks.
 enum Asks {
     Stranger,
-    Machine(Box<Record>),
+    Machine {
+        record: Box<Record>,
+        /// A machine has a record for each card that it has booted from. This is the one by another
+        /// card, if its server is on this host.
+        here: Option<Box<Record>>,
+    },
     /// By another card than it boots from.
     SecondCard(Box<Record>),
 }
@@ -59,16 +66,21 @@ impl Records {
             ours: last_known.hides(&self.store, None, mac),
         })?;
         last_known.learn(&self.store, &listing);
-        if listing.records.iter().all(|record| record.boot_mac != mac)
-            && let Some(record) = second_card_of(&listing.records, mac)
-        {
-            return Ok(Asks::SecondCard(Box::new(record.clone())));
-        }
-        let may_be_ours = listing.records.iter().any(|record| record.boot_mac == mac)
+        let has_record = listing.records.iter().any(|record| record.boot_mac == mac);
+        let other = second_card_of(&listing.records, mac, |card| self.rules(card, None))
+            .map(|record| Box::new(record.clone()));
+        let here = match other {
+            Some(other) if !has_record => return Ok(Asks::SecondCard(other)),
+            other => other.filter(|record| Facts::of(record).server_is_here()),
+        };
+        let may_be_ours = has_record
             || last_known.hides(&self.store, Some(&listing), mac)
             || listing.names_in_unreadable(mac);
         match listing.by_mac(mac) {
-            Ok(Some(record)) => Ok(Asks::Machine(Box::new(record))),
+            Ok(Some(record)) => Ok(Asks::Machine {
+                record: Box::new(record),
+                here,
+            }),
             Ok(None) => Ok(Asks::Stranger),
             Err(error) => Err(Undecided {
                 error,
@@ -77,20 +89,24 @@ impl Records {
         }
     }
 
+    /// What the settings say of a card; `listed`: if that is known.
+    fn rules(&self, mac: MacAddr, listed: Option<bool>) -> Rules {
+        Rules {
+            wish: self.known.get(&mac).and_then(|machine| machine.boot),
+            listed: listed.unwrap_or_else(|| self.lists.allows(mac)),
+            once: self.once,
+        }
+    }
+
     /// `listed`: `allow` and `deny` let the machine be booted. `None`: it is not one of ours.
     fn decide(&self, mac: MacAddr, listed: bool) -> Result<Option<BootDecision>, Undecided> {
         let hold = |message| Ok(Some(BootDecision::Hold { message }));
-        let record = match self.whose(mac)? {
-            Asks::Stranger => None,
-            Asks::Machine(record) => Some(record),
+        let (record, here) = match self.whose(mac)? {
+            Asks::Stranger => (None, None),
+            Asks::Machine { record, here } => (Some(record), here),
             Asks::SecondCard(record) => return hold(not_by_this_card(&record, mac)),
         };
         let settings = self.known.get(&mac);
-        let rules = Rules {
-            wish: settings.and_then(|machine| machine.boot),
-            listed,
-            once: self.once,
-        };
         let name = record
             .as_ref()
             .map_or_else(String::new, |record| record.name.to_string());
@@ -99,7 +115,14 @@ impl Records {
                 why: why.to_owned(),
             }))
         };
-        match boot_policy::decide(record.as_deref().map(Facts::of), rules) {
+        let rules = self.rules(mac, Some(listed));
+        let verdict = boot_policy::decide(record.as_deref().map(Facts::of), rules);
+        if verdict.leaves_it_to_its_disk()
+            && let Some(here) = here
+        {
+            return hold(not_by_this_card(&here, mac));
+        }
+        match verdict {
             Verdict::Agent => match self.agent(mac, settings) {
                 Ok(agent) => Ok(Some(agent)),
                 // Unlisted, it is here only because its server is.
@@ -156,17 +179,16 @@ impl Records {
         ) {
             return None;
         }
-        let unlisted = Rules {
-            wish: None,
-            listed: false,
-            once: false,
+        let if_here = |record: &Record| {
+            let here = Facts::of(record).server_is_here();
+            here.then(|| record.name.to_string())
         };
         let whose = match self.whose(mac) {
-            Ok(Asks::Machine(record)) => {
-                let verdict = boot_policy::decide(Some(Facts::of(&record)), unlisted);
-                (verdict != Verdict::NotOurs).then(|| record.name.to_string())
+            Ok(Asks::Machine { record, here }) => {
+                if_here(&record).or_else(|| here.map(|record| record.name.to_string()))
             }
-            Ok(Asks::SecondCard(record)) => Some(record.name.to_string()),
+            // A server whose disks were only copied may start.
+            Ok(Asks::SecondCard(record)) => if_here(&record),
             Ok(Asks::Stranger) => None,
             Err(undecided) => undecided
                 .ours
@@ -226,7 +248,7 @@ impl Machines for Records {
             Ok(decision) => {
                 if decision.is_some() {
                     eprintln!(
-                        "{mac}: `allow` or `deny` leave it out, but its server is on this host: answered"
+                        "{mac}: `allow` or `deny` leave it out. It is answered: its server is on this host, or its disks were copied"
                     );
                 }
                 decision
@@ -300,6 +322,7 @@ pub fn run(settings: Settings, options: &ServeOptions) -> Result<()> {
         store,
         hosts,
         known: settings.machines,
+        lists: settings.serve.clone(),
         boots: Boots::keep(&settings.serve.state_dir),
         once: options.once,
         last_known: Mutex::new(last_known),
@@ -377,6 +400,7 @@ mod tests {
             store: Store::open(dir.path()).unwrap(),
             hosts: vec![mac(0xaa)],
             known: BTreeMap::new(),
+            lists: Default::default(),
             boots: Boots::keep(dir.path()),
             once: false,
             last_known: Mutex::default(),
@@ -505,6 +529,75 @@ mod tests {
     }
 
     #[test]
+    fn a_machine_with_a_record_for_each_card_is_held_where_one_would_let_it_go() {
+        let (_dir, mut records) = records();
+        // e1 by eth0, e2 by eth1, of one machine.
+        append(records.boot(mac(1)));
+        append(records.boot(mac(11)));
+        with_second_card(&records, 1, State::Exported);
+        let not_served = BootEvent::Relayed;
+        assert_eq!(records.boot_unlisted(mac(11)), None);
+        assert_eq!(records.warning(mac(11), &not_served), None);
+        for state in [State::Running, State::Moved, State::Released] {
+            set_state(&records, "e1", state);
+            let message = held(records.boot_unlisted(mac(11)).unwrap());
+            assert!(message.contains("This is e1, whose server is on the Xen host"));
+            let warning = records.warning(mac(11), &not_served).unwrap();
+            assert!(warning.contains("(e1)"), "{warning}");
+            // The agent exports read-only, and takes orders of its own record.
+            append(records.boot(mac(11)));
+            for wish in [boot_policy::Wish::Local, boot_policy::Wish::Ignore] {
+                let machine = Machine {
+                    boot: Some(wish),
+                    ..Machine::default()
+                };
+                records.known.insert(mac(11), machine);
+                assert!(held(records.boot(mac(11))).contains("This is e1"));
+            }
+            records.known.clear();
+        }
+        records.once = true;
+        records.note_the_one_boot(mac(11));
+        assert!(held(records.boot(mac(11))).contains("This is e1"));
+        // Its server runs on its own disks, wherever they were copied to.
+        set_state(&records, "e1", State::Copied);
+        assert_eq!(records.boot_unlisted(mac(11)), None);
+        assert_eq!(records.warning(mac(11), &not_served), None);
+        // Its own server is here, too.
+        set_state(&records, "e1", State::Running);
+        set_state(&records, "e2", State::Moved);
+        assert!(held(records.boot_unlisted(mac(11)).unwrap()).contains("(e2) was moved"));
+    }
+
+    #[test]
+    fn a_server_that_was_copied_on_trial_is_held_only_where_its_first_card_starts_the_agent() {
+        let (_dir, mut records) = records();
+        let machine = |text: &str| toml::from_str::<Machine>(text).unwrap();
+        for (state, words) in [
+            (State::Copying, "whose disks are being copied"),
+            (State::Copied, "whose disks were copied"),
+        ] {
+            with_second_card(&records, 1, state);
+            assert!(held(records.boot_unlisted(mac(11)).unwrap()).contains(words));
+            assert_eq!(records.warning(mac(11), &BootEvent::Relayed), None);
+            for wish in ["boot='local'", "boot='ignore'"] {
+                records.known.insert(mac(1), machine(wish));
+                assert_eq!(records.boot_unlisted(mac(11)), None);
+            }
+            records.known.clear();
+            records.lists.deny = vec![mac(1).to_string().parse().unwrap()];
+            assert_eq!(records.boot_unlisted(mac(11)), None);
+            // One whose server is here is held whatever the settings say.
+            set_state(&records, "e1", State::Running);
+            records.known.insert(mac(1), machine("boot='local'"));
+            assert!(held(records.boot_unlisted(mac(11)).unwrap()).contains("server is on"));
+            assert!(records.warning(mac(11), &BootEvent::Relayed).is_some());
+            records.known.clear();
+            records.lists.deny.clear();
+        }
+    }
+
+    #[test]
     fn records_that_cannot_be_read_let_no_machine_of_theirs_go() {
         let (dir, records) = records();
         for n in [1, 2, 3] {
@@ -606,6 +699,7 @@ mod tests {
             store: Store::open(dir.path()).unwrap(),
             hosts: vec![mac(0xaa)],
             known: BTreeMap::new(),
+            lists: Default::default(),
             boots: Boots::keep(dir.path()),
             once: true,
             last_known: Mutex::default(),

@@ -63,22 +63,26 @@ impl Server {
         if request.client == ClientKind::Other {
             return Ok(None);
         }
-        let wish = self.loaders.get(&request.mac).copied();
+        // A loader that is named and not there was complained of at the start. The machine gets the
+        // usual one: without an answer it would go on with its own disk.
+        let there = |loader: &Loader| loader.file().is_none_or(|file| self.files.contains(&file));
+        let wish = self.loaders.get(&request.mac).copied().filter(there);
+        let bios = Some(self.bios_loader)
+            .filter(there)
+            .unwrap_or(Loader::Pxelinux);
         if request.client == ClientKind::HttpBoot(0x10) && self.signed_grub {
             let why =
                 "Debian's signed GRUB speaks no HTTP: boot it by PXE, or set `secure_boot = false`";
             return Err(why.to_owned());
         }
         let http = self.http.is_some();
-        let Some(loader) = loader::choose(request.client, wish, self.bios_loader, http) else {
+        let Some(loader) = loader::choose(request.client, wish, bios, http) else {
             return Err(match request.client {
                 ClientKind::HttpBoot(0x10) => "HTTP is not served (`http_port` is 0)".to_owned(),
                 _ => "there is no boot loader for such machines".to_owned(),
             });
         };
-        if let Some(file) = loader.file()
-            && !self.files.contains(&file)
-        {
+        if !there(&loader) {
             return Err(format!("its boot loader {loader} is not installed"));
         }
         Ok(Some(BootTarget::new(
@@ -328,6 +332,30 @@ mod tests {
         let bytes = offer.encode(&request, &server).unwrap();
         assert_eq!(bytes[108..119], *b"pxelinux.0\0");
         assert!(!has(&bytes, b"lpxelinux"));
+    }
+
+    #[test]
+    fn a_named_loader_that_is_not_there_leaves_the_usual_one() {
+        let (mut server, mut leases) = (server(true), Leases::default());
+        server.bios_loader = Loader::Lpxelinux;
+        let mut request = ask(MessageType::Discover);
+        let mut told = |server: &Server, client| {
+            request.client = client;
+            let offer = reply(decide(&request, Port::Dhcp, server, &mut leases, 0));
+            let bytes = offer.encode(&request, server).unwrap();
+            let name = bytes[108..].split(|&byte| byte == 0).next().unwrap();
+            String::from_utf8(name.to_owned()).unwrap()
+        };
+        let bios = ClientKind::Bios { ipxe: false };
+        assert_eq!(told(&server, bios), "pxelinux.0");
+        for named in [Loader::Lpxelinux, Loader::GrubX64, Loader::GrubIa32] {
+            let mac = MacAddr::new(0x52, 0x54, 0, 0, 0, 1);
+            server.loaders.insert(mac, named);
+            assert_eq!(told(&server, bios), "pxelinux.0");
+            assert_eq!(told(&server, uefi(7)), "shimx64.efi");
+        }
+        server.files.insert(BootFile::GrubIa32);
+        assert_eq!(told(&server, uefi(7)), "grubia32.efi");
     }
 
     #[test]

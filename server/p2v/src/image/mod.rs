@@ -167,8 +167,9 @@ fn install(
 #[derive(Default)]
 struct Decided {
     orders: Vec<orders::Order>,
-    /// Machines that get no menu, and all cards of theirs that are known.
+    /// Machines that get no menu.
     left_out: Vec<MacAddr>,
+    /// All cards that are known, of all machines.
     their_cards: Vec<MacAddr>,
 }
 
@@ -193,12 +194,19 @@ fn decide(
             continue;
         }
         let (record, append) = orders_for(store, settings, mac, hosts, writable)?;
+        decided.their_cards.extend(orders::cards(&record));
         // Of the record as it is now: a domain may have been started since.
         if let Some(verdict) = orders::verdict(Some(&record), wish, listed) {
             let orders = orders::of(&record, verdict, &append);
             decided.orders.extend(orders);
         }
     }
+    decided.orders = orders::one_for_each_card(decided.orders);
+    // A card of a machine that is held has a menu, also if its own record would have none.
+    let orders = &decided.orders;
+    decided
+        .left_out
+        .retain(|mac| orders.iter().all(|order| order.mac != *mac));
     Ok(decided)
 }
 
@@ -392,4 +400,55 @@ fn example() -> Vec<orders::Order> {
             },
         ),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use p2v_dom0::State;
+    use p2v_dom0::store::StoreError;
+
+    #[test]
+    fn the_second_card_of_a_server_that_was_stopped_is_as_if_it_had_no_menu() {
+        let dir = tempfile::tempdir().unwrap();
+        let there = dir.path().join("there");
+        fs::write(&there, "x").unwrap();
+        let mut settings = Settings::default();
+        let serve = &mut settings.serve;
+        for path in [
+            &mut serve.kernel,
+            &mut serve.initrd,
+            &mut serve.pxelinux,
+            &mut serve.ldlinux,
+        ] {
+            path.clone_from(&there);
+        }
+        let mac = |n| MacAddr::new(0x52, 0x54, 0, 0, 0, n);
+        let store = Store::open(&dir.path().join("state")).unwrap();
+        let name = store
+            .find_or_add(mac(1), None, Timestamp::now())
+            .unwrap()
+            .name;
+        let inventory = serde_json::json!({
+            "nics": [{"name": "eth0", "mac": mac(1)}, {"name": "eth1", "mac": mac(2)}],
+        });
+        let told = Orders {
+            host: vec![mac(0xaa)],
+            writable: false,
+        };
+        let tree = dir.path().join("tree");
+        let second_card_in = |state| {
+            let changed = store.update(&name, |record| {
+                record.state = state;
+                record.inventory = Some(serde_json::from_value(inventory.clone()).unwrap());
+                Ok::<_, StoreError>(())
+            });
+            changed.unwrap();
+            install(&store, &settings, &tree, &[], Unlisted::Local, &told, false).unwrap();
+            fs::read_to_string(tree.join(menu_name(MenuFormat::Pxelinux, mac(2)))).unwrap()
+        };
+        assert!(second_card_in(State::Running).contains("server is on the Xen host"));
+        let menu = second_card_in(State::Exported);
+        assert!(menu.contains("LOCALBOOT"), "{menu}");
+    }
 }

@@ -3,11 +3,11 @@
 use p2v_aoe::MacAddr;
 use p2v_aoe::cmdline::BootArgs;
 use p2v_aoe::token::Token;
-use p2v_dom0::{Record, State};
+use p2v_dom0::Record;
 use p2v_netboot::BootDecision;
 
 use crate::boot_policy::{self, Facts, Rules, Verdict, Wish};
-use crate::network_cards::not_by_this_card;
+use crate::network_cards::{begun, not_by_this_card};
 
 /// What one network card's machine is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +41,23 @@ pub fn forgotten(mac: MacAddr) -> Order {
     }
 }
 
+/// One order for each card, in the order of the first ones. A machine that has booted by two of its
+/// cards has two records, and each may have an order for the other's card: waiting is the safe one.
+pub fn one_for_each_card(orders: Vec<Order>) -> Vec<Order> {
+    let mut one: Vec<Order> = Vec::new();
+    for order in orders {
+        let holds = matches!(order.decision, BootDecision::Hold { .. });
+        match one.iter_mut().find(|known| known.mac == order.mac) {
+            None => one.push(order),
+            Some(known) if holds && !matches!(known.decision, BootDecision::Hold { .. }) => {
+                *known = order;
+            }
+            Some(_) => {}
+        }
+    }
+    one
+}
+
 /// What a machine shall do, as [`boot_policy`] has it; `None`: the tree has nothing for it. `record`: none of a
 /// machine that is not known.
 pub fn verdict(record: Option<&Record>, wish: Option<Wish>, listed: bool) -> Option<Verdict> {
@@ -50,10 +67,8 @@ pub fn verdict(record: Option<&Record>, wish: Option<Wish>, listed: bool) -> Opt
         // Files do not count.
         once: false,
     };
-    match boot_policy::decide(record.map(Facts::of), rules) {
-        Verdict::Local | Verdict::LocalAfterOnce | Verdict::Ignore | Verdict::NotOurs => None,
-        verdict => Some(verdict),
-    }
+    let verdict = boot_policy::decide(record.map(Facts::of), rules);
+    (!verdict.leaves_it_to_its_disk()).then_some(verdict)
 }
 
 /// All network cards of a machine that are known, the one it boots from first.
@@ -87,7 +102,7 @@ pub fn of(record: &Record, verdict: Verdict, append: &str) -> Vec<Order> {
         decision,
     }];
     // By another of its cards it would be a machine that nobody named, and start its own disk.
-    if record.state >= State::Running {
+    if begun(record) {
         for mac in cards(record).into_iter().skip(1) {
             orders.push(Order {
                 mac,
@@ -104,6 +119,26 @@ pub fn of(record: &Record, verdict: Verdict, append: &str) -> Vec<Order> {
 mod tests {
     use super::*;
     use p2v_aoe::inventory::Inventory;
+    use p2v_dom0::State;
+
+    #[test]
+    fn two_records_of_one_machine_make_one_order_for_each_card_and_waiting_wins() {
+        let mac = |n| MacAddr::new(0x52, 0x54, 0, 0, 0, n);
+        let agent = |n| Order {
+            mac: mac(n),
+            decision: BootDecision::Agent {
+                append: "p2v.shelf=7".to_owned(),
+            },
+        };
+        let hold = |n| forgotten(mac(n));
+        for given in [
+            vec![agent(1), hold(2), agent(2), agent(3)],
+            vec![agent(1), agent(2), hold(2), agent(3), agent(3)],
+        ] {
+            assert_eq!(one_for_each_card(given), [agent(1), hold(2), agent(3)]);
+        }
+        assert_eq!(one_for_each_card(vec![hold(2), hold(2)]), [hold(2)]);
+    }
 
     #[test]
     fn a_machine_that_runs_elsewhere_never_comes_to_its_disk_by_any_card() {
