@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use p2v_aoe::Address;
+use p2v_aoe::{Address, MacAddr};
 
 use super::{Context, Error, addresses, config, refused};
 use crate::name::MachineName;
@@ -44,6 +44,8 @@ pub fn start(
     context.refuse_saved(name)?;
     let contact = context.contact(name)?;
     context.refuse_missing(&contact.record, &options.without)?;
+    let cards: Vec<MacAddr> = contact.inventory.nics.iter().map(|card| card.mac).collect();
+    refuse_second_record(name, &cards, &host.store.list()?.records)?;
     let disks = addresses(&contact.disks);
     context.refuse_while_in_use(name, &disks)?;
     let token = context.need_token(&contact)?;
@@ -136,6 +138,26 @@ fn may_start(record: &Record, options: &StartOptions) -> Result<(), Error> {
     }
 }
 
+/// A machine that booted once by each of two cards has two records. Where one of them says that its server
+/// runs or was moved here, a domain by the other would be a second server.
+fn refuse_second_record(
+    name: &MachineName,
+    cards: &[MacAddr],
+    records: &[Record],
+) -> Result<(), Error> {
+    let begun = |r: &&Record| matches!(r.state, State::Running | State::Moved | State::Released);
+    let others = records.iter().filter(|r| r.name != *name).filter(begun);
+    let mut same = others.filter(|r| cards.contains(&r.boot_mac));
+    match same.next() {
+        None => Ok(()),
+        Some(other) => refused(format!(
+            "{name} is the same machine as {} (network card {}), which is {}: a domain on its old disk would be a second \
+             server beside it. See `p2v show {}`",
+            other.name, other.boot_mac, other.state, other.name
+        )),
+    }
+}
+
 fn mark_stopped(context: Context<'_>, before: &Record) -> Result<(), Error> {
     context.host.store.update(&before.name, |record| {
         // What was checked stays forgotten: write access had been asked for.
@@ -218,7 +240,6 @@ pub(super) fn destroy_if_there(context: Context<'_>, name: &MachineName) -> Resu
 #[cfg(test)]
 mod tests {
     use super::*;
-    use p2v_aoe::MacAddr;
 
     #[test]
     fn what_was_copied_or_moved_is_not_given_up_unasked() {
@@ -254,6 +275,28 @@ mod tests {
         assert!(ok(&record(State::Copied), true, false));
         for state in [State::Moved, State::Released] {
             assert!(!ok(&record(state), true, false) && ok(&record(state), false, true));
+        }
+    }
+
+    #[test]
+    fn a_second_record_of_a_machine_that_is_moved_starts_nothing() {
+        let mac = |n| MacAddr::new(2, 0, 0, 0, 0, n);
+        let mut one = Record::new("e1".parse().unwrap(), mac(1), 1);
+        let two = Record::new("e2".parse().unwrap(), mac(2), 2);
+        let cards = [mac(1), mac(2)];
+        let may = |name: &MachineName, one: &Record| {
+            refuse_second_record(name, &cards, &[one.clone(), two.clone()]).is_ok()
+        };
+        for (state, free) in [
+            (State::Exported, true),
+            (State::Copied, true),
+            (State::Running, false),
+            (State::Moved, false),
+            (State::Released, false),
+        ] {
+            one.state = state;
+            assert_eq!(may(&two.name, &one), free, "{state}");
+            assert!(may(&one.name, &one));
         }
     }
 }
