@@ -21,7 +21,7 @@ PACKAGES := gcc g++ libc6-dev binutils pkg-config \
 	partclone fuse3 ntfs-3g xfsprogs btrfs-progs dosfstools mtools \
 	vblade hdparm tftp-hpa atftp curl isc-dhcp-client udhcpc udhcpd \
 	dnsmasq-base isc-dhcp-server kea-dhcp4-server \
-	libnbd-bin netcat-openbsd ethtool libwrap0
+	libnbd-bin netcat-openbsd ethtool nftables libwrap0
 
 # GRUB for 32-bit UEFI, which Debian does not sign, and for 64-bit UEFI beside another DHCP server (see boot_set.rs).
 GRUB_MODULES := efinet tftp http normal configfile linux echo sleep test true reboot minicmd all_video
@@ -105,7 +105,7 @@ test:
 TFTPD := $(CACHE)/tftpd-hpa/usr/sbin/in.tftpd
 
 # Figures, not tests. ONLY="cached mtu=9000" or ONLY="copy random" measures some rows. Copies need 30 GB of disk.
-bench: setup
+bench: image
 	$(CARGO) build --release --locked -q -p p2v-bench -p p2v-agent -p p2v
 	@test -x $(TFTPD) || { mkdir -p $(CACHE)/tftpd-hpa; cd $(CACHE)/tftpd-hpa; apt-get download -qq tftpd-hpa; dpkg -x tftpd-hpa_*.deb .; }
 	$(TARGET)/release/bench --out $(TARGET)/bench --tftpd $(TFTPD) --only "$(ONLY)"
@@ -134,6 +134,7 @@ install-files:
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/p2v $(IMAGE)/vmlinuz $(IMAGE)/initrd $(IMAGE)/grubia32.efi $(IMAGE)/grubx64.efi
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/lib/systemd/system server/p2v/systemd/p2v-serve.service server/p2v/systemd/p2v-devices.service
 	install -D -m 644 server/p2v/systemd/p2v.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/p2v.conf
+	install -D -m 755 $(TARGET)/release/p2v-image $(DESTDIR)$(PREFIX)/sbin/p2v-image
 	install -D -m 755 $(TARGET)/$(HOST)/image/p2v-agent $(DESTDIR)$(PREFIX)/sbin/p2v-agent
 	install -D -m 644 appliance/agent/man/p2v-agent.8 $(DESTDIR)$(PREFIX)/share/man/man8/p2v-agent.8
 	install -D -m 644 server/p2v/man/p2v.8 $(DESTDIR)$(PREFIX)/share/man/man8/p2v.8

@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use p2v_netboot::BootDecision;
+use p2v_netboot::{BootDecision, Image};
 use p2v_netboot::boot_menu::{MenuFormat, Reader, Wanted, render};
 
 /// The menu without what it says.
@@ -14,7 +14,7 @@ fuzz_target!(|bytes: &[u8]| {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let _ = Wanted::parse(text);
     let decisions: [fn(String) -> BootDecision; 3] = [
-        |append| BootDecision::Agent { append },
+        |append| BootDecision::Agent { append, image: Image::Usual },
         |message| BootDecision::Hold { message },
         |why| BootDecision::LocalDisk { why },
     ];

@@ -1,23 +1,30 @@
-//! Copies: whole, interrupted, refused.
+//! Copies: whole, interrupted, refused; of what is used only; begun while the domain runs. And what runs from them.
 
-use p2v_lab::disk::Disk;
-use p2v_lab::old_server::{IDE_PC, OldServer};
+use std::process::Command;
+use std::time::Instant;
+
+use p2v_lab::old_server::{OldServer, SATA_PC};
+use p2v_lab::old_system;
 
 use crate::scene::Scene;
 
-/// The MiB that `p2v copy` says came over the wire.
-fn moved(said: &str) -> f64 {
-    let Some((before, _)) = said.split_once(" MiB came over the wire") else {
-        assert!(said.contains("0 B came over the wire"), "{said}");
+/// The MiB before these words in what `p2v copy` says, which may be none.
+fn mib(said: &str, words: &str) -> f64 {
+    let Some((before, _)) = said.split_once(&format!(" MiB {words}")) else {
+        assert!(said.contains(&format!("0 B {words}")), "{said}");
         return 0.0;
     };
     before.rsplit(' ').next().unwrap().parse().unwrap()
 }
 
+fn moved(said: &str) -> f64 {
+    mib(said, "came over the wire")
+}
+
 #[test]
-fn a_partitioned_disk_is_copied_byte_for_byte_also_after_an_interruption() {
-    let mut scene = Scene::new("copying", IDE_PC, |_, work| {
-        Disk::with_partitions(&work.join("old.disk"), work).unwrap()
+fn an_old_system_is_copied_and_runs_from_each_of_its_copies() {
+    let mut scene = Scene::new("copying", SATA_PC, |artifacts, work| {
+        old_system::make(artifacts, &work.join("old.disk"), work).unwrap()
     });
     let bytes = scene.disk.bytes().unwrap();
     let hash = scene.disk.hash().unwrap();
@@ -64,7 +71,7 @@ fn a_partitioned_disk_is_copied_byte_for_byte_also_after_an_interruption() {
         .ok("until grep -q 'has said nothing for' /tmp/copy.err; do test -e /tmp/copy.status && break; sleep 0.2; done; \
              if test -e /tmp/copy.status; then cat /tmp/copy.err /tmp/copy.status >&2; false; fi")
         .unwrap();
-    scene.old = OldServer::power_on(scene.run.directory(), &scene.disk, IDE_PC).unwrap();
+    scene.old = OldServer::power_on(scene.run.directory(), &scene.disk, SATA_PC).unwrap();
     let said = scene
         .host
         .ok("until test -s /tmp/copy.status; do sleep 0.2; done; cat /tmp/copy.err /tmp/copy.status")
@@ -86,7 +93,7 @@ fn a_partitioned_disk_is_copied_byte_for_byte_also_after_an_interruption() {
     let sum = |path: &str| format!("head -c {bytes} {path} | b2sum");
     let volume = scene.host.ok("lvs --noheadings -o lv_path vg0").unwrap();
     let there = scene.host.ok(&sum(volume.trim())).unwrap();
-    let here = std::process::Command::new("sh")
+    let here = Command::new("sh")
         .args(["-c", &sum(&scene.disk.path.display().to_string())])
         .output()
         .unwrap();
@@ -95,6 +102,7 @@ fn a_partitioned_disk_is_copied_byte_for_byte_also_after_an_interruption() {
 
     // One disk by its address, to a new file. That had everything to move; the second run of the
     // other copy only what the first had left.
+    let begun = Instant::now();
     let file = scene
         .host
         .run("p2v copy e1.0 --to /var/tmp/old.img")
@@ -107,7 +115,7 @@ fn a_partitioned_disk_is_copied_byte_for_byte_also_after_an_interruption() {
         "{}",
         file.err
     );
-    let whole = file.out;
+    let (whole, whole_took) = (file.out, begun.elapsed());
     assert!(
         moved(&copied) < moved(&whole),
         "nothing of the first run was used:\n{copied}{whole}"
@@ -117,20 +125,6 @@ fn a_partitioned_disk_is_copied_byte_for_byte_also_after_an_interruption() {
         scene.host.ok("stat -c %s /var/tmp/old.img").unwrap().trim(),
         bytes.to_string()
     );
-
-    // To a thin volume: zeros take no room there.
-    scene
-        .host
-        .ok("lvremove -qy vg0/e1-disk0 && lvcreate -q -y -Zy --type thin-pool -L 400M -n pool vg0")
-        .unwrap();
-    scene.host.ok("p2v copy e1.0 --to vg0/pool").unwrap();
-    assert_eq!(scene.host.ok(&sum("/dev/vg0/e1-disk0")).unwrap(), there);
-    let used = scene
-        .host
-        .ok("lvs --noheadings -o data_percent vg0/e1-disk0")
-        .unwrap();
-    assert!(used.trim().parse::<f64>().unwrap() < 95.0, "{used}");
-    scene.host.ok("lvremove -qy vg0/e1-disk0 vg0/pool").unwrap();
 
     // A volume that exists and is not ours is not touched, and what is on it is named.
     scene
@@ -146,6 +140,84 @@ fn a_partitioned_disk_is_copied_byte_for_byte_also_after_an_interruption() {
     assert!(refused.contains("vg0/precious"), "{refused}");
     assert!(refused.contains("ext2 file system `payroll`"), "{refused}");
     scene.host.ok("e2fsck -fn /dev/vg0/precious").unwrap();
+
+    // What its file systems use, to a thin volume, which reads as zeros at first. Of what was deleted
+    // no more comes along than lies close to what was not.
+    scene
+        .host
+        .ok("lvremove -qy vg0/precious vg0/e1-disk0 && lvcreate -q -y -Zy --type thin-pool -L 400M -n pool vg0")
+        .unwrap();
+    let copied = scene
+        .host
+        .run("p2v copy e1 --used-only --to vg0/pool")
+        .unwrap()
+        .success()
+        .unwrap();
+    for part in [
+        "swap on partition 1: all 32 MiB",
+        "ext4 on partition 2: 68 of 256 MiB",
+    ] {
+        assert!(copied.err.contains(part), "{}", copied.err);
+    }
+    let volume = "/dev/vg0/e1-disk0";
+    let mut deleted = |path: &str| -> u32 {
+        let count = format!("grep -acF '{}' {path} || true", old_system::DELETED);
+        scene.host.ok(&count).unwrap().trim().parse().unwrap()
+    };
+    let (all, left) = (deleted("/var/tmp/old.img"), deleted(volume));
+    assert!(all > 1_000_000 && left < all / 50, "{left} of {all}");
+    let used = scene
+        .host
+        .ok(&format!("lvs --noheadings -o data_percent {volume}"))
+        .unwrap();
+    assert!(used.trim().parse::<f64>().unwrap() < 30.0, "{used}");
+    scene.host.ok("p2v verify e1").unwrap();
+    scene.host.ok(&old_system::check(volume)).unwrap();
+
+    // It runs from that, and finds its files.
+    let begun = Instant::now();
+    scene.host.ok("p2v cutover e1").unwrap();
+    scene.guest_says(old_system::FILES);
+    scene.guest_says("p2v guest: boot 1");
+    let switched = begun.elapsed();
+    scene.host.ok("p2v stop e1 --destroy").unwrap();
+    let mapped = "/dev/mapper/p2v-e1-0";
+    scene.host.ok(&old_system::check(mapped)).unwrap();
+    assert_eq!(scene.disk.hash().unwrap(), hash, "the old disk was changed");
+
+    // Back on the old disk, it is copied while it runs and writes: to begin with, and for no domain.
+    scene.host.ok("p2v start e1 --discard-moved").unwrap();
+    scene.guest_says("p2v guest: boot 1");
+    let raw = "/var/tmp/old.raw";
+    let copy = format!("p2v copy e1 --to {raw}");
+    let begun = Instant::now();
+    let first = scene.host.ok(&format!("{copy} --precopy")).unwrap();
+    let before = begun.elapsed();
+    // Each piece is looked at once: moved, or found to be zeros (it is not asked of every piece whether it is).
+    let zeros = mib(&first, "are zeros");
+    let disk = bytes as f64 / f64::from(1 << 20);
+    assert!((moved(&first) + zeros - disk).abs() < 0.1, "{first}");
+    assert!(zeros > 100.0, "{first}");
+    let key = "xl qemu-monitor-command e1 'sendkey spc'";
+    scene.host.ok(key).unwrap();
+    scene.guest_says("p2v guest: boot 2");
+    let begun = Instant::now();
+    scene.host.ok("p2v stop e1 --destroy").unwrap();
+    let refused = scene.host.run("p2v cutover e1").unwrap().failure().unwrap();
+    assert!(refused.contains("cannot be switched over"), "{refused}");
+    let last = scene.host.ok(&copy).unwrap();
+    assert!((moved(&last) - 4.0).abs() < 0.1, "{last}");
+    assert_eq!(scene.disk.boots().unwrap(), 2);
+    scene.host.ok("p2v cutover e1").unwrap();
+    scene.guest_says("p2v guest: boot 3");
+    eprintln!(
+        "without service: {:.1?} after a copy of {before:.1?} while it ran, or {:.1?} without that",
+        begun.elapsed(),
+        whole_took + switched
+    );
+    scene.host.ok("p2v stop e1 --destroy").unwrap();
+    scene.host.ok(&old_system::check(raw)).unwrap();
+    assert_eq!(scene.disk.boots().unwrap(), 2);
     let Scene { host, old, run, .. } = scene;
     drop(host);
     drop(old);

@@ -4,6 +4,7 @@
 //! `target/lab/runs/`.
 
 mod copying;
+mod drbd;
 mod failing_disk;
 mod frames;
 mod linux_driver;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use p2v_lab::old_server::{self, AHCI_PC, IDE_PC};
 
+use crate::drbd::moves_to_a_drbd_device;
 use crate::scene::Scene;
 
 #[test]
@@ -148,7 +149,7 @@ fn an_old_server_runs_as_a_domain_and_moves_to_a_volume() {
 }
 
 #[test]
-fn a_machine_of_other_parts_gets_a_domain_that_fits_it() {
+fn a_machine_of_other_parts_gets_a_domain_that_fits_it_and_moves_to_an_image_and_to_drbd() {
     let mut scene = Scene::with_guest("other-parts", AHCI_PC);
     let show = scene.host.ok("p2v show e1").unwrap();
     assert!(show.contains("controller ahci"), "{show}");
@@ -161,6 +162,30 @@ fn a_machine_of_other_parts_gets_a_domain_that_fits_it() {
     scene.guest_says("p2v guest: boot 1");
     scene.host.ok("p2v stop e1 --destroy").unwrap();
     assert_eq!(scene.disk.boots().unwrap(), 1);
+
+    // It runs from an image as well.
+    let image = "/var/tmp/e1.qcow2";
+    scene
+        .host
+        .ok(&format!("p2v copy e1 --to {image} && p2v cutover e1"))
+        .unwrap();
+    scene.guest_says("p2v guest: boot 2");
+    scene.host.ok("p2v stop e1 --destroy").unwrap();
+    let compared = scene
+        .host
+        .ok(&format!(
+            "qemu-img check -q {image} && qemu-img convert -O raw {image} /var/tmp/e1.raw && {}",
+            Scene::checksum("/var/tmp/e1.raw", scene.disk.bytes().unwrap())
+        ))
+        .unwrap();
+    assert_eq!(compared, scene.old_checksum());
+
+    // Back to the old disk, and to a device that another host has as well.
+    scene.host.ok("p2v start e1 --discard-moved").unwrap();
+    scene.guest_says("p2v guest: boot 2");
+    scene.host.ok("p2v stop e1 --destroy").unwrap();
+    moves_to_a_drbd_device(&mut scene, 3);
+    assert_eq!(scene.disk.boots().unwrap(), 2);
     let Scene { host, old, run, .. } = scene;
     drop(host);
     drop(old);

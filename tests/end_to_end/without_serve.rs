@@ -37,18 +37,36 @@ impl Scene {
         let work = run.directory();
         let boot_sector = artifacts.boot_sector(work)?;
         let disk = Disk::with_guest(&work.join("old.disk"), BYTES, &boot_sector)?;
-        let settings = format!(
-            "state = {:?}\n[serve]\nkernel = {:?}\ninitrd = {:?}\n[machines.{MAC:?}]\nname = \"old\"\n",
-            work.join("state"),
-            artifacts.image.join("vmlinuz"),
-            artifacts.image.join("initrd"),
-        );
-        fs::write(work.join("p2v.toml"), settings)?;
-        Ok(Scene {
+        let scene = Scene {
             artifacts,
             run,
             disk,
-        })
+        };
+        scene.set(&scene.artifacts.image.join("vmlinuz"), "")?;
+        Ok(scene)
+    }
+
+    /// Writes the settings: the usual kernel, and what there is beside.
+    fn set(&self, kernel: &Path, more: &str) -> Result<()> {
+        let settings = format!(
+            "state = {:?}\n[serve]\nkernel = {kernel:?}\ninitrd = {:?}\n[machines.{MAC:?}]\nname = \"old\"\n{more}",
+            self.path("state"),
+            self.artifacts.image.join("initrd"),
+        );
+        fs::write(self.path("p2v.toml"), settings)?;
+        Ok(())
+    }
+
+    /// Settings by which the machine has the image for itself, and the usual one cannot be started.
+    fn set_own_image(&self) -> Result<()> {
+        let own = format!(
+            "image = \"own\"\n[serve.images.own]\nkernel = {:?}\ninitrd = {:?}\n",
+            self.artifacts.image.join("vmlinuz"),
+            self.artifacts.image.join("initrd"),
+        );
+        let none = self.path("no-kernel");
+        fs::write(&none, "none")?;
+        self.set(&none, &own)
     }
 
     fn path(&self, name: &str) -> std::path::PathBuf {
@@ -113,6 +131,7 @@ fn card(device: &str, more: &str) -> String {
 #[test]
 fn a_medium_starts_the_agent_by_bios_and_uefi_and_is_not_exported() {
     let scene = Scene::new("medium").unwrap();
+    scene.set_own_image().unwrap();
     let image = scene.path("p2v.iso");
     let iso = ["image", "iso"].map(Path::new);
     let machine = ["--machine", MAC].map(Path::new);
@@ -154,11 +173,15 @@ fn a_sites_own_server_boots_machines_and_holds_one_that_has_moved() {
     let scene = Scene::new("tree").unwrap();
     let tree = scene.path("tree");
     let install = || scene.p2v(&[Path::new("image"), Path::new("install"), &tree]);
+    scene.set_own_image().unwrap();
     install().unwrap();
     let boot_file = |file| format!(",tftp={},bootfile={file}", tree.display());
     let exports = format!("exporting e1.0 read-only to {HOST}");
     let bios = format!("{BIOS} -boot n {}", card("e1000", &boot_file("pxelinux.0")));
     scene.boots("bios", &bios, &[&exports]).unwrap();
+    let usual = scene.artifacts.image.join("vmlinuz");
+    scene.set(&usual, "").unwrap();
+    install().unwrap();
     // EDK2's own PXE, without a ROM on the card.
     let uefi = format!(
         "{UEFI} {},romfile=,bootindex=0",

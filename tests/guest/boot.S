@@ -1,8 +1,8 @@
 # The lab's guest: a boot sector that counts its boots on its own disk by BIOS calls alone.
 #
 # It reads sector 1, adds one to the 32-bit number at its start, writes it back, reads it again, and
-# says on COM1: "p2v guest: boot N". Then it halts for ever. Any BIOS that boots it has shown that
-# the disk can be booted from, read and written.
+# says on COM1: "p2v guest: boot N". Then it halts, and does it all again for each key. Any BIOS that
+# boots it has shown that the disk can be booted from, read and written.
     .code16
     .text
     .globl _start
@@ -33,6 +33,7 @@ main:
     movb $3, %al
     outb %al, %dx
 
+count:
     movb $0x42, %ah
     call disk
     incl 0x8000
@@ -51,6 +52,11 @@ main:
     call number
     movw $newline, %si
     call print
+    # Waits for a key.
+    xorb %ah, %ah
+    int $0x16
+    movl $0, 0x8000
+    jmp count
 halt:
     hlt
     jmp halt

@@ -7,6 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 
 /// Files that `make` builds before a test or the demo.
+#[derive(Clone, Debug)]
 pub struct Artifacts {
     /// `target/lab`: caches and logs.
     pub lab: PathBuf,
@@ -25,6 +26,13 @@ pub struct Artifacts {
 impl Artifacts {
     /// Finds them all, or says which is missing and what makes it.
     pub fn find() -> Result<Artifacts> {
+        let found = Self::without_xen()?;
+        there(&found.xen_host.join("dom0.img"), "make lab")?;
+        Ok(found)
+    }
+
+    /// The same, but for the Xen host.
+    pub fn without_xen() -> Result<Artifacts> {
         let sources = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
         let root = sources.parent().context("the crate is in the workspace")?;
         let target =
@@ -38,18 +46,13 @@ impl Artifacts {
             sources,
         };
         let wanted = [
-            (found.xen_host.join("dom0.img"), "make lab"),
             (found.binaries.join("p2v"), "make build"),
             (found.binaries.join("lab-guest"), "make build"),
             (found.image.join("initrd"), "make image"),
             (found.agent.clone(), "make image"),
         ];
         for (file, make) in wanted {
-            ensure!(
-                file.exists(),
-                "{} is not there: `{make}` makes it",
-                file.display()
-            );
+            there(&file, make)?;
         }
         Ok(found)
     }
@@ -119,6 +122,15 @@ impl Artifacts {
         fs::remove_dir_all(&tree)?;
         Ok(image)
     }
+}
+
+fn there(file: &Path, make: &str) -> Result<()> {
+    ensure!(
+        file.exists(),
+        "{} is not there: `{make}` makes it",
+        file.display()
+    );
+    Ok(())
 }
 
 /// Runs a program that must succeed.

@@ -3,11 +3,8 @@
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Result, ensure};
-
-use crate::artifacts::checked;
 
 /// Bytes in a sector.
 pub const SECTOR: u64 = 512;
@@ -53,57 +50,6 @@ impl Disk {
         Ok(found == pattern(from / SECTOR, to / SECTOR))
     }
 
-    /// A disk of 300 MB with an MBR, an empty boot partition, an ext4 partition with files in it, and
-    /// a pattern in the gaps.
-    pub fn with_partitions(path: &Path, work: &Path) -> Result<Disk> {
-        // Not a multiple of 4 MiB, so that a volume of whole extents is larger than the disk.
-        let sectors = 300 * 2048 + 77;
-        let mut file = File::create(path)?;
-        write_pattern(&mut file, 0, 2048)?;
-        file.set_len(sectors * SECTOR)?;
-        let table = "label: dos\nstart=2048, size=65536, type=6, bootable\nstart=67584, size=524288, type=83\n";
-        let mut sfdisk = Command::new("sfdisk")
-            .arg("-q")
-            .arg(path)
-            .stdin(std::process::Stdio::piped())
-            .spawn()?;
-        if let Some(mut stdin) = sfdisk.stdin.take() {
-            stdin.write_all(table.as_bytes())?;
-        }
-        ensure!(
-            sfdisk.wait()?.success(),
-            "sfdisk could not partition {}",
-            path.display()
-        );
-
-        let files = work.join("files");
-        fs::create_dir_all(&files)?;
-        for n in 0..40u8 {
-            let mut data = vec![0; 1 << 20];
-            blake3::Hasher::new()
-                .update(&[n])
-                .finalize_xof()
-                .fill(&mut data);
-            fs::write(files.join(format!("file{n}")), data)?;
-        }
-        let at = |sector: u64| format!("offset={}", sector * SECTOR);
-        checked(
-            Command::new("mke2fs")
-                .args(["-q", "-F", "-t", "ext4", "-E", &at(67584), "-d"])
-                .arg(&files)
-                .arg(path)
-                .arg("256M"),
-        )?;
-        fs::remove_dir_all(&files)?;
-        // The tail behind the last partition, to the odd last sector.
-        let mut file = File::options().write(true).open(path)?;
-        file.seek(SeekFrom::Start((67584 + 524_288) * SECTOR))?;
-        write_pattern(&mut file, 67584 + 524_288, sectors)?;
-        Ok(Disk {
-            path: path.to_owned(),
-        })
-    }
-
     /// BLAKE3 of the whole disk, in hex.
     pub fn hash(&self) -> Result<String> {
         let mut hasher = blake3::Hasher::new();
@@ -127,7 +73,7 @@ impl Disk {
 }
 
 /// Fills sectors `from` to `to` with a pattern that names each sector.
-fn write_pattern(file: &mut File, from: u64, to: u64) -> Result<()> {
+pub(crate) fn write_pattern(file: &mut File, from: u64, to: u64) -> Result<()> {
     let mut at = from;
     while at < to {
         let end = to.min(at + 2048);

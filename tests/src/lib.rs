@@ -16,6 +16,7 @@ pub mod local_host;
 pub mod machine;
 pub mod monitor;
 pub mod old_server;
+pub mod old_system;
 pub mod run;
 pub mod shell;
 pub mod xen_host;

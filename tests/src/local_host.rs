@@ -36,16 +36,22 @@ pub fn with_own_network(story: impl FnOnce() + Send + 'static) {
     }
 }
 
+/// Makes the tap that the old server's wire ends in, with the host's address. For [`with_own_network`] only.
+pub fn make_tap() -> Result<()> {
+    for words in [
+        format!("tuntap add {TAP} mode tap"),
+        format!("address add 192.168.7.1/24 dev {TAP}"),
+        format!("link set {TAP} up"),
+    ] {
+        checked(Command::new("ip").args(words.split(' ')))?;
+    }
+    Ok(())
+}
+
 impl LocalHost {
     /// Makes the tap for the old server and starts `p2v serve` on it. For [`with_own_network`] only.
     pub fn start(artifacts: &Artifacts, work: &Path) -> Result<LocalHost> {
-        for words in [
-            format!("tuntap add {TAP} mode tap"),
-            format!("address add 192.168.7.1/24 dev {TAP}"),
-            format!("link set {TAP} up"),
-        ] {
-            checked(Command::new("ip").args(words.split(' ')))?;
-        }
+        make_tap()?;
         let settings = work.join("p2v.toml");
         let text = format!(
             "iface = \"{TAP}\"\nstate = \"{}\"\n[serve]\nmode = \"dhcp\"\n\

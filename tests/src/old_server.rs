@@ -50,6 +50,12 @@ pub const AHCI_PC: Hardware = Hardware {
     disk_devices: &["ich9-ahci,id=ahci", "ide-hd,bus=ahci.0"],
 };
 
+/// A PC of about 2010: AHCI, an Intel network card.
+pub const SATA_PC: Hardware = Hardware {
+    network_card: "e1000",
+    ..AHCI_PC
+};
+
 /// A server of about 2008: a RAID controller that shows its disks as they are.
 pub const SAS_SERVER: Hardware = Hardware {
     board: "pc",

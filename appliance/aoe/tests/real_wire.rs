@@ -285,6 +285,19 @@ fn an_interface_that_is_made_anew_is_opened_anew_and_one_that_is_gone_is_named()
 }
 
 #[test]
+fn an_interface_for_longer_frames_than_there_is_room_for_is_used_with_shorter_ones() {
+    with_wire(1500, || {
+        ip("link set lo up");
+        let wire = PacketSocket::open_with_ring("lo").unwrap();
+        for _ in 0..2 {
+            assert_eq!(wire.mtu(), 9216 - 14);
+            assert_eq!(wire.receive(Duration::ZERO, &mut |_| {}).unwrap(), 0);
+            wire.refresh();
+        }
+    });
+}
+
+#[test]
 fn a_frame_of_a_vlan_is_for_that_vlan() {
     with_wire(1500, || {
         let directory = tempfile::tempdir().unwrap();

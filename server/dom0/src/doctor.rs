@@ -2,6 +2,7 @@
 //! is the `p2v` command's.)
 
 use std::fs;
+use std::path::Path;
 
 use serde::Serialize;
 
@@ -324,14 +325,31 @@ fn records(host: &Host) -> Finding {
                 e,
                 "its machine, and every one that is new, is held when it boots, until that is mended",
             ),
-            None => finding(
-                Severity::Good,
-                "machine records",
-                format!("{} readable", listing.records.len()),
-                "",
-            ),
+            None => match host.store.of_another_user().unwrap_or_default().first() {
+                Some(path) => not_the_services(path),
+                None => finding(
+                    Severity::Good,
+                    "machine records",
+                    format!("{} readable", listing.records.len()),
+                    "",
+                ),
+            },
         },
     }
+}
+
+fn not_the_services(record: &Path) -> Finding {
+    let directory = record.parent().unwrap_or(record).display();
+    let record = record.display();
+    finding(
+        Severity::Bad,
+        "machine records",
+        format!(
+            "{record} belongs to another user than {directory}: p2v serve cannot read it, and holds its machine and \
+             every one that is new"
+        ),
+        &format!("chown --reference={directory} {record}"),
+    )
 }
 
 /// Images of machines' domains that `xendomains` would restore over disks that may have changed.
@@ -357,6 +375,24 @@ fn saved(host: &Host) -> Vec<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_record_that_only_root_can_read_is_told_of() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path().join("state");
+        let host = Host::open(crate::Settings::default(), "eth9", &state).unwrap();
+        let mac = p2v_aoe::MacAddr::new(2, 0, 0, 0, 0, 1);
+        let made = host.store.menu(mac, None, crate::Timestamp::now()).unwrap();
+        let record = host.store.path(&made.name);
+        let give = |path: &Path| std::os::unix::fs::chown(path, Some(1234), None).unwrap();
+        assert_eq!(records(&host).severity, Severity::Good);
+        give(&state.join("machines"));
+        let found = records(&host);
+        assert_eq!(found.severity, Severity::Bad);
+        assert!(found.todo.contains(record.to_str().unwrap()), "{found:?}");
+        give(&record);
+        assert_eq!(records(&host).severity, Severity::Good);
+    }
 
     #[test]
     fn an_empty_host_is_told_what_to_do() {

@@ -16,6 +16,10 @@ use crate::name::MachineName;
 use crate::timestamp::Timestamp;
 use crate::tool::lvm;
 
+mod check;
+#[cfg(test)]
+mod tests;
+
 /// Version of the record's format; raised when an older p2v could misread a newer record.
 pub const RECORD_VERSION: u32 = 1;
 
@@ -40,6 +44,19 @@ pub enum State {
     Moved,
     /// The old machine was powered off.
     Released,
+}
+
+impl State {
+    /// All of them, in their order.
+    pub const ALL: [State; 7] = [
+        State::Seen,
+        State::Exported,
+        State::Running,
+        State::Copying,
+        State::Copied,
+        State::Moved,
+        State::Released,
+    ];
 }
 
 impl fmt::Display for State {
@@ -175,7 +192,7 @@ pub enum Destination {
     },
     /// A block device that is not one of LVM's.
     Device {
-        /// Its path; a link of `/dev/disk/by-id` where there is one.
+        /// Its path; where there is one, a link that leads to it also after a restart.
         path: PathBuf,
         /// What tells it from another device of that name; empty if the device has nothing.
         identity: String,
@@ -195,6 +212,19 @@ impl Destination {
 }
 
 impl Destination {
+    /// Whether both are one thing. A device is what it is known by, whatever link leads to it.
+    pub fn is_same(&self, other: &Destination) -> bool {
+        match (self, other) {
+            (
+                Destination::Device { identity, .. },
+                Destination::Device {
+                    identity: theirs, ..
+                },
+            ) if !identity.is_empty() || !theirs.is_empty() => identity == theirs,
+            _ => self == other,
+        }
+    }
+
     /// What an operator calls it: `vg/lv`, or the path.
     pub fn name(&self) -> String {
         match self {
@@ -484,140 +514,4 @@ pub fn exported(inventory: &Inventory) -> Vec<(Address, &Disk)> {
         .collect();
     disks.sort_by_key(|(address, _)| *address);
     disks
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn record() -> Record {
-        Record::new("e7".parse().unwrap(), MacAddr::new(2, 0, 0, 0, 0, 1), 7)
-    }
-
-    fn verified(boot: &str) -> CopyRecord {
-        CopyRecord {
-            destination: Destination::Volume {
-                vg: "vg".into(),
-                lv: "lv".into(),
-                uuid: String::new(),
-            },
-            begun: Timestamp::from_unix(0),
-            unguarded: false,
-            journal: None,
-            precopied: None,
-            fresh: false,
-            moved: None,
-            verified: Some(Verified {
-                spots: Vec::new(),
-                how: both(),
-                at: Timestamp::from_unix(1),
-                boot_id: boot.into(),
-                unreadable: vec![],
-            }),
-        }
-    }
-
-    #[test]
-    fn another_disk_under_the_same_address_is_refused() {
-        let mut record = record();
-        let a = Disk {
-            sectors: 10,
-            serial: "A".into(),
-            ..Disk::default()
-        };
-        let b = Disk {
-            sectors: 10,
-            serial: "B".into(),
-            ..Disk::default()
-        };
-        let address = Address::new(7, 0);
-        record.use_disk(address, &a).unwrap();
-        record.use_disk(address, &a).unwrap();
-        let error = record.use_disk(address, &b).unwrap_err().to_string();
-        assert!(error.contains("e7.0") && error.contains("`B`"), "{error}");
-    }
-
-    #[test]
-    fn copied_means_every_disk_in_one_boot_and_nothing_since() {
-        let mut record = record();
-        let disks = [Address::new(7, 0), Address::new(7, 1)];
-        for address in disks {
-            record.use_disk(address, &Disk::default()).unwrap();
-        }
-        assert!(record.verified_copies(&[]).is_err());
-        record.disks.get_mut(&0).unwrap().copy = Some(verified("one"));
-        assert!(record.verified_copies(&disks).is_err());
-        record.disks.get_mut(&1).unwrap().copy = Some(verified("two"));
-        assert!(
-            record
-                .verified_copies(&disks)
-                .unwrap_err()
-                .contains("different boots")
-        );
-        record.disks.get_mut(&1).unwrap().copy = Some(verified("one"));
-        assert_eq!(record.verified_copies(&disks).unwrap(), "one");
-        record.forget_verified();
-        assert!(record.verified_copies(&disks).is_err());
-    }
-
-    #[test]
-    fn a_disk_that_did_not_come_up_is_missed() {
-        let mut record = record();
-        let inventory = |slots: &[u8]| Inventory {
-            disks: slots
-                .iter()
-                .map(|slot| Disk {
-                    address: Some(Address::new(7, *slot)),
-                    ..Disk::default()
-                })
-                .collect(),
-            ..Inventory::default()
-        };
-        let now = Timestamp::from_unix(0);
-        // As an older p2v left it: an inventory, and no list of slots.
-        record.inventory = Some(inventory(&[0, 1, 2]));
-        assert!(record.missing().is_empty());
-        // However often the smaller inventory was read.
-        for _ in 0..2 {
-            record.take_inventory(inventory(&[0, 2]), now);
-            assert_eq!(record.missing(), BTreeSet::from([1]));
-        }
-        record.take_inventory(inventory(&[0, 1, 2]), now);
-        assert!(record.missing().is_empty());
-    }
-
-    #[test]
-    fn what_older_records_say_of_copies_is_read_as_it_was() {
-        let file = r#"{"kind": "file", "path": "/x.qcow2", "identity": "inode 7"}"#;
-        let file: Destination = serde_json::from_str(file).unwrap();
-        assert!(matches!(&file, Destination::File { identity, .. } if identity == "inode 7"));
-        // The journal knows its destination by this.
-        assert_eq!(
-            format!("{file:?}"),
-            r#"File { path: "/x.qcow2", identity: "inode 7" }"#
-        );
-        let image = Destination::Qcow2 {
-            path: "/x.qcow2".into(),
-            identity: "inode 7".into(),
-        };
-        let json = serde_json::to_string(&image).unwrap();
-        assert!(json.contains(r#""kind":"qcow2""#), "{json}");
-        assert_eq!(serde_json::from_str::<Destination>(&json).unwrap(), image);
-        let mapping = r#"{"kind": "file", "backing": "/x.qcow2", "old_disk": false}"#;
-        let mapping: Mapping = serde_json::from_str(mapping).unwrap();
-        assert_eq!(mapping.kind, MappingKind::File);
-    }
-
-    #[test]
-    fn history_is_bounded() {
-        let mut record = record();
-        for i in 0..2 * HISTORY_KEPT {
-            record.note(Timestamp::from_unix(0), i.to_string());
-        }
-        assert_eq!(record.history.len(), HISTORY_KEPT);
-        assert_eq!(
-            record.history.last().unwrap().what,
-            (2 * HISTORY_KEPT - 1).to_string()
-        );
-    }
 }

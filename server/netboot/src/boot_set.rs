@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 
 use crate::boot_menu::BootFile;
+use crate::image::Image;
 use crate::settings::Settings;
 
 /// The files of the boot set, read once and shared by all transfers.
@@ -19,7 +20,7 @@ pub(crate) struct BootSet(BTreeMap<BootFile, Bytes>);
 #[error("cannot read the {what} {}: {source} ({advice})", path.display())]
 pub struct BootSetError {
     /// What it is, in words.
-    pub what: &'static str,
+    pub what: String,
     /// Where it should be.
     pub path: PathBuf,
     /// Why it cannot be read.
@@ -28,20 +29,91 @@ pub struct BootSetError {
     pub advice: &'static str,
 }
 
-/// A loader that only some machines need, and that is not there.
+/// A file that is not there, and without which most machines boot all the same.
 #[derive(Debug)]
-pub struct MissingLoader {
+pub struct Missing {
     /// Which, and what to do.
     pub error: BootSetError,
-    /// The settings name it, or what it needs: its machines get the usual loader of their kind.
-    pub named: bool,
+    /// Whom it concerns.
+    pub need: Need,
 }
 
-/// Where a file is, what it is, what to do if it is not there, and whether all is in vain then.
-fn source(file: BootFile, settings: &Settings) -> (&Path, &'static str, &'static str, bool) {
+/// Who needs a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// Every machine.
+    Every,
+    /// Machines of some kind.
+    Some,
+    /// It is a loader that the settings name, or is needed by one: its machines get the usual one of their
+    /// kind.
+    NamedLoader,
+    /// It is part of an image in the settings: its machines get the usual one.
+    Image,
+}
+
+/// A file, before it is read.
+struct Source<'a> {
+    file: BootFile,
+    path: &'a Path,
+    /// What it is, in words.
+    what: String,
+    /// What to do if it is not there.
+    advice: &'static str,
+    need: Need,
+}
+
+impl Source<'_> {
+    /// Its path, if that means the same to the service as to whoever wrote it.
+    fn openable(&self) -> io::Result<&Path> {
+        match self.need != Need::Image || self.path.is_absolute() {
+            true => Ok(self.path),
+            false => Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "the path does not begin with `/`",
+            )),
+        }
+    }
+
+    fn read(&self) -> Result<Vec<u8>, BootSetError> {
+        self.openable()
+            .and_then(std::fs::read)
+            .and_then(not_empty)
+            .map_err(|source| BootSetError {
+                what: self.what.clone(),
+                path: self.path.to_owned(),
+                source,
+                advice: self.advice,
+            })
+    }
+}
+
+/// All files that there shall be.
+fn sources(settings: &Settings) -> Vec<Source<'_>> {
+    let usual = BootFile::USUAL
+        .into_iter()
+        .filter_map(|file| usual(file, settings));
+    let of_images = settings.images.iter().flat_map(|(&name, files)| {
+        [
+            (BootFile::KernelOf(name), "kernel", &files.kernel),
+            (BootFile::InitrdOf(name), "initial RAM disk", &files.initrd),
+        ]
+        .map(|(file, what, path)| Source {
+            file,
+            path,
+            what: format!("{what} of the image `{name}`"),
+            advice: "the service's user must be able to read it; [serve.images] in the settings says where it is",
+            need: Need::Image,
+        })
+    });
+    usual.chain(of_images).collect()
+}
+
+/// A file that there shall be without any settings.
+fn usual(file: BootFile, settings: &Settings) -> Option<Source<'_>> {
     let image =
         "it is part of the netboot image: make it with `p2v-image`, or set `kernel` and `initrd`";
-    match file {
+    let (path, what, advice, every): (&Path, _, _, _) = match file {
         BootFile::Pxelinux => (
             &settings.pxelinux,
             "boot loader",
@@ -86,7 +158,19 @@ fn source(file: BootFile, settings: &Settings) -> (&Path, &'static str, &'static
         ),
         BootFile::Kernel => (&settings.kernel, "kernel", image, true),
         BootFile::Initrd => (&settings.initrd, "initial RAM disk", image, true),
-    }
+        BootFile::KernelOf(_) | BootFile::InitrdOf(_) => return None,
+    };
+    Some(Source {
+        file,
+        path,
+        what: what.to_owned(),
+        advice,
+        need: match every {
+            true => Need::Every,
+            false if is_named(file, settings) => Need::NamedLoader,
+            false => Need::Some,
+        },
+    })
 }
 
 /// Whether the settings name a loader that needs this file: whoever named it counts on it.
@@ -124,25 +208,19 @@ fn not_empty(bytes: Vec<u8>) -> io::Result<Vec<u8>> {
     }
 }
 
-/// The loaders that some machines cannot boot without, and that are not there. Blocks.
-pub fn missing_loaders(settings: &Settings) -> Vec<MissingLoader> {
-    BootFile::ALL
+/// The files that some machines cannot boot without, or not as they should, and that are not there. Blocks.
+pub fn missing_files(settings: &Settings) -> Vec<Missing> {
+    sources(settings)
         .into_iter()
-        .filter_map(|file| {
-            let named = is_named(file, settings);
-            let (path, what, advice, needed) = source(file, settings);
-            // Nobody gets lpxelinux.0 unasked.
-            if needed || (file == BootFile::Lpxelinux && !named) {
-                return None;
-            }
-            let source = std::fs::read(path).and_then(not_empty).err()?;
-            let error = BootSetError {
-                what,
-                path: path.to_owned(),
-                source,
-                advice,
-            };
-            Some(MissingLoader { error, named })
+        // Nobody gets lpxelinux.0 unasked.
+        .filter(|source| {
+            source.need != Need::Every
+                && (source.file, source.need) != (BootFile::Lpxelinux, Need::Some)
+        })
+        .filter_map(|source| {
+            let error = source.read().err()?;
+            let need = source.need;
+            Some(Missing { error, need })
         })
         .collect()
 }
@@ -156,25 +234,14 @@ impl BootSet {
     pub fn read(
         settings: &Settings,
         server: Ipv4Addr,
-    ) -> Result<(BootSet, Vec<MissingLoader>), BootSetError> {
+    ) -> Result<(BootSet, Vec<Missing>), BootSetError> {
         let (mut set, mut missing) = (BTreeMap::new(), Vec::new());
-        for file in BootFile::ALL {
-            let (path, what, advice, needed) = source(file, settings);
-            match std::fs::read(path).and_then(not_empty) {
-                Ok(bytes) => drop(set.insert(file, Bytes::from(with_server(bytes, server)))),
-                Err(source) => {
-                    let error = BootSetError {
-                        what,
-                        path: path.to_owned(),
-                        source,
-                        advice,
-                    };
-                    if needed {
-                        return Err(error);
-                    }
-                    let named = is_named(file, settings);
-                    missing.push(MissingLoader { error, named });
-                }
+        for source in sources(settings) {
+            let need = source.need;
+            match source.read() {
+                Ok(bytes) => drop(set.insert(source.file, Bytes::from(with_server(bytes, server)))),
+                Err(error) if need == Need::Every => return Err(error),
+                Err(error) => missing.push(Missing { error, need }),
             }
         }
         // shim without GRUB beside it would leave the machine where shim gives up.
@@ -191,11 +258,26 @@ impl BootSet {
     pub fn files(&self) -> BTreeSet<BootFile> {
         self.0.keys().copied().collect()
     }
+
+    /// The image that a machine gets which shall have this one. Half of one is none: the modules in the
+    /// initial RAM disk are its own kernel's.
+    pub fn image(&self, wanted: Image) -> Image {
+        let there = |file| self.0.contains_key(&file);
+        match wanted {
+            Image::Named(name)
+                if !(there(BootFile::KernelOf(name)) && there(BootFile::InitrdOf(name))) =>
+            {
+                Image::UsualFor(name)
+            }
+            other => other,
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::image::ImageFiles;
     use crate::loader::Loader;
     use pnet::util::MacAddr;
 
@@ -217,8 +299,9 @@ mod tests {
             grub_ia32: missing.clone(),
             ..Settings::default()
         };
-        let named = |all: Vec<MissingLoader>| -> Vec<String> {
-            let named = all.into_iter().filter(|missing| missing.named);
+        let named = |all: Vec<Missing>| -> Vec<String> {
+            let of_named = |missing: &Missing| missing.need == Need::NamedLoader;
+            let named = all.into_iter().filter(of_named);
             named.map(|missing| missing.error.to_string()).collect()
         };
         let read = |settings: &Settings| {
@@ -228,12 +311,12 @@ mod tests {
             let files = [BootFile::Pxelinux, BootFile::Ldlinux, BootFile::Kernel];
             assert!(set.files().is_superset(&files.into()));
             assert!(!set.files().contains(&BootFile::ShimX64));
-            let named = (named(missing), named(missing_loaders(settings)));
+            let named = (named(missing), named(missing_files(settings)));
             assert_eq!(named.0, named.1);
             named.0
         };
         assert_eq!(read(&usual), [""; 0]);
-        assert_eq!(missing_loaders(&usual).len(), 2, "two GRUBs");
+        assert_eq!(missing_files(&usual).len(), 2, "two GRUBs");
         let lpxelinux = Settings {
             bios_loader: Loader::Lpxelinux,
             ..usual.clone()
@@ -259,6 +342,61 @@ mod tests {
             ..usual
         };
         assert!(BootSet::read(&settings, Ipv4Addr::LOCALHOST).is_err());
+    }
+
+    #[test]
+    fn an_image_of_which_anything_is_missing_is_replaced_by_the_usual_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let (there, missing) = (dir.path().join("there"), dir.path().join("missing"));
+        std::fs::write(&there, "x").unwrap();
+        // From the directory that tests run in, it is there.
+        let relative = PathBuf::from("Cargo.toml");
+        assert!(relative.exists());
+        let name = |text: &str| text.parse().unwrap();
+        let images = [
+            ("whole", &there, &there),
+            ("no-kernel", &missing, &there),
+            ("no-initrd", &there, &missing),
+            ("relative", &relative, &there),
+        ];
+        let settings = Settings {
+            pxelinux: there.clone(),
+            ldlinux: there.clone(),
+            kernel: there.clone(),
+            initrd: there.clone(),
+            images: images
+                .map(|(text, kernel, initrd)| {
+                    let (kernel, initrd) = (kernel.clone(), initrd.clone());
+                    (name(text), ImageFiles { kernel, initrd })
+                })
+                .into(),
+            ..Settings::default()
+        };
+        let (set, at_start) = BootSet::read(&settings, Ipv4Addr::LOCALHOST).unwrap();
+        for missing in [at_start, missing_files(&settings)] {
+            let mut of_images = missing.into_iter().filter(|m| m.need == Need::Image);
+            for what in [
+                "initial RAM disk of the image `no-initrd`",
+                "kernel of the image `no-kernel`",
+            ] {
+                let error = of_images.next().unwrap().error.to_string();
+                let place = format!("{what} {}", dir.path().join("missing").display());
+                assert!(error.contains(&place), "{error}");
+            }
+            let error = of_images.next().unwrap().error.to_string();
+            assert!(
+                error.contains("Cargo.toml: the path does not begin"),
+                "{error}"
+            );
+            assert!(of_images.next().is_none());
+        }
+        let whole = Image::Named(name("whole"));
+        assert_eq!(set.image(whole), whole);
+        assert_eq!(set.image(Image::Usual), Image::Usual);
+        for text in ["no-kernel", "no-initrd", "relative", "nobodys"] {
+            let image = set.image(Image::Named(name(text)));
+            assert_eq!(image, Image::UsualFor(name(text)));
+        }
     }
 
     #[test]

@@ -67,23 +67,32 @@ impl Catalogue {
         if file.is_uefi_program()
             && let Some(mac) = self.peers.find(peer)
             && let BootDecision::LocalDisk { why } | BootDecision::Ignore { why } =
-                self.decide(mac).await
+                self.decide(mac, false).await
         {
             self.machines.seen(mac, &BootEvent::SentToItsDisk { why });
             return None;
         }
-        self.set.contents(file)
+        let contents = self.set.contents(file);
+        if contents.is_none() {
+            let name = file.name().into_owned();
+            self.machines.noticed(&Notice::NotFound { peer, name });
+        }
+        contents
     }
 
     /// What this machine shall do now.
-    async fn decide(&self, mac: MacAddr) -> BootDecision {
+    async fn decide(&self, mac: MacAddr, for_its_menu: bool) -> BootDecision {
         let (machines, listed) = (Arc::clone(&self.machines), self.settings.allows(mac));
-        let decided = tokio::task::spawn_blocking(move || match listed {
-            true => Some(machines.boot(mac)),
-            false => machines.boot_unlisted(mac),
+        let decided = tokio::task::spawn_blocking(move || match (for_its_menu, listed) {
+            (false, _) => machines.boot_at_first(mac, listed),
+            (true, true) => Some(machines.boot(mac)),
+            (true, false) => machines.boot_unlisted(mac),
         });
         match decided.await {
             Ok(Some(decision)) => decision,
+            Ok(None) if self.settings.denies(mac) => BootDecision::LocalDisk {
+                why: format!("{mac} is one of those that p2v does not boot (deny)."),
+            },
             Ok(None) => BootDecision::LocalDisk {
                 why: format!("{mac} is not on the list of machines that p2v boots."),
             },
@@ -105,7 +114,14 @@ impl Catalogue {
             None => BootDecision::Hold {
                 message: "The boot loader did not say which machine this is.".to_owned(),
             },
-            Some(mac) => self.decide(mac).await,
+            Some(mac) => self.decide(mac, true).await,
+        };
+        let decision = match decision {
+            BootDecision::Agent { append, image } => BootDecision::Agent {
+                append,
+                image: self.set.image(image),
+            },
+            other => other,
         };
         // Debian's signed GRUB has no module for HTTP.
         let has_http = format != MenuFormat::Grub || !self.settings.signed_grub();

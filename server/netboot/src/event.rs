@@ -6,15 +6,20 @@ use std::time::Duration;
 
 use pnet::util::MacAddr;
 
+use crate::boot_menu::{BootFile, Wanted};
 use crate::client::ClientKind;
+use crate::image::Image;
 use crate::lease::NoAddress;
 use crate::settings::Mode;
 
 /// What a machine was told to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MenuKind {
-    /// Start the netboot image.
-    Agent,
+    /// Start the agent.
+    Agent {
+        /// From this image.
+        image: Image,
+    },
     /// Go on with its own disk.
     LocalDisk,
     /// Wait.
@@ -23,11 +28,22 @@ pub enum MenuKind {
 
 impl fmt::Display for MenuKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            MenuKind::Agent => "start the agent",
-            MenuKind::LocalDisk => "go on with its own disk",
-            MenuKind::Hold => "wait",
-        })
+        match self {
+            MenuKind::Agent {
+                image: Image::Usual,
+            } => f.write_str("start the agent"),
+            MenuKind::Agent {
+                image: Image::Named(name),
+            } => write!(f, "start the agent (image {name})"),
+            MenuKind::Agent {
+                image: Image::UsualFor(name),
+            } => write!(
+                f,
+                "start the agent (the usual image: {name} cannot be used)"
+            ),
+            MenuKind::LocalDisk => f.write_str("go on with its own disk"),
+            MenuKind::Hold => f.write_str("wait"),
+        }
     }
 }
 
@@ -139,6 +155,26 @@ pub enum BootEvent {
     },
 }
 
+impl BootEvent {
+    /// The machine has a whole initial RAM disk, the last of what it is told to fetch.
+    pub fn is_last_of_boot(&self) -> bool {
+        self.booted_image().is_some()
+    }
+
+    /// The image whose initial RAM disk the machine now has, as far as the file's name says: never
+    /// [`Image::UsualFor`].
+    pub fn booted_image(&self) -> Option<Image> {
+        match self {
+            BootEvent::Fetched { file, .. } => match Wanted::parse(file)? {
+                Wanted::File(BootFile::Initrd) => Some(Image::Usual),
+                Wanted::File(BootFile::InitrdOf(name)) => Some(Image::Named(name)),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+}
+
 impl fmt::Display for BootEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -248,6 +284,11 @@ pub enum Notice {
     },
     /// A proxy without a DHCP server beside it.
     NoDhcpServer,
+    /// The signed GRUB is served beside the site's DHCP server, which has to send it here.
+    SignedGrubBesideDhcp {
+        /// Our address.
+        server: Ipv4Addr,
+    },
     /// Other DHCP servers could not be looked for.
     ProbeFailed {
         /// The reason.
@@ -260,6 +301,11 @@ pub enum Notice {
     },
     /// A loader that the settings name is not there.
     NamedMissing {
+        /// Which, and what to do.
+        why: String,
+    },
+    /// An image that is in the settings is not there.
+    ImageMissing {
         /// Which, and what to do.
         why: String,
     },
@@ -328,6 +374,12 @@ impl fmt::Display for Notice {
                 "no DHCP server answers on this network: machines need an address to boot; start \
                  one, or use mode \"dhcp\"",
             ),
+            Notice::SignedGrubBesideDhcp { server } => write!(
+                f,
+                "`secure_boot` in mode \"proxy\": 64-bit UEFI machines boot only if the site's DHCP server hands out \
+                 next-server {server}, and no boot file (dnsmasq: dhcp-boot=,,{server}): Debian's signed GRUB \
+                 looks for its files nowhere else"
+            ),
             Notice::ProbeFailed { why } => {
                 write!(f, "cannot look for other DHCP servers: {}", Text(why))
             }
@@ -336,6 +388,11 @@ impl fmt::Display for Notice {
                 f,
                 "WARNING: a boot loader that the settings name is not there, and its machines get the usual one of \
                  their kind, if that is there, which may not suit them: {why}"
+            ),
+            Notice::ImageMissing { why } => write!(
+                f,
+                "WARNING: an image that the settings name cannot be used, and its machines get the usual one, which may \
+                 not suit them: {why}"
             ),
             Notice::NotFound { peer, name } => {
                 write!(f, "{peer} asked for {}: not served", Text(name))
@@ -406,5 +463,22 @@ mod tests {
             "{notice}"
         );
         assert!(notice.len() < 150 && !notice.contains('\n'));
+    }
+
+    #[test]
+    fn a_boot_ends_with_the_initial_ram_disk_of_whatever_image() {
+        let fetched = |file: &str| BootEvent::Fetched {
+            file: file.into(),
+            bytes: 1,
+            elapsed: Duration::ZERO,
+        };
+        let last = |file: &str| fetched(file).is_last_of_boot();
+        let old = Image::Named("old".parse().unwrap());
+        assert_eq!(fetched("initrd").booted_image(), Some(Image::Usual));
+        assert_eq!(fetched("image/old/initrd").booted_image(), Some(old));
+        assert!(last("initrd") && last("image/old/initrd"));
+        assert!(!last("vmlinuz") && !last("image/old/vmlinuz") && !last("x/initrd"));
+        let file = "initrd".to_owned();
+        assert!(!BootEvent::SizeAsked { file }.is_last_of_boot());
     }
 }

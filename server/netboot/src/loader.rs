@@ -1,5 +1,6 @@
 //! Which boot file a client is told: a pure function of what it is and what is set.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::net::Ipv4Addr;
 
@@ -46,16 +47,65 @@ impl Loader {
     }
 
     /// The name it is fetched by.
-    pub fn name(self) -> &'static str {
-        self.file().map_or("boot.ipxe", BootFile::name)
+    pub fn name(self) -> Cow<'static, str> {
+        let file = self.file();
+        file.map_or(Cow::Borrowed("boot.ipxe"), BootFile::name)
     }
 }
 
 impl fmt::Display for Loader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
+        f.write_str(&self.name())
     }
 }
+
+/// One kind of firmware that boots over the network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Firmware {
+    /// For names of classes and tags.
+    pub tag: &'static str,
+    /// DHCP option 93 (RFC 4578, and IANA's "Processor Architecture Types").
+    pub architectures: &'static [u16],
+    /// Its loader, unless the settings name another.
+    pub loader: Loader,
+    /// UEFI HTTP boot: it is told a URL.
+    pub http: bool,
+}
+
+/// What is booted. iPXE says one of these architectures too, and gets [`Loader::Ipxe`].
+pub const FIRMWARES: [Firmware; 5] = [
+    Firmware {
+        tag: "bios",
+        architectures: &[0],
+        loader: Loader::Pxelinux,
+        http: false,
+    },
+    Firmware {
+        tag: "x64",
+        // 7 by the RFC's registry; 9 by the RFC's text, which some firmware follows.
+        architectures: &[7, 9],
+        loader: Loader::ShimX64,
+        http: false,
+    },
+    Firmware {
+        tag: "ia32",
+        architectures: &[6],
+        loader: Loader::GrubIa32,
+        http: false,
+    },
+    Firmware {
+        tag: "x64-http",
+        architectures: &[0x10],
+        loader: Loader::ShimX64,
+        http: true,
+    },
+    Firmware {
+        tag: "ia32-http",
+        architectures: &[0x0F],
+        loader: Loader::GrubIa32,
+        http: true,
+    },
+];
 
 /// The loader for a client; `None`: its kind is not served. `wish`: what the settings name for this
 /// machine. `bios`: what they name for BIOS machines.
@@ -63,26 +113,23 @@ pub fn choose(
     client: ClientKind,
     wish: Option<Loader>,
     bios: Loader,
-    http: bool,
+    has_http: bool,
 ) -> Option<Loader> {
-    let usual = match client {
+    let (architecture, http, ipxe) = match client {
         ClientKind::Other => return None,
+        ClientKind::Bios { ipxe } => (0, false, ipxe),
+        ClientKind::Uefi { architecture, ipxe } => (architecture, false, ipxe),
+        ClientKind::HttpBoot(architecture) => (architecture, true, false),
+    };
+    let firmware = FIRMWARES
+        .iter()
+        .find(|known| known.http == http && known.architectures.contains(&architecture))
+        .filter(|_| has_http || !http)?;
+    let usual = match firmware.loader {
         // Given its script at once: given its own file again it would load itself for ever.
-        ClientKind::Bios { ipxe: true }
-        | ClientKind::Uefi {
-            ipxe: true,
-            architecture: 6 | 7 | 9,
-        } => Loader::Ipxe,
-        ClientKind::Bios { ipxe: false } => bios,
-        ClientKind::Uefi {
-            architecture: 7 | 9,
-            ..
-        } => Loader::ShimX64,
-        ClientKind::Uefi {
-            architecture: 6, ..
-        } => Loader::GrubIa32,
-        ClientKind::HttpBoot(0x10) if http => Loader::ShimX64,
-        ClientKind::Uefi { .. } | ClientKind::HttpBoot(_) => return None,
+        _ if ipxe => Loader::Ipxe,
+        Loader::Pxelinux => bios,
+        other => other,
     };
     Some(wish.unwrap_or(usual))
 }
@@ -151,7 +198,7 @@ mod tests {
             (uefi(0x0B, false), None, None),
             (uefi(0x0B, true), None, None),
             (ClientKind::HttpBoot(0x10), None, Some(Loader::ShimX64)),
-            (ClientKind::HttpBoot(0x0F), None, None),
+            (ClientKind::HttpBoot(0x0F), None, Some(Loader::GrubIa32)),
             (ClientKind::HttpBoot(0x13), None, None),
             (ClientKind::Other, None, None),
         ] {

@@ -26,6 +26,11 @@ impl MacPattern {
             .zip(bytes)
             .all(|(wanted, byte)| wanted.is_none_or(|wanted| wanted == byte))
     }
+
+    /// Whether it stands for this address, and for no other.
+    pub fn is(&self, mac: MacAddr) -> bool {
+        self.0 == mac.octets().map(Some)
+    }
 }
 
 impl FromStr for MacPattern {

@@ -3,6 +3,7 @@
 use pnet::util::MacAddr;
 
 use crate::event::{BootEvent, Notice};
+use crate::image::Image;
 
 /// What a machine shall do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,6 +12,9 @@ pub enum BootDecision {
     Agent {
         /// Kernel arguments, after the consoles' and `BOOTIF`: one line of printable ASCII.
         append: String,
+        /// Which kernel and initial RAM disk. One that is named and not there is replaced by the usual
+        /// one, with a word about it.
+        image: Image,
     },
     /// Go on with its own disk.
     LocalDisk {
@@ -38,9 +42,8 @@ pub enum BootDecision {
 pub trait Machines: Send + Sync + 'static {
     /// What to do with this machine now (may create its record).
     ///
-    /// Called for every DHCP question of a network-boot client and for every fetch of its menu:
-    /// several times in one boot, also at the same time, because ROMs repeat questions and fetch
-    /// a menu once for its size and once for its contents. It must be idempotent within a boot:
+    /// Called for every fetch of its menu: several times in one boot, also at the same time, because ROMs
+    /// fetch a menu once for its size and once for its contents. It must be idempotent within a boot:
     /// the last answer a machine saw must be as good as the first (so no new token at each call). A
     /// boot begins with [`BootEvent::Asked`] with a new transaction number.
     fn boot(&self, mac: MacAddr) -> BootDecision;
@@ -50,6 +53,16 @@ pub trait Machines: Send + Sync + 'static {
     /// whatever the lists say.
     fn boot_unlisted(&self, _mac: MacAddr) -> Option<BootDecision> {
         None
+    }
+
+    /// The same before it has asked for its menu: when it asks by DHCP, or for its boot loader. Only the
+    /// kind of decision counts then, and nothing need be made for the machine: such a question is one
+    /// packet with an address that anybody can make up.
+    fn boot_at_first(&self, mac: MacAddr, listed: bool) -> Option<BootDecision> {
+        match listed {
+            true => Some(self.boot(mac)),
+            false => self.boot_unlisted(mac),
+        }
     }
 
     /// What was seen of a machine, for its record and the log: `{mac}: {event}` is a readable line.

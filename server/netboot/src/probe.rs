@@ -52,11 +52,37 @@ pub enum ProbeError {
 /// # Errors
 /// The interface or a socket is not to be had.
 pub fn probe(iface: &str, wait: Duration) -> Result<Vec<DhcpServer>, ProbeError> {
-    let interface = Interface::find(iface)?;
-    // Frames by hand, both ways: port 68 may belong to this host's own DHCP client.
-    let frames = FrameSocket::open(&interface, true)?;
+    Probe::open(&Interface::find(iface)?)?.ask(wait)
+}
+
+/// What is needed to ask; opening it needs CAP_NET_RAW, and asking does not.
+pub(crate) struct Probe {
+    interface: Interface,
+    frames: FrameSocket,
+}
+
+impl Probe {
+    pub fn open(interface: &Interface) -> Result<Probe, SocketError> {
+        Ok(Probe {
+            interface: interface.clone(),
+            // Frames by hand, both ways: port 68 may belong to this host's own DHCP client.
+            frames: FrameSocket::open(interface, true)?,
+        })
+    }
+
+    /// As [`probe`].
+    pub fn ask(self, wait: Duration) -> Result<Vec<DhcpServer>, ProbeError> {
+        ask(&self.interface, &self.frames, wait)
+    }
+}
+
+fn ask(
+    interface: &Interface,
+    frames: &FrameSocket,
+    wait: Duration,
+) -> Result<Vec<DhcpServer>, ProbeError> {
     let failed = |action| {
-        let iface = iface.to_owned();
+        let iface = interface.name.clone();
         move |source| ProbeError::Io {
             action,
             iface,

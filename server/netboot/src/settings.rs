@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use pnet::util::MacAddr;
 use serde::Deserialize;
 
+use crate::image::{ImageFiles, ImageName};
 use crate::lease::Range;
 use crate::loader::Loader;
 use crate::mac_pattern::MacPattern;
@@ -78,6 +79,8 @@ pub struct Settings {
     pub kernel: PathBuf,
     /// The initial RAM disk of the netboot image; default `/usr/share/p2v/initrd`.
     pub initrd: PathBuf,
+    /// More netboot images, for machines that the usual one does not suit.
+    pub images: BTreeMap<ImageName, ImageFiles>,
     /// The boot loader for BIOS machines; default Debian's `/usr/lib/PXELINUX/pxelinux.0`.
     pub pxelinux: PathBuf,
     /// Its core module, of the same version; default Debian's
@@ -106,6 +109,9 @@ pub struct Settings {
     pub loaders: BTreeMap<MacAddr, Loader>,
     /// Where `leases.json` is kept; default `/var/lib/p2v`.
     pub state_dir: PathBuf,
+    /// Machines at most that were seen and never heard of again, for whoever remembers them: nothing here
+    /// counts them. Default 256.
+    pub seen_max: u16,
     /// The user that a service started by root goes on as, for whoever starts it: nothing here
     /// changes users. Default: `p2v` if there is one.
     pub user: Option<String>,
@@ -130,6 +136,7 @@ impl Default for Settings {
             http_port: 80,
             kernel: "/usr/share/p2v/vmlinuz".into(),
             initrd: "/usr/share/p2v/initrd".into(),
+            images: BTreeMap::new(),
             pxelinux: "/usr/lib/PXELINUX/pxelinux.0".into(),
             ldlinux: "/usr/lib/syslinux/modules/bios/ldlinux.c32".into(),
             lpxelinux: "/usr/lib/PXELINUX/lpxelinux.0".into(),
@@ -141,6 +148,7 @@ impl Default for Settings {
             bios_loader: Loader::Pxelinux,
             loaders: BTreeMap::new(),
             state_dir: "/var/lib/p2v".into(),
+            seen_max: 256,
             user: None,
         }
     }
@@ -151,6 +159,11 @@ impl Settings {
     pub fn allows(&self, mac: MacAddr) -> bool {
         !self.denies(mac)
             && (self.allow.is_empty() || self.allow.iter().any(|entry| entry.matches(mac)))
+    }
+
+    /// Whether `allow` names this machine by its whole address.
+    pub fn names(&self, mac: MacAddr) -> bool {
+        self.allow.iter().any(|entry| entry.is(mac))
     }
 
     /// Whether UEFI machines get Debian's signed GRUB.

@@ -134,15 +134,6 @@ pub fn decide(facts: Option<Facts>, rules: Rules) -> Verdict {
 mod tests {
     use super::*;
 
-    const STATES: [State; 7] = [
-        State::Seen,
-        State::Exported,
-        State::Running,
-        State::Copying,
-        State::Copied,
-        State::Moved,
-        State::Released,
-    ];
     const WISHES: [Option<Wish>; 4] = [
         None,
         Some(Wish::Agent),
@@ -151,7 +142,7 @@ mod tests {
     ];
 
     fn every_case(mut check: impl FnMut(Facts, Rules, Verdict)) {
-        for state in STATES {
+        for state in State::ALL {
             for wish in WISHES {
                 for bits in 0..16 {
                     let bit = |n: u8| bits >> n & 1 == 1;

@@ -24,14 +24,15 @@ use crate::{boots, copying, doctor, image, serve, show, site_dhcp};
 
 /// Runs the command that was asked for.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let settings = Settings::load(&arguments.global)?;
+    let mut settings = Settings::load(&arguments.global)?;
     let json = arguments.global.json;
     let told = Told::new(json);
     // Neither needs what a Xen host has.
     if let Command::Serve(options) = &arguments.command {
         if let Some(server) = options.print {
+            let mode = std::mem::replace(&mut settings.serve.mode, Mode::Off);
             print!("{}", site_dhcp::print(server, &settings)?);
-            if settings.serve.mode != Mode::Off {
+            if mode != Mode::Off {
                 eprintln!(
                     "p2v: this is for mode = \"off\" under [serve]; the settings say otherwise, and p2v serve \
                      would answer beside that server"

@@ -61,9 +61,17 @@ pub fn may_go(named: &[String], typed: &Typed, name: &str, holds: Option<&str>) 
     agreed
 }
 
-/// Whether an operator's word names this volume (`vg/lv`) or path.
+/// Whether an operator's word names this volume (`vg/lv`) or path, by whatever link.
 fn is_named(given: &str, name: &str) -> bool {
-    given == name || given.strip_prefix("/dev/") == Some(name)
+    let leads_to = |path: &str| std::fs::canonicalize(path).ok();
+    let path = match name.starts_with('/') {
+        true => name.to_owned(),
+        false => format!("/dev/{name}"),
+    };
+    let is_path = given.starts_with(['/', '.']);
+    given == name
+        || given == path
+        || is_path && leads_to(given).is_some_and(|place| leads_to(&path) == Some(place))
 }
 
 /// Tells what would be copied.
@@ -239,5 +247,14 @@ mod tests {
             "/srv/x.img",
             None
         ));
+        // By another link to it.
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name).display().to_string();
+        std::fs::write(path("drbd0"), "").unwrap();
+        std::fs::write(path("drbd1"), "").unwrap();
+        std::os::unix::fs::symlink(path("drbd0"), path("by-res")).unwrap();
+        assert!(is_named(&path("drbd0"), &path("by-res")));
+        assert!(!is_named(&path("drbd1"), &path("by-res")) && !is_named("", &path("by-res")));
+        assert!(!is_named(&path("no"), &path("none")));
     }
 }

@@ -7,11 +7,13 @@ use std::time::Duration;
 use anyhow::Result;
 use p2v_dom0::Host;
 use p2v_dom0::doctor::{Finding, Severity, examine};
-use p2v_netboot::{MissingLoader, Mode, missing_loaders, port_holders, probe, tcp_port_holders};
+use p2v_netboot::{Missing, Mode, Need, missing_files, port_holders, probe, tcp_port_holders};
 
 use crate::arguments::exit;
 use crate::privileges;
 use crate::settings::{SETTINGS_FILE, Settings};
+
+mod images;
 
 /// How long another DHCP server may take to answer.
 const PROBE_WAIT: Duration = Duration::from_secs(3);
@@ -20,7 +22,11 @@ const PROBE_WAIT: Duration = Duration::from_secs(3);
 pub fn run(host: &Host, settings: &Settings, json: bool) -> Result<ExitCode> {
     let mut findings = examine(host);
     findings.extend(files(settings));
-    findings.extend(loaders_of_some(missing_loaders(&settings.serve)));
+    let missing = missing_files(&settings.serve);
+    let (of_images, of_some): (Vec<Missing>, Vec<Missing>) =
+        missing.into_iter().partition(|m| m.need == Need::Image);
+    findings.extend(loaders_of_some(of_some));
+    findings.extend(images::findings(settings, of_images));
     findings.extend(ports(settings));
     findings.push(allowed(settings));
     findings.push(service_user(settings));
@@ -104,23 +110,23 @@ fn files(settings: &Settings) -> Vec<Finding> {
 }
 
 /// The loaders that only some machines need.
-fn loaders_of_some(missing: Vec<MissingLoader>) -> Vec<Finding> {
+fn loaders_of_some(missing: Vec<Missing>) -> Vec<Finding> {
     if missing.is_empty() {
         let what = "boot loaders for UEFI";
         return vec![finding(Severity::Good, what, "all are there", "")];
     }
     missing
         .into_iter()
-        .map(|MissingLoader { error, named }| {
+        .map(|Missing { error, need }| {
             let found = format!("{}: {}", error.path.display(), error.source);
-            match named {
-                true => finding(
+            match need {
+                Need::NamedLoader => finding(
                     Severity::Bad,
                     error.what,
                     format!("the settings name it, and its machines get the usual one, if that is there: {found}"),
                     error.advice,
                 ),
-                false => finding(
+                _ => finding(
                     Severity::Warning,
                     error.what,
                     format!("machines that need it cannot be booted: {found}"),
@@ -204,9 +210,14 @@ fn allowed(settings: &Settings) -> Finding {
     }
 }
 
+/// The user of p2v serve.
+fn user_of(settings: &Settings) -> &str {
+    settings.serve.user.as_deref().unwrap_or(privileges::USUAL)
+}
+
 /// Whom p2v serve runs as.
 fn service_user(settings: &Settings) -> Finding {
-    let name = settings.serve.user.as_deref().unwrap_or(privileges::USUAL);
+    let name = user_of(settings);
     let what = "user of p2v serve";
     match nix::unistd::User::from_name(name) {
         Ok(Some(user)) if user.uid.is_root() => finding(
@@ -277,7 +288,7 @@ mod tests {
             ..Default::default()
         };
         let found = |settings: &p2v_netboot::Settings| {
-            let findings = loaders_of_some(missing_loaders(settings));
+            let findings = loaders_of_some(missing_files(settings));
             let severities: Vec<Severity> = findings.iter().map(|f| f.severity).collect();
             (severities, findings[0].todo.clone())
         };

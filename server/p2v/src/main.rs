@@ -12,7 +12,6 @@ mod copying;
 mod descriptors;
 mod doctor;
 mod image;
-mod loaders;
 mod network_cards;
 mod privileges;
 mod report;

@@ -1,24 +1,21 @@
 //! Whose network card it is that asks: of all cards of a machine, not only the one it boots from.
 //!
 //! A machine whose server is on this host must not start its own disk because it asked by another
-//! card, or because its record cannot be read at the moment.
-
-use std::collections::BTreeMap;
+//! card.
 
 use p2v_aoe::MacAddr;
-use p2v_dom0::store::Listing;
-use p2v_dom0::{MachineName, Record, State, Store};
+use p2v_dom0::{Record, State};
 
-use crate::boot_policy::{self, Facts, Rules};
+use crate::boot_policy::{self, Facts, Rules, Verdict};
 
 /// A machine's cards, the one it boots from first.
-fn cards(record: &Record) -> impl Iterator<Item = MacAddr> {
+pub fn cards(record: &Record) -> impl Iterator<Item = MacAddr> {
     let inventory = record.inventory.iter().flat_map(|known| &known.nics);
     std::iter::once(record.boot_mac).chain(inventory.map(|card| card.mac))
 }
 
 /// Whether a machine's server is on this host, or its disks were copied there, in part at least.
-pub fn begun(record: &Record) -> bool {
+fn begun(record: &Record) -> bool {
     let facts = Facts::of(record);
     facts.server_is_here() || matches!(record.state, State::Copying | State::Copied)
 }
@@ -45,6 +42,31 @@ pub fn second_card_of(
     })
 }
 
+/// Which record speaks for a card, where a machine was booted by two of its cards and so has two: its own
+/// (`None`), or the one by another card, `other`, whose machine is held by this one. `own`: what its own
+/// record says; `None` if it has none.
+///
+/// - Its own never sends it to its disk while the server of the other is on this host.
+/// - A machine whose domain is on its old disk must come up with the agent. By a card that would be held,
+///   because what it has a record of was moved, the screen says which card that is, rather than that
+///   the machine can be switched off.
+/// - Else its own: by each card the agent has a shelf and a token of that card's. It exports read-only, and
+///   `p2v start` refuses the one record while the other's server is here. The other's shelf is not given to
+///   it: a card that was put into another machine would bring a second one to that shelf, under a
+///   domain's disk.
+pub fn instead_of(own: Option<Verdict>, other: Option<&Record>) -> Option<&Record> {
+    let other = other?;
+    let facts = Facts::of(other);
+    let needs_its_disk = facts.in_use || facts.state == State::Running;
+    let other_speaks = match own {
+        None => true,
+        Some(own) if own.leaves_it_to_its_disk() => facts.server_is_here(),
+        Some(Verdict::HoldMoved | Verdict::HoldReleased) => needs_its_disk,
+        Some(_) => false,
+    };
+    other_speaks.then_some(other)
+}
+
 /// What such a machine shows.
 pub fn not_by_this_card(record: &Record, mac: MacAddr) -> String {
     let why = match record.state {
@@ -56,28 +78,4 @@ pub fn not_by_this_card(record: &Record, mac: MacAddr) -> String {
         "This is {}, whose {why}. It boots from its network card {}, and not from this one ({mac}).",
         record.name, record.boot_mac
     )
-}
-
-/// The cards of each machine, by the last listing in which its record could be read.
-#[derive(Debug, Default)]
-pub struct LastKnown(BTreeMap<MachineName, Vec<MacAddr>>);
-
-impl LastKnown {
-    /// Takes down what can be read, and forgets the machines whose records were moved away.
-    pub fn learn(&mut self, store: &Store, listing: &Listing) {
-        self.0
-            .retain(|name, _| listing.cannot_read(&store.path(name)));
-        for record in &listing.records {
-            self.0.insert(record.name.clone(), cards(record).collect());
-        }
-    }
-
-    /// Whether `mac` is of a machine whose record cannot be read now: `listing` has the others;
-    /// `None` if nothing could be listed.
-    pub fn hides(&self, store: &Store, listing: Option<&Listing>, mac: MacAddr) -> bool {
-        self.0.iter().any(|(name, cards)| {
-            listing.is_none_or(|listing| listing.cannot_read(&store.path(name)))
-                && cards.contains(&mac)
-        })
-    }
 }

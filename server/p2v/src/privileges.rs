@@ -1,22 +1,19 @@
 //! From root to a user that can do nothing else on this host.
 //!
-//! The service reads what strangers send. It needs ports below 1024 and frames of its own making,
-//! and no more: not the disks, not `xl`, not root's files.
+//! The service reads what strangers send. It needs ports below 1024 and frames of its own making, which are
+//! opened before, and never again; and no more: not the disks, not `xl`, not root's files.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, lchown};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use caps::{CapSet, Capability, CapsHashSet};
+use caps::CapSet;
 use nix::sys::prctl;
 use nix::unistd::{User, geteuid, setgroups, setresgid, setresuid};
 
 /// The user that `make install` brings.
 pub const USUAL: &str = "p2v";
-
-/// What is kept of root's power: DHCP and TFTP ports, and raw frames to machines without address.
-const KEPT: [Capability; 2] = [Capability::CAP_NET_BIND_SERVICE, Capability::CAP_NET_RAW];
 
 /// Whom the service shall go on as; `None`: as whoever started it.
 ///
@@ -71,33 +68,37 @@ pub fn give(dir: &Path, user: &User) -> Result<()> {
     all().with_context(|| format!("cannot give {} to the user {}", dir.display(), user.name))
 }
 
-/// Goes on as `user`, with the two capabilities that the service needs and no way back. For a
-/// process with one thread: others would keep what they have.
+/// Goes on as `user`, with nothing of root's power and no way back. For a process with one thread: others
+/// would keep what they have.
 ///
 /// # Errors
 /// The kernel refused a step. Then the process must end: it may be half root.
 pub fn go_on_as(user: &User) -> Result<()> {
-    let permitted = caps::read(None, CapSet::Permitted)?;
-    let kept: CapsHashSet = KEPT
-        .into_iter()
-        .filter(|one| permitted.contains(one))
-        .collect();
     let change = || -> Result<()> {
         for one in caps::read(None, CapSet::Bounding)? {
-            if !kept.contains(&one) {
-                caps::drop(None, CapSet::Bounding, one)?;
-            }
+            caps::drop(None, CapSet::Bounding, one)?;
         }
-        prctl::set_keepcaps(true)?;
         setgroups(&[])?;
         setresgid(user.gid, user.gid, user.gid)?;
         setresuid(user.uid, user.uid, user.uid)?;
-        caps::set(None, CapSet::Effective, &kept)?;
-        caps::set(None, CapSet::Permitted, &kept)?;
-        caps::clear(None, CapSet::Inheritable)?;
-        prctl::set_keepcaps(false)?;
+        Ok(())
+    };
+    change().with_context(|| format!("cannot go on as the user {}", user.name))?;
+    give_up_capabilities()
+}
+
+/// Gives up what a service manager gave a user other than root, for ever. For a process with one thread.
+///
+/// # Errors
+/// The kernel, or a filter of system calls, refused it.
+pub fn give_up_capabilities() -> Result<()> {
+    let change = || -> Result<()> {
+        // Ambient ones go with the permitted ones (`capabilities(7)`).
+        for set in [CapSet::Effective, CapSet::Permitted, CapSet::Inheritable] {
+            caps::clear(None, set)?;
+        }
         prctl::set_no_new_privs()?;
         Ok(())
     };
-    change().with_context(|| format!("cannot go on as the user {}", user.name))
+    change().context("cannot give up the capabilities of the start")
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use p2v_aoe::MacAddr;
 use p2v_dom0::name::MachineName;
-use p2v_netboot::{Loader, boot_menu};
+use p2v_netboot::{Image, ImageName, Loader, boot_menu};
 use serde::Deserialize;
 
 use crate::arguments::Global;
@@ -68,6 +68,8 @@ pub struct Machine {
     pub boot: Option<Wish>,
     /// The boot loader it is given, whatever it is taken for.
     pub loader: Option<Loader>,
+    /// The netboot image that it is started with, one of those under [serve.images]; by itself the usual one.
+    pub image: Option<ImageName>,
     /// Consoles of the agent's kernel, as in `console=`; by itself the screen and the first serial port.
     pub console: Vec<String>,
     /// More arguments for the agent's kernel.
@@ -75,6 +77,12 @@ pub struct Machine {
 }
 
 impl Machine {
+    /// The image that a machine's agent is started with.
+    pub fn image(machine: Option<&Machine>) -> Image {
+        let named = machine.and_then(|machine| machine.image);
+        named.map_or(Image::Usual, Image::Named)
+    }
+
     /// What the agent's kernel is told beside p2v's own arguments.
     pub fn kernel_arguments(&self) -> String {
         let consoles = self.console.iter().map(|c| format!("console={c}"));
@@ -83,6 +91,14 @@ impl Machine {
             arguments.push(self.append.clone());
         }
         arguments.join(" ")
+    }
+
+    /// The same, and p2v's own after it.
+    pub fn with_kernel_arguments(machine: Option<&Machine>, ours: String) -> String {
+        match machine.map(Machine::kernel_arguments) {
+            Some(theirs) if !theirs.is_empty() => format!("{theirs} {ours}"),
+            _ => ours,
+        }
     }
 }
 
@@ -134,6 +150,20 @@ impl Settings {
         settings.serve.state_dir = settings.state.join("netboot");
         settings.file = file.map(Path::to_owned);
         Ok(settings)
+    }
+
+    /// The images that machines shall have and that are not there, with those machines. No error: they get the
+    /// usual image, and without the service those whose server is on this host would start their own disks.
+    pub fn unknown_images(&self) -> BTreeMap<ImageName, Vec<MacAddr>> {
+        let mut unknown: BTreeMap<ImageName, Vec<MacAddr>> = BTreeMap::new();
+        for (mac, machine) in &self.machines {
+            if let Some(name) = machine.image
+                && !self.serve.images.contains_key(&name)
+            {
+                unknown.entry(name).or_default().push(*mac);
+            }
+        }
+        unknown
     }
 
     fn parse(text: &str) -> Result<Settings> {
@@ -202,9 +232,10 @@ mod tests {
             let keys: Vec<&str> = known.split('`').skip(1).step_by(2).collect();
             assert!(keys.len() > 4, "{error}");
             for key in keys.into_iter().filter(|key| !foreign.contains(key)) {
+                let (value, table) = (format!("{key} = "), format!("[serve.{key}."));
                 let there = all
                     .lines()
-                    .any(|line| line.starts_with(&format!("{key} = ")));
+                    .any(|line| line.starts_with(&value) || line.starts_with(&table));
                 assert!(there, "{section} {key} is not in p2v.toml");
             }
         }
@@ -250,5 +281,51 @@ mod tests {
         assert!(machine("console=['ttyS1\\n']").contains("contain"));
         assert!(machine("boot='disk'").contains("local"));
         assert!(machine("loader='grub.efi'").contains("shimx64.efi"));
+    }
+
+    #[test]
+    fn an_image_is_two_files_under_a_name_that_machines_can_have() {
+        let parse = |image: &str, machine: &str| {
+            let text = format!("{image}\n[machines.'52:54:00:00:00:01']\n{machine}");
+            Settings::parse(&text).map_err(|error| format!("{error:#}"))
+        };
+        let whole = "[serve.images.old]\nkernel = '/srv/k'\ninitrd = '/srv/i'";
+        let settings = parse(whole, "image = 'old'").unwrap();
+        let machine = settings.machines.values().next();
+        assert_eq!(
+            Machine::image(machine),
+            Image::Named("old".parse().unwrap())
+        );
+        assert_eq!(Machine::image(Some(&Machine::default())), Image::Usual);
+        assert_eq!(Machine::image(None), Image::Usual);
+
+        assert!(settings.unknown_images().is_empty());
+
+        // Neither keeps the service from starting.
+        let odd = parse(whole, "image = 'odl'").unwrap();
+        let mac = "52:54:00:00:00:01".parse().unwrap();
+        assert_eq!(
+            odd.unknown_images(),
+            BTreeMap::from([("odl".parse().unwrap(), vec![mac])])
+        );
+        parse(
+            "[serve.images.old]\nkernel = 'k'\ninitrd = '/srv/i'",
+            "image = 'old'",
+        )
+        .unwrap();
+        for (image, named) in [
+            ("[serve.images.old]\nkernel = '/srv/k'", "initrd"),
+            ("[serve.images.old]\ninitrd = '/srv/i'", "kernel"),
+            (
+                "[serve.images.'../x']\nkernel = '/srv/k'\ninitrd = '/srv/i'",
+                "`../x` cannot name an image",
+            ),
+            (&format!("{whole}\nmodules = '/x'"), "modules"),
+        ] {
+            let error = parse(image, "").unwrap_err();
+            assert!(error.contains(named), "{error}");
+        }
+        let error = parse(whole, "image = 'Old'").unwrap_err();
+        assert!(error.contains("`Old` cannot name an image"), "{error}");
     }
 }

@@ -5,9 +5,10 @@ use std::net::Ipv4Addr;
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
+use p2v_netboot::Loader;
+use p2v_netboot::loader::{FIRMWARES, Firmware, http_host};
 use serde_json::json;
 
-use crate::loaders::{FIRMWARES, IPXE_SCRIPT};
 use crate::settings::Settings;
 
 /// A DHCP server that can be told.
@@ -103,9 +104,28 @@ fn all_of(tests: Vec<String>, always: &str) -> String {
 struct Site {
     /// This host, as machines reach it.
     server: Ipv4Addr,
+    /// What stands in URLs; none: UEFI HTTP boot is not served.
+    http: Option<String>,
     /// The machines that are meant; empty: all that boot from the network.
     only: Vec<Pattern>,
 }
+
+impl Site {
+    /// What can be booted, and the file that it is told.
+    fn firmwares(&self) -> Vec<(Firmware, String)> {
+        let told = |firmware: Firmware| match (firmware.http, &self.http) {
+            (false, _) => Some((firmware, firmware.loader.to_string())),
+            (true, Some(host)) => Some((firmware, format!("http://{host}/{}", firmware.loader))),
+            (true, None) => None,
+        };
+        FIRMWARES.into_iter().filter_map(told).collect()
+    }
+}
+
+/// What UEFI HTTP boot asks as, and must be answered as (UEFI specification 2.10, 24.7.3).
+const HTTP_CLASS: &str = "HTTPClient";
+/// What all others ask as.
+const PXE_CLASS: &str = "PXEClient";
 
 /// The configuration for the settings as they are.
 ///
@@ -118,8 +138,11 @@ pub fn print(server: DhcpServer, settings: &Settings) -> Result<String> {
         .iter()
         .map(|entry| Pattern::parse(&entry.to_string()))
         .collect::<Result<_>>()?;
+    let address = p2v_netboot::server_address(&settings.serve)?;
+    let has_http = !settings.serve.signed_grub();
     let site = Site {
-        server: p2v_netboot::server_address(&settings.serve)?,
+        server: address,
+        http: http_host(address, settings.serve.http_port).filter(|_| has_http),
         only,
     };
     let comment = if server == DhcpServer::Kea { "//" } else { "#" };
@@ -148,6 +171,13 @@ fn about(server: DhcpServer, site: &Site) -> Vec<String> {
             site.server
         ),
     ];
+    if site.http.is_none() {
+        lines.push(
+            "UEFI HTTP boot is left out: it needs `secure_boot = false` under [serve] (Debian's signed GRUB speaks no HTTP), \
+             and an `http_port`."
+                .into(),
+        );
+    }
     if site.only.is_empty() {
         lines.push(
             "`allow` under [serve] is empty: this is for EVERY machine that boots from the network.".into(),
@@ -161,7 +191,7 @@ fn dnsmasq(site: &Site) -> String {
     for pattern in &site.only {
         let _ = writeln!(text, "dhcp-mac=set:p2v,{}", pattern.dnsmasq());
     }
-    for firmware in &FIRMWARES {
+    for (firmware, _) in site.firmwares() {
         for architecture in firmware.architectures {
             let _ = writeln!(
                 text,
@@ -174,23 +204,35 @@ fn dnsmasq(site: &Site) -> String {
     text += "dhcp-match=set:p2v-ipxe,175\ndhcp-userclass=set:p2v-ipxe,iPXE\n";
     let listed = if site.only.is_empty() { "" } else { "tag:p2v," };
     let server = site.server;
-    for firmware in &FIRMWARES {
-        let _ = writeln!(
-            text,
-            "dhcp-boot={listed}tag:p2v-{},tag:!p2v-ipxe,{},,{server}",
-            firmware.tag, firmware.boot_file
-        );
+    for (firmware, file) in site.firmwares() {
+        let tag = firmware.tag;
+        if firmware.http {
+            // Sent unasked: the firmware takes no other answer.
+            let _ = writeln!(
+                text,
+                "dhcp-option-force={listed}tag:p2v-{tag},60,{HTTP_CLASS}\ndhcp-boot={listed}tag:p2v-{tag},{file}"
+            );
+        } else {
+            let _ = writeln!(
+                text,
+                "dhcp-boot={listed}tag:p2v-{tag},tag:!p2v-ipxe,{file},,{server}"
+            );
+        }
     }
-    let _ = writeln!(
-        text,
-        "dhcp-boot={listed}tag:p2v-ipxe,{IPXE_SCRIPT},,{server}"
-    );
+    let script = Loader::Ipxe;
+    let _ = writeln!(text, "dhcp-boot={listed}tag:p2v-ipxe,{script},,{server}");
     text
 }
 
 fn isc(site: &Site) -> String {
-    let mut condition =
-        "substring(option vendor-class-identifier, 0, 9) = \"PXEClient\"".to_owned();
+    let class = |name: &str| {
+        let length = name.len();
+        format!("substring(option vendor-class-identifier, 0, {length}) = \"{name}\"")
+    };
+    let mut condition = class(PXE_CLASS);
+    if site.http.is_some() {
+        condition = format!("({condition}\n    or {})", class(HTTP_CLASS));
+    }
     if !site.only.is_empty() {
         let any: Vec<String> = site.only.iter().map(Pattern::isc).collect();
         let _ = write!(condition, "\n    and ({})", any.join("\n      or "));
@@ -198,10 +240,11 @@ fn isc(site: &Site) -> String {
     let mut text = format!(
         "option p2v-architecture code 93 = unsigned integer 16;\noption p2v-ipxe code 175 = string;\n\
          class \"p2v\" {{\n  match if {condition};\n  next-server {};\n  \
-         if exists p2v-ipxe or option user-class = \"iPXE\" {{\n    filename \"{IPXE_SCRIPT}\";\n  }}",
-        site.server
+         if exists p2v-ipxe or option user-class = \"iPXE\" {{\n    filename \"{}\";\n  }}",
+        site.server,
+        Loader::Ipxe
     );
-    for firmware in &FIRMWARES {
+    for (firmware, file) in site.firmwares() {
         let any: Vec<String> = firmware
             .architectures
             .iter()
@@ -210,11 +253,14 @@ fn isc(site: &Site) -> String {
                 format!("option p2v-architecture = {high:02x}:{low:02x}")
             })
             .collect();
+        let answered_as = match firmware.http {
+            true => format!("    option vendor-class-identifier \"{HTTP_CLASS}\";\n"),
+            false => String::new(),
+        };
         let _ = write!(
             text,
-            " elsif {} {{\n    filename \"{}\";\n  }}",
+            " elsif {} {{\n{answered_as}    filename \"{file}\";\n  }}",
             any.join(" or "),
-            firmware.boot_file
         );
     }
     text += "\n}\n";
@@ -222,7 +268,11 @@ fn isc(site: &Site) -> String {
 }
 
 fn kea(site: &Site) -> Result<String> {
-    let mut meant = "substring(option[60].hex, 0, 9) == 'PXEClient'".to_owned();
+    let asks_as = |name: &str| format!("substring(option[60].hex, 0, {}) == '{name}'", name.len());
+    let mut meant = asks_as(PXE_CLASS);
+    if site.http.is_some() {
+        meant = format!("({meant} or {})", asks_as(HTTP_CLASS));
+    }
     if !site.only.is_empty() {
         let any: Vec<String> = site.only.iter().map(Pattern::kea).collect();
         let _ = write!(meant, " and ({})", any.join(" or "));
@@ -238,22 +288,32 @@ fn kea(site: &Site) -> Result<String> {
     let ipxe = "(option[175].exists or substring(option[77].hex, 0, 4) == 'iPXE')";
     let mut classes = vec![
         json!({ "name": "p2v", "test": meant }),
-        class("p2v-ipxe", format!("member('p2v') and {ipxe}"), IPXE_SCRIPT),
+        class(
+            "p2v-ipxe",
+            format!("member('p2v') and {ipxe}"),
+            &Loader::Ipxe.name(),
+        ),
     ];
-    for firmware in &FIRMWARES {
+    for (firmware, file) in site.firmwares() {
         let any: Vec<String> = firmware
             .architectures
             .iter()
             .map(|number| format!("option[93].hex == 0x{number:04x}"))
             .collect();
-        classes.push(class(
+        let mut class = class(
             &format!("p2v-{}", firmware.tag),
             format!(
                 "member('p2v') and not member('p2v-ipxe') and ({})",
                 any.join(" or ")
             ),
-            firmware.boot_file,
-        ));
+            &file,
+        );
+        if firmware.http {
+            class["option-data"] = json!([
+                { "name": "vendor-class-identifier", "data": HTTP_CLASS, "always-send": true },
+            ]);
+        }
+        classes.push(class);
     }
     let all = json!({ "Dhcp4": { "client-classes": classes } });
     Ok(serde_json::to_string_pretty(&all)? + "\n")

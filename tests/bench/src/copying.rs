@@ -6,9 +6,10 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use serde::Serialize;
 
+use crate::measured::{self, median};
 use crate::network::Network;
 use crate::scene::forget;
 
@@ -48,19 +49,7 @@ pub struct Taken {
 }
 
 /// What a row came to: by each peer the median of its rounds.
-#[derive(Clone, Debug, Serialize)]
-pub struct Measured {
-    pub row: Row,
-    pub name: String,
-    pub results: Vec<(Peer, Taken)>,
-}
-
-impl Measured {
-    pub fn of(&self, peer: Peer) -> Option<&Taken> {
-        let found = self.results.iter().find(|(p, _)| *p == peer);
-        found.map(|(_, taken)| taken)
-    }
-}
+pub type Measured = measured::Measured<Row, Peer, Taken>;
 
 /// Where copies are made.
 pub struct Workshop {
@@ -86,27 +75,14 @@ impl Workshop {
 
     /// Measures a row so many times, the peers by turns.
     pub fn measure(&self, row: &Row, rounds: usize) -> Result<Measured> {
-        let mut taken: Vec<(Peer, Vec<Taken>)> =
-            row.peers.iter().map(|peer| (*peer, Vec::new())).collect();
-        for _ in 0..rounds {
-            for (peer, list) in &mut taken {
-                let one = self.once(row, *peer);
-                list.push(one.with_context(|| format!("{}, {peer:?}", row.name()))?);
-            }
-        }
-        let results = taken
-            .into_iter()
-            .map(|(peer, mut list)| {
-                list.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
-                let middle = list.len() / 2;
-                (peer, list.swap_remove(middle))
-            })
-            .collect();
-        Ok(Measured {
-            name: row.name(),
-            row: row.clone(),
-            results,
-        })
+        Measured::by_turns(
+            row,
+            row.name(),
+            &row.peers,
+            rounds,
+            |peer| self.once(row, peer),
+            |list| median(list, |taken| taken.seconds),
+        )
     }
 
     fn once(&self, row: &Row, peer: Peer) -> Result<Taken> {

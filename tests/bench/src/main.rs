@@ -12,8 +12,10 @@ use lexopt::{Arg, Parser, ValueExt};
 mod ceiling;
 mod copying;
 mod generator;
+mod measured;
 mod netboot;
 mod network;
+mod power_on;
 mod report;
 mod rows;
 mod scene;
@@ -88,10 +90,13 @@ fn run() -> Result<()> {
     shares.retain(|row| chosen(&row.name()));
     let mut fetches = netboot::all();
     fetches.retain(|row| chosen(&row.name()));
+    let mut starts = power_on::all();
+    starts.retain(|row| chosen(&row.name()));
     if list {
         let names = rows.iter().map(rows::Row::name);
         let names = names.chain(copies.iter().map(copying::Row::name));
         let names = names.chain(fetches.iter().map(netboot::Row::name));
+        let names = names.chain(starts.iter().map(power_on::Row::name));
         for name in names.chain(shares.iter().map(copying::share::Row::name)) {
             println!("{name}");
         }
@@ -127,6 +132,11 @@ fn run() -> Result<()> {
         }
         netboot::report::goals(&measured);
         report::json(&measured, &out.join("netboot.json"))?;
+    }
+    if !starts.is_empty() {
+        let measured = power_on::measure(&out, rounds.max(1))?;
+        measured.print();
+        report::json(&[measured], &out.join("power-on.json"))?;
     }
     if !copies.is_empty() {
         let workshop = copying::Workshop::new(&out)?;

@@ -130,6 +130,15 @@ const GOALS: [Goal; 8] = [
     },
 ];
 
+/// Whether a goal was reached, in words of one length.
+pub fn verdict(reached: bool) -> &'static str {
+    if reached {
+        "reached    "
+    } else {
+        "NOT reached"
+    }
+}
+
 /// Which goals were reached.
 pub fn goals(measured: &[Measured]) {
     println!("\ngoals");
@@ -140,11 +149,7 @@ pub fn goals(measured: &[Measured]) {
                 continue;
             };
             let ratio = (goal.ratio)(ours, other);
-            let verdict = if (goal.reached)(ratio) {
-                "reached    "
-            } else {
-                "NOT reached"
-            };
+            let verdict = verdict((goal.reached)(ratio));
             println!(
                 "  {verdict} {ratio:6.2} ({}) {}: {}",
                 goal.wanted, goal.what, measured.name
@@ -156,11 +161,7 @@ pub fn goals(measured: &[Measured]) {
         .filter_map(|m| m.of(Server::Ours))
         .map(|taken| taken.figures.lost + taken.figures.errors)
         .sum();
-    let verdict = if lost == 0 {
-        "reached    "
-    } else {
-        "NOT reached"
-    };
+    let verdict = verdict(lost == 0);
     println!("  {verdict} {lost:6} (0) frames lost or answered with an error by p2v, all rows");
     println!(
         "the load ran on one processor and the target on another; kernel work in interrupts is not in its CPU seconds"

@@ -10,6 +10,7 @@ use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use serde::Serialize;
 
 use crate::generator::Figures;
+use crate::measured::{self, median};
 use crate::network::Network;
 use crate::rows::{Disk, Pattern, Row, Server};
 use crate::slow_disk;
@@ -21,19 +22,7 @@ pub const SLOT: u8 = 0;
 const SIZE: u64 = 1 << 30;
 
 /// What a row came to: the median of its rounds by each server.
-#[derive(Clone, Debug, Serialize)]
-pub struct Measured {
-    pub row: Row,
-    pub name: String,
-    pub results: Vec<(Server, Taken)>,
-}
-
-impl Measured {
-    pub fn of(&self, server: Server) -> Option<&Taken> {
-        let found = self.results.iter().find(|(s, _)| *s == server);
-        found.map(|(_, taken)| taken)
-    }
-}
+pub type Measured = measured::Measured<Row, Server, Taken>;
 
 /// One server's figures.
 #[derive(Clone, Debug, Serialize)]
@@ -79,32 +68,14 @@ impl Scene {
             Some(_) => self.mount.join(slow_disk::NAME).canonicalize()?,
             None => self.image.clone(),
         };
-        let mut taken: Vec<(Server, Vec<Taken>)> = row
-            .servers
-            .iter()
-            .map(|server| (*server, Vec::new()))
-            .collect();
-        for _ in 0..rounds {
-            for (server, list) in &mut taken {
-                let one = self
-                    .once(row, *server, &file, seconds)
-                    .with_context(|| format!("{}, {server:?}", row.name()))?;
-                list.push(one);
-            }
-        }
-        let results = taken
-            .into_iter()
-            .map(|(server, mut list)| {
-                list.sort_by(|a, b| a.figures.iops.total_cmp(&b.figures.iops));
-                let middle = list.len() / 2;
-                (server, list.swap_remove(middle))
-            })
-            .collect();
-        Ok(Measured {
-            name: row.name(),
-            row: row.clone(),
-            results,
-        })
+        Measured::by_turns(
+            row,
+            row.name(),
+            &row.servers,
+            rounds,
+            |server| self.once(row, server, &file, seconds),
+            |list| median(list, |taken| taken.figures.iops),
+        )
     }
 
     fn once(&self, row: &Row, server: Server, file: &Path, seconds: f64) -> Result<Taken> {

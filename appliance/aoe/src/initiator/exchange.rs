@@ -12,15 +12,18 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use pnet::util::MacAddr;
 
-use super::path::{Path, RTO_MAX};
-use super::{Error, Silence, TAG_OURS};
+use super::link::Link;
+use super::path::Path;
+use super::{Error, Silence};
 use crate::address::Address;
-use crate::frame::{self, FRAME_MIN, HEADER_LEN, Header, command};
-use crate::vendor::{Probe, Reply, Request};
-use crate::wire::Wire;
+
+mod answers;
+mod outgoing;
+mod silence;
+
+use answers::Answers;
 
 /// Requests in flight at the most, whatever a target says: more than the fastest wire needs.
 const WINDOW_MAX: usize = 256;
@@ -90,74 +93,9 @@ pub struct Counters {
     pub late: u64,
 }
 
-/// An interface and the wire on it.
-#[derive(Clone)]
-pub(super) struct Link {
-    pub(super) wire: Arc<dyn Wire>,
-    pub(super) iface: String,
-    /// Opens the wire anew.
-    pub(super) open: Arc<super::Opener>,
-}
-
-impl Link {
-    pub(super) fn failed(&self, what: &'static str, source: std::io::Error) -> Error {
-        Error::Wire {
-            what,
-            iface: self.iface.clone(),
-            source,
-        }
-    }
-}
-
-/// Hands what comes on any of these links within `wait` to `each`, with the link's index. An error is
-/// told with the index as well, when the other links have had their turn.
-pub(super) fn receive(
-    links: &[(usize, &Link)],
-    wait: Duration,
-    each: &mut dyn FnMut(usize, &[u8]),
-) -> Result<(), (usize, std::io::Error)> {
-    if let [(index, link)] = links {
-        let received = link.wire.receive(wait, &mut |bytes| each(*index, bytes));
-        return received.map(|_| ()).map_err(|error| (*index, error));
-    }
-    let mut polled: Vec<PollFd<'_>> = links
-        .iter()
-        .map(|(_, link)| PollFd::new(link.wire.readiness(), PollFlags::POLLIN))
-        .collect();
-    let timeout = PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX);
-    match poll(&mut polled, timeout) {
-        Ok(_) | Err(nix::errno::Errno::EINTR) => {}
-        Err(error) => return Err((links.first().map_or(0, |(index, _)| *index), error.into())),
-    }
-    let mut failed = Ok(());
-    for (index, link) in links {
-        let received = link
-            .wire
-            .receive(Duration::ZERO, &mut |bytes| each(*index, bytes));
-        if let Err(error) = received {
-            failed = failed.and(Err((*index, error)));
-        }
-    }
-    failed
-}
-
-/// What came back in a run.
-struct Answers {
-    /// When something came last.
-    heard: Instant,
-    /// When the target was asked last whether it is there.
-    asked: Instant,
-    /// When it said so, or something came.
-    alive: Instant,
-    /// The time of the batch at hand.
-    now: Option<Instant>,
-    failed: Option<Error>,
-}
-
 /// Is told of silence.
 pub(super) type Listener = Box<dyn FnMut(Silence) + Send>;
 
-/// The exchange with one target.
 /// How a target is waited for whose disk takes long.
 #[derive(Clone, Copy)]
 pub(super) struct DiskPatience {
@@ -168,6 +106,7 @@ pub(super) struct DiskPatience {
     pub(super) length: u16,
 }
 
+/// The exchange with one target.
 pub(super) struct Exchange {
     pub(super) address: Address,
     pub(super) links: Arc<[Link]>,
@@ -182,6 +121,8 @@ pub(super) struct Exchange {
     /// The target may have been restarted since this was taken last: frames were lost, or it was not
     /// spoken to for a while.
     pub(super) suspect: bool,
+    /// Answers with data do not come.
+    pub(super) without_data: bool,
     /// When the target was heard last.
     heard: Instant,
     /// When the interfaces were looked at last.
@@ -223,6 +164,7 @@ impl Exchange {
             counters: Counters::default(),
             listener: None,
             suspect: false,
+            without_data: false,
             heard: Instant::now(),
             tended: Instant::now(),
             broken: None,
@@ -252,6 +194,14 @@ impl Exchange {
     pub(super) fn retain(&mut self, keep: &[bool]) {
         let mut keep = keep.iter();
         self.paths.retain(|_| *keep.next().unwrap_or(&true));
+    }
+
+    /// Has answers with data passed over from now on, on links that are opened anew as well.
+    pub(super) fn pass_over_data(&mut self) {
+        self.without_data = true;
+        for link in self.links.iter() {
+            link.wire.pass_over_data();
+        }
     }
 
     /// Sends all requests of `ask` and hands the body of each answer to `take` with the request's
@@ -366,81 +316,6 @@ impl Exchange {
         }
     }
 
-    /// Asks the target to say that it is there, which it does without its disks: by a question that only the
-    /// hosts on its list are answered, and as long as the answers that are waited for.
-    fn ask_whether_there(&mut self, disk: DiskPatience) {
-        let question = Request::Probe(Probe {
-            confirm: false,
-            length: disk.length,
-            word: 0,
-        });
-        for path in self.paths.iter().filter(|path| !path.gone) {
-            let wire = &self.links[path.wire].wire;
-            let header =
-                Header::request(wire.mac(), path.mac, self.address, command::P2V, TAG_OURS);
-            // Where this cannot be sent, the request cannot, and says so.
-            let _ = wire.send(&[header.frame(&[&question.to_bytes()])]);
-        }
-    }
-
-    /// Whether this is the answer to that. Nothing else is in flight that is answered so.
-    fn says_it_is_there(&self, header: &Header, body: &[u8]) -> bool {
-        let Some(disk) = self.disk.filter(|_| header.command == command::P2V) else {
-            return false;
-        };
-        header.error.is_none()
-            && body.len() >= usize::from(disk.length)
-            && matches!(Reply::parse(body), Ok(Reply::Probe(probe)) if probe.length == disk.length)
-    }
-
-    fn tell(&mut self, silence: Silence) {
-        if let Some(listener) = &mut self.listener {
-            listener(silence);
-        }
-    }
-
-    fn silent(&mut self, ask: &Ask<'_>, waited: Duration) -> Error {
-        if self.paths.iter().all(|path| path.gone)
-            && let Some(error) = self.broken.take()
-        {
-            return error;
-        }
-        Error::Silent {
-            address: self.address,
-            mac: self.paths[ask.path.unwrap_or(self.main())].mac,
-            what: ask.what,
-            waited,
-            now: None,
-        }
-    }
-
-    /// Takes what comes on all links within `wait`.
-    fn receive(
-        &mut self,
-        wait: Duration,
-        ask: &Ask<'_>,
-        take: &mut Take<'_>,
-        answers: &mut Answers,
-    ) {
-        let links = self.links.clone();
-        let there: Vec<(usize, &Link)> = links
-            .iter()
-            .enumerate()
-            .filter(|(link, _)| self.paths.iter().any(|p| p.wire == *link && !p.gone))
-            .collect();
-        if there.is_empty() {
-            // Until an interface is there again.
-            std::thread::sleep(wait.min(NAP));
-            return;
-        }
-        let received = receive(&there, wait, &mut |link, bytes| {
-            self.arrived(link, bytes, ask, take, answers);
-        });
-        if let Err((link, error)) = received {
-            self.lose(link, "receive from", error);
-        }
-    }
-
     /// A link has failed: the ways over it are gone until it can be opened anew.
     fn lose(&mut self, link: usize, what: &'static str, source: std::io::Error) {
         for path in self.paths.iter_mut().filter(|p| p.wire == link) {
@@ -464,6 +339,9 @@ impl Exchange {
                 let Ok(wire) = (link.open)() else {
                     continue;
                 };
+                if self.without_data {
+                    wire.pass_over_data();
+                }
                 link.wire = wire;
                 self.paths.iter_mut().filter(own).for_each(Path::is_back);
             } else if self.paths.iter_mut().filter(own).any(|path| bad(path)) {
@@ -474,207 +352,7 @@ impl Exchange {
         self.links = links.into();
     }
 
-    /// One frame came on a link.
-    fn arrived(
-        &mut self,
-        link: usize,
-        bytes: &[u8],
-        ask: &Ask<'_>,
-        take: &mut Take<'_>,
-        answers: &mut Answers,
-    ) {
-        let Ok((header, body)) = frame::parse(bytes) else {
-            return;
-        };
-        let is_there = self.says_it_is_there(&header, body);
-        if !header.response
-            || header.address != self.address
-            || (header.command != ask.command && !is_there)
-            || header.tag & TAG_OURS == 0
-        {
-            return;
-        }
-        // It must come from a station we talk to: another one with the same address is another disk.
-        let from = |p: &Path| p.wire == link && p.mac == header.source;
-        let Some(path) = self.paths.iter().position(from) else {
-            return;
-        };
-        if is_there {
-            answers.alive = Instant::now();
-            return;
-        }
-        let Some(request) = self.answered(header.tag) else {
-            self.counters.late += 1;
-            return;
-        };
-        let now = *answers.now.get_or_insert_with(Instant::now);
-        answers.heard = now;
-        self.heard = now;
-        // A repeated request's round trip is not known (Karn).
-        let round_trip = (!request.again).then(|| now.duration_since(request.sent));
-        self.paths[path].answered(now, round_trip);
-        let result = match header.error {
-            None => take(request.index, body),
-            Some(6) => Err(Error::Reserved {
-                address: self.address,
-            }),
-            Some(code) => Err(Error::Refused {
-                address: self.address,
-                what: ask.what,
-                code,
-            }),
-        };
-        if let Err(error) = result {
-            answers.failed.get_or_insert(error);
-        }
-    }
-
     fn in_flight(&self) -> usize {
         self.slots.len() - self.free.len()
     }
-
-    /// Gives a request a place and a way; false when there is none.
-    fn begin(&mut self, ask: &Ask<'_>, index: usize, now: Instant) -> bool {
-        let room = |i: &usize| self.paths[*i].room(now);
-        let preferred = |i: &usize| (self.paths[*i].is_due(now), room(i));
-        let mut path = match ask.path {
-            Some(path) => path,
-            // The first of equals.
-            None => (0..self.paths.len())
-                .rev()
-                .max_by_key(preferred)
-                .unwrap_or(0),
-        };
-        if room(&path) == 0 {
-            // Where no way answers, one must still be tried.
-            path = ask.path.unwrap_or(self.main());
-            if self.in_flight() > 0 || self.paths[path].gone {
-                return false;
-            }
-        }
-        let Some(slot) = self.free.pop() else {
-            return false;
-        };
-        self.next_number = self.next_number.wrapping_add(1);
-        let tag = TAG_OURS | (self.next_number << SLOT_BITS & !TAG_OURS) | slot as u32;
-        self.slots[slot] = Some(Pending {
-            index,
-            tag,
-            sent: now,
-            timeout: self.paths[path].timeout().max(ask.slow),
-            again: false,
-            path,
-        });
-        self.paths[path].in_flight += 1;
-        self.outgoing.push((slot, 0));
-        self.counters.requests += 1;
-        true
-    }
-
-    /// Sends what is outgoing: headers and bodies from `heads`, data from where it is.
-    fn send(&mut self, ask: &Ask<'_>) {
-        if self.outgoing.is_empty() {
-            return;
-        }
-        self.heads.clear();
-        for (slot, end) in &mut self.outgoing {
-            let Some(request) = &self.slots[*slot] else {
-                continue;
-            };
-            let path = &self.paths[request.path];
-            let own = self.links[path.wire].wire.mac();
-            let from = self.heads.len();
-            self.heads.resize(from + HEADER_LEN, 0);
-            Header::request(own, path.mac, self.address, ask.command, request.tag)
-                .write(&mut self.heads[from..]);
-            (ask.body)(request.index, &mut self.heads);
-            // Ethernet's least, where no data follows.
-            if (ask.data)(request.index).is_empty() {
-                let length = (self.heads.len() - from).max(FRAME_MIN);
-                self.heads.resize(from + length, 0);
-            }
-            *end = self.heads.len();
-        }
-        let mut failed = Vec::new();
-        for (index, link) in self.links.iter().enumerate() {
-            let mut from = 0;
-            let frames: Vec<[&[u8]; 2]> = self
-                .outgoing
-                .iter()
-                .filter_map(|(slot, end)| {
-                    let head = &self.heads[from..*end];
-                    from = *end;
-                    let request = self.slots[*slot].as_ref()?;
-                    (self.paths[request.path].wire == index)
-                        .then(|| [head, (ask.data)(request.index)])
-                })
-                .collect();
-            if !frames.is_empty()
-                && let Err(error) = link.wire.send_parts(&frames)
-            {
-                failed.push((index, error));
-            }
-        }
-        self.outgoing.clear();
-        for (link, error) in failed {
-            self.lose(link, "send to", error);
-        }
-    }
-
-    /// The request with this tag, which has its answer now.
-    fn answered(&mut self, tag: u32) -> Option<Pending> {
-        let slot = (tag & ((1 << SLOT_BITS) - 1)) as usize;
-        let place = self.slots.get_mut(slot)?;
-        if place.as_ref()?.tag != tag {
-            return None;
-        }
-        self.free.push(slot);
-        let request = place.take()?;
-        self.paths[request.path].in_flight -= 1;
-        Some(request)
-    }
-
-    /// Has sent again what has waited too long.
-    fn repeat(&mut self, ask: &Ask<'_>, now: Instant) {
-        let mut lost = 0;
-        for (slot, request) in self.slots.iter_mut().enumerate() {
-            let Some(request) = request.as_mut().filter(|p| now >= p.sent + p.timeout) else {
-                continue;
-            };
-            let timeout = (request.timeout * 2).min(RTO_MAX.max(request.timeout));
-            // One that keeps the target busy says nothing of the way.
-            let learned = ask.slow.is_zero().then_some(timeout);
-            self.paths[request.path].lose(request.sent, learned);
-            if ask.path.is_none()
-                && let Some(other) = better(&self.paths, request.path, request.sent)
-            {
-                self.paths[request.path].in_flight -= 1;
-                self.paths[other].in_flight += 1;
-                request.path = other;
-            }
-            request.sent = now;
-            request.timeout = timeout;
-            request.again = true;
-            self.outgoing.push((slot, 0));
-            lost += 1;
-        }
-        if lost > 0 {
-            self.suspect = true;
-            self.counters.repeated += lost;
-            self.paths.iter_mut().for_each(|path| path.settle(now));
-        }
-    }
-}
-
-/// Another way for a request whose own has not answered since it left: one that has, or any that
-/// promises more.
-fn better(paths: &[Path], own: usize, sent: Instant) -> Option<usize> {
-    let fails = |path: &Path| path.gone || path.heard < Some(sent);
-    if !fails(&paths[own]) {
-        return None;
-    }
-    (0..paths.len())
-        .filter(|other| !paths[*other].gone)
-        .filter(|other| !fails(&paths[*other]) || paths[*other].promise() > paths[own].promise())
-        .max_by_key(|other| (!fails(&paths[*other]), paths[*other].promise()))
 }

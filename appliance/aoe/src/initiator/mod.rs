@@ -17,11 +17,12 @@ use crate::wire::{PacketSocket, Wire};
 
 mod error;
 mod exchange;
+mod link;
 mod path;
 mod probe;
 mod session;
 
-use exchange::Link;
+use link::Link;
 
 pub use error::Error;
 pub use exchange::Counters;
@@ -188,7 +189,7 @@ fn ask_all(
         if left.is_zero() {
             return Ok(found);
         }
-        exchange::receive(&all, left, &mut |link, bytes| {
+        link::receive(&all, left, &mut |link, bytes| {
             found.extend(answer(bytes, address).map(|found| (link, found)));
         })
         .map_err(|(link, error)| links[link].failed("receive from", error))?;

@@ -64,9 +64,10 @@ impl Buffers {
 
     /// Takes a buffer back.
     pub(super) fn give(&mut self, buffer: Buffer) {
-        if let Some(class) = SIZES.iter().position(|size| buffer.len() == *size)
-            && self.spare[class].len() < SPARE[class]
-        {
+        let Some(class) = SIZES.iter().position(|size| buffer.len() == *size) else {
+            return;
+        };
+        if self.spare[class].len() < SPARE[class] {
             self.spare[class].push(buffer);
         }
     }

@@ -168,19 +168,24 @@ impl Recent {
     }
 
     fn remember(&mut self, write: Write, now: Instant) {
-        if self.writes.len() == REMEMBERED
-            && let Some((oldest, _)) = self.writes.pop_front()
-        {
-            let key = (oldest.from, oldest.tag);
-            if let Some(count) = self.tags.get_mut(&key) {
-                *count -= 1;
-                if *count == 0 {
-                    self.tags.remove(&key);
-                }
-            }
+        if self.writes.len() == REMEMBERED {
+            self.forget_oldest();
         }
         *self.tags.entry((write.from, write.tag)).or_default() += 1;
         self.writes.push_back((write, now));
+    }
+
+    fn forget_oldest(&mut self) {
+        let Some((oldest, _)) = self.writes.pop_front() else {
+            return;
+        };
+        let key = (oldest.from, oldest.tag);
+        if let Some(count) = self.tags.get_mut(&key) {
+            *count -= 1;
+            if *count == 0 {
+                self.tags.remove(&key);
+            }
+        }
     }
 }
 

@@ -52,6 +52,11 @@ impl Paths {
         if self.ways.len() >= HOSTS_MAX && !self.ways.contains_key(&(wire, host)) {
             self.ways.clear();
         }
+        let shorter = usize::from(probe.length) < ATA_LEN + SECTOR as usize;
+        if shorter && !probe.confirm {
+            // Asks whether we are there, and for no longer frames: what was asked about them stays.
+            return Some(Probe { word: 0, ..probe });
+        }
         let way = self.ways.entry((wire, host)).or_default();
         if !probe.confirm {
             // Asked again, it is the same question.
@@ -102,6 +107,9 @@ mod tests {
             ..answer
         };
         assert_eq!(paths.probed(0, OTHER, 9000, confirm), None);
+        // Another session of this host asks whether we are there.
+        let there = Probe { length: 16, ..ask };
+        assert_eq!(paths.probed(0, HOST, 9000, there), Some(there));
         assert_eq!(paths.probed(0, HOST, 9000, confirm), Some(confirm));
         assert_eq!(paths.sectors(0, HOST, 9000), 17);
         assert_eq!(paths.sectors(0, OTHER, 9000), 2);

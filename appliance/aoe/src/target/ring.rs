@@ -262,10 +262,10 @@ impl Ring {
                 continue;
             }
             if name >= polls {
-                if (name - polls) >> 16 == generation
-                    && let Some(watched) = self.watched.get_mut((name & 0xffff) as usize)
-                {
-                    *watched = false;
+                if (name - polls) >> 16 == generation {
+                    if let Some(watched) = self.watched.get_mut((name & 0xffff) as usize) {
+                        *watched = false;
+                    }
                 }
                 continue;
             }
@@ -283,9 +283,10 @@ impl Ring {
                     .failed
                     .get_or_insert(io::ErrorKind::UnexpectedEof.into());
             }
-            if in_flight.left == 0
-                && let Some(in_flight) = self.slots[slot].take()
-            {
+            if in_flight.left != 0 {
+                continue;
+            }
+            if let Some(in_flight) = self.slots[slot].take() {
                 self.free.push(slot);
                 ended.push(Ended {
                     operation: in_flight.operation,

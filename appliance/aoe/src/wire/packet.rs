@@ -1,7 +1,6 @@
 //! `AF_PACKET`: the one place with system calls for frames. Batches both ways (`recvmmsg`,
 //! `sendmmsg`), because an old processor pays most for the number of calls.
 
-use std::ffi::CString;
 use std::io;
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -18,9 +17,15 @@ use pnet::util::MacAddr;
 use super::Wire;
 use super::ring::Ring;
 use super::spin::{LOOK, Spin};
-use crate::address::SECTOR;
-use crate::ata::ATA_LEN;
-use crate::frame::{ETHERNET_LEN, ETHERTYPE, HEADER_LEN, command};
+use crate::frame::{ETHERNET_LEN, ETHERTYPE};
+
+mod error;
+mod filter;
+mod interface;
+
+use filter::filter;
+
+pub use error::OpenError;
 
 /// Frames taken from the kernel, or given to it, with one call.
 const BATCH: usize = 64;
@@ -28,6 +33,8 @@ const BATCH: usize = 64;
 const HANDFUL: usize = 16;
 /// Bytes of one receive buffer: the largest jumbo frame (9000 + 14), rounded up.
 const FRAME_MAX: usize = 9216;
+/// An interface may carry longer frames (the loopback's MTU is 65536); none are sent, and none have room.
+const MTU_MAX: usize = FRAME_MAX - ETHERNET_LEN;
 /// What the socket's buffers are asked to hold: with room for a window of 64 jumbo frames from
 /// each of several hosts at their true size (about 16 KiB, AOE.md).
 const SOCKET_BUFFER: usize = 4 << 20;
@@ -58,29 +65,6 @@ enum Arrivals {
     Buffers(Box<[[u8; FRAME_MAX]; BATCH]>),
 }
 
-/// Why the socket could not be had.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// No such interface.
-    #[error("there is no network interface `{name}`: {source} (`ip link` lists them)")]
-    NoInterface {
-        /// What was asked for.
-        name: String,
-        /// The system's answer.
-        source: io::Error,
-    },
-    /// Anything else.
-    #[error("cannot {action} on interface `{name}`: {source}{}", if source.raw_os_error() == Some(libc::EPERM) { " (raw Ethernet needs root, or CAP_NET_RAW)" } else { "" })]
-    Socket {
-        /// What was tried.
-        action: &'static str,
-        /// On which interface.
-        name: String,
-        /// The system's answer.
-        source: io::Error,
-    },
-}
-
 impl PacketSocket {
     /// Opens the socket on the interface called `name`, to send some frames and receive the answers.
     pub fn open(name: &str) -> Result<PacketSocket, OpenError> {
@@ -98,7 +82,7 @@ impl PacketSocket {
             name: name.to_owned(),
             source,
         };
-        let Some(index) = interface_index(name) else {
+        let Some(index) = interface::index(name) else {
             return Err(no_interface(io::Error::from_raw_os_error(libc::ENODEV)));
         };
         let failed = |action| {
@@ -134,8 +118,10 @@ impl PacketSocket {
         setsockopt(&socket, sockopt::ReceiveTimeout, &wait)
             .map_err(|e| failed("set the time-out of a packet socket")(e.into()))?;
         filter(&socket, false).map_err(failed("filter what comes in"))?;
-        let mac = hardware_address(&socket, name).map_err(failed("read the MAC address"))?;
-        let mtu = mtu(&socket, name).map_err(failed("read the MTU"))?;
+        let mac =
+            interface::hardware_address(&socket, name).map_err(failed("read the MAC address"))?;
+        let mtu = interface::mtu(&socket, name).map_err(failed("read the MTU"))?;
+        let mtu = mtu.min(MTU_MAX);
         // Without memory for the ring the socket's queue does, at a system call for each batch.
         let arrivals = match ring.then(|| Ring::new(&socket, mtu)) {
             Some(Ok(ring)) => Arrivals::Ring(ring, Spin::default()),
@@ -284,11 +270,12 @@ impl Wire for PacketSocket {
     fn refresh(&self) {
         let dropped = dropped_since(&self.socket);
         self.dropped.fetch_add(dropped, Ordering::Relaxed);
-        if interface_index(&self.name) != Some(self.index) {
+        if interface::index(&self.name) != Some(self.index) {
             self.lost.store(true, Ordering::Relaxed);
             return;
         }
-        if let Ok(mtu) = mtu(&self.socket, &self.name) {
+        if let Ok(mtu) = interface::mtu(&self.socket, &self.name) {
+            let mtu = mtu.min(MTU_MAX);
             let fits = match &*self.arrivals() {
                 Arrivals::Ring(ring, _) => ring.fits(mtu),
                 Arrivals::Buffers(_) => true,
@@ -384,82 +371,6 @@ impl Wire for PacketSocket {
     }
 }
 
-/// The number that the kernel has for an interface of this name.
-fn interface_index(name: &str) -> Option<libc::c_uint> {
-    let name = CString::new(name).ok()?;
-    if name.as_bytes_with_nul().len() > libc::IFNAMSIZ {
-        return None;
-    }
-    // SAFETY: `name` is a NUL-terminated string that outlives the call.
-    let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
-    (index != 0).then_some(index)
-}
-
-/// Lets only frames in that were sent to us or to everybody. A frame with the tag of a VLAN that we are
-/// not in, and one for another station, are of type `PACKET_OTHERHOST`
-/// (`net/core/dev.c`, `__netif_receive_skb_core`). `no_data`: and no answers to ATA commands that are longer
-/// than the one to IDENTIFY.
-fn filter(socket: &OwnedFd, no_data: bool) -> io::Result<()> {
-    const PACKET_BROADCAST: u32 = 1;
-    /// Larger than any frame: the whole of it.
-    const WHOLE: u32 = 0x4_0000;
-    /// Where the AoE command is in a frame.
-    const COMMAND: u32 = ETHERNET_LEN as u32 + 5;
-    /// Headers, registers and 512 bytes.
-    const IDENTIFY_LEN: u32 = (HEADER_LEN + ATA_LEN + SECTOR as usize) as u32;
-    let packet_type = (libc::SKF_AD_OFF + libc::SKF_AD_PKTTYPE) as u32;
-    let step = |code: u32, jt, jf, k| libc::sock_filter {
-        code: code as u16,
-        jt,
-        jf,
-        k,
-    };
-    let load = libc::BPF_LD | libc::BPF_B | libc::BPF_ABS;
-    let length = libc::BPF_LD | libc::BPF_W | libc::BPF_LEN;
-    let equal = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
-    let greater = libc::BPF_JMP | libc::BPF_JGT | libc::BPF_K;
-    // Jumps count the steps between; the last step takes nothing, the one before it all.
-    let ours = [step(load, 0, 0, packet_type)];
-    let short = [
-        step(greater, 5, 0, PACKET_BROADCAST),
-        step(load, 0, 0, COMMAND),
-        step(equal, 0, 2, command::ATA.into()),
-        step(length, 0, 0, 0),
-        step(greater, 1, 0, IDENTIFY_LEN),
-    ];
-    let all = [step(greater, 1, 0, PACKET_BROADCAST)];
-    let end = [
-        step(libc::BPF_RET | libc::BPF_K, 0, 0, WHOLE),
-        step(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
-    ];
-    let middle: &[_] = if no_data { &short } else { &all };
-    let mut program: Vec<libc::sock_filter> = ours
-        .into_iter()
-        .chain(middle.iter().copied())
-        .chain(end)
-        .collect();
-    let filter = libc::sock_fprog {
-        len: program.len() as u16,
-        filter: program.as_mut_ptr(),
-    };
-    // SAFETY: `filter` points to `program`, both outlive the call, and the length is that of a
-    // `sock_fprog`.
-    let set = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_ATTACH_FILTER,
-            (&raw const filter).cast(),
-            mem::size_of::<libc::sock_fprog>() as libc::socklen_t,
-        )
-    };
-    if set < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
-    }
-}
-
 /// Frames that the kernel dropped since the last call for want of room (`PACKET_STATISTICS`).
 fn dropped_since(socket: &OwnedFd) -> u64 {
     let mut counted = libc::tpacket_stats {
@@ -483,49 +394,4 @@ fn dropped_since(socket: &OwnedFd) -> u64 {
     } else {
         u64::from(counted.tp_drops)
     }
-}
-
-/// An `ifreq` with the interface's name filled in.
-fn request_for(name: &str) -> libc::ifreq {
-    // SAFETY: `ifreq` is plain integers and a union of such; all zero is a valid value.
-    let mut request: libc::ifreq = unsafe { mem::zeroed() };
-    for (to, from) in request
-        .ifr_name
-        .iter_mut()
-        .take(libc::IFNAMSIZ - 1)
-        .zip(name.bytes())
-    {
-        *to = from as libc::c_char;
-    }
-    request
-}
-
-fn interface_ioctl(
-    socket: &OwnedFd,
-    code: libc::c_ulong,
-    request: &mut libc::ifreq,
-) -> io::Result<()> {
-    // SAFETY: `request` is a valid `ifreq` with a NUL-terminated name, which is what SIOCGIF* take.
-    let result = unsafe { libc::ioctl(socket.as_raw_fd(), code as _, &raw mut *request) };
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
-    }
-}
-
-fn hardware_address(socket: &OwnedFd, name: &str) -> io::Result<MacAddr> {
-    let mut request = request_for(name);
-    interface_ioctl(socket, libc::SIOCGIFHWADDR as libc::c_ulong, &mut request)?;
-    // SAFETY: SIOCGIFHWADDR has filled in `ifru_hwaddr`.
-    let octets = unsafe { request.ifr_ifru.ifru_hwaddr.sa_data };
-    let [a, b, c, d, e, f, ..] = octets.map(|o| o as u8);
-    Ok(MacAddr::new(a, b, c, d, e, f))
-}
-
-fn mtu(socket: &OwnedFd, name: &str) -> io::Result<usize> {
-    let mut request = request_for(name);
-    interface_ioctl(socket, libc::SIOCGIFMTU as libc::c_ulong, &mut request)?;
-    // SAFETY: SIOCGIFMTU has filled in `ifru_mtu`.
-    Ok(unsafe { request.ifr_ifru.ifru_mtu }.max(0) as usize)
 }

@@ -31,18 +31,22 @@ impl Found {
     fn is_to_be_read(&self) -> bool {
         match &self.digest {
             Asked::Digest(digest) => !digest.zero,
-            Asked::Unknown => true,
+            Asked::Changing => !is_all_zeros(self.zeros.as_deref()),
             Asked::Done(_) | Asked::Unreadable => false,
         }
     }
 }
 
+fn is_all_zeros(zeros: Option<&[bool]>) -> bool {
+    zeros.is_some_and(|zeros| zeros.iter().all(|zero| *zero))
+}
+
 enum Asked {
     /// An earlier run copied and checked it, and noted its hash.
     Done([u8; 32]),
-    /// Nobody was asked: the piece is read whatever its digest is.
-    Unknown,
     Digest(Digest),
+    /// No digest was asked for.
+    Changing,
     Unreadable,
 }
 
@@ -81,9 +85,7 @@ pub(super) fn ask_all(
     ahead: &Ahead,
     found: &SyncSender<Found>,
 ) -> Result<(), CopyError> {
-    // A digest of what changes says only whether there is something to move.
     let options = pass.job.options;
-    let ask = !(options.changing && options.fresh);
     let mut zeros_of = Zeros::default();
     for index in pass.pieces.iter().copied() {
         let piece = pass.job.pieces[index];
@@ -95,21 +97,28 @@ pub(super) fn ask_all(
             Asked::Done(done.hash)
         } else if lock(pass.job.bad).is_known(piece) {
             Asked::Unreadable
-        } else if !ask {
-            Asked::Unknown
+        } else if options.fresh && options.changing {
+            // Nothing to compare with, and what changes has no digest that lasts: only another look of
+            // the old machine at a disk that its system works with.
+            match zeros_of.of(source, piece) {
+                Ok(map) => {
+                    zeros = Some(map);
+                    Asked::Changing
+                }
+                Err(SourceError::Unreadable { .. }) => Asked::Unreadable,
+                Err(SourceError::Failed(why)) => return Err(failed(piece, why)),
+            }
         } else {
             match source.digest(piece.lba, piece.count) {
                 // What is certain to be read next: the wire need not wait for the answer.
-                Ok(digest) if options.fresh && !options.changing && !digest.zero => {
-                    match zeros_of.of(source, piece) {
-                        Ok(map) => {
-                            zeros = Some(map);
-                            Asked::Digest(digest)
-                        }
-                        Err(SourceError::Unreadable { .. }) => Asked::Unreadable,
-                        Err(SourceError::Failed(why)) => return Err(failed(piece, why)),
+                Ok(digest) if options.fresh && !digest.zero => match zeros_of.of(source, piece) {
+                    Ok(map) => {
+                        zeros = Some(map);
+                        Asked::Digest(digest)
                     }
-                }
+                    Err(SourceError::Unreadable { .. }) => Asked::Unreadable,
+                    Err(SourceError::Failed(why)) => return Err(failed(piece, why)),
+                },
                 Ok(digest) => Asked::Digest(digest),
                 Err(SourceError::Unreadable { .. }) => Asked::Unreadable,
                 Err(SourceError::Failed(why)) => return Err(failed(piece, why)),
@@ -170,11 +179,11 @@ impl<'a> Fetcher<'a> {
         self.spare.take().or_else(|| self.pool.take())
     }
 
-    fn is_hash_of_zeros(&mut self, hash: [u8; 32], bytes: usize) -> bool {
+    fn hash_of_zeros(&mut self, bytes: usize) -> [u8; 32] {
         if self.zeros.0 != bytes {
             self.zeros = (bytes, hash_of_zeros(bytes));
         }
-        self.zeros.1 == hash
+        self.zeros.1
     }
 
     /// Fetches what was found until there is no more; the pieces that cannot be read.
@@ -219,6 +228,39 @@ impl<'a> Fetcher<'a> {
         Ok(unreadable)
     }
 
+    /// Fetches what is there at this moment.
+    fn fetch_changing(
+        &mut self,
+        index: usize,
+        piece: Piece,
+        zeros: Option<Vec<bool>>,
+    ) -> Result<End, CopyError> {
+        let (expected, content) = match is_all_zeros(zeros.as_deref()) {
+            true => (self.hash_of_zeros(piece.bytes()), Content::Zero),
+            false => {
+                let Some(mut space) = self.buffer() else {
+                    return Ok(End::HungUp);
+                };
+                match self.read(piece, zeros, &mut space) {
+                    Ok(()) => {}
+                    Err(SourceError::Unreadable { .. }) => {
+                        self.spare = Some(space);
+                        return Ok(End::Unreadable);
+                    }
+                    Err(SourceError::Failed(why)) => return Err(failed(piece, why)),
+                }
+                let hash = *blake3::hash(&space[..piece.bytes()]).as_bytes();
+                (hash, Content::Data(space))
+            }
+        };
+        Ok(End::Fetched(Fetched {
+            index,
+            piece,
+            expected: Some(expected),
+            content,
+        }))
+    }
+
     fn fetch(&mut self, found: Found) -> Result<End, CopyError> {
         let Found {
             index,
@@ -244,17 +286,17 @@ impl<'a> Fetcher<'a> {
                         lock(journal).forget(index);
                     }
                     match self.source.digest(piece.lba, piece.count) {
-                        Ok(digest) => Some(digest),
+                        Ok(digest) => digest,
                         Err(SourceError::Unreadable { .. }) => return Ok(End::Unreadable),
                         Err(SourceError::Failed(why)) => return Err(failed(piece, why)),
                     }
                 }
             },
             Asked::Unreadable => return Ok(End::Unreadable),
-            Asked::Unknown => None,
-            Asked::Digest(digest) => Some(digest),
+            Asked::Changing => return self.fetch_changing(index, piece, zeros),
+            Asked::Digest(digest) => digest,
         };
-        if let (Some(digest), false) = (digest, self.pass.job.options.fresh) {
+        if !self.pass.job.options.fresh {
             let Some(mut have) = self.buffer() else {
                 return Ok(End::HungUp);
             };
@@ -271,13 +313,13 @@ impl<'a> Fetcher<'a> {
         for again in [false, true] {
             if again {
                 match self.source.digest(piece.lba, piece.count) {
-                    Ok(now) => digest = Some(now),
+                    Ok(now) => digest = now,
                     Err(SourceError::Unreadable { .. }) => return Ok(End::Unreadable),
                     Err(SourceError::Failed(why)) => return Err(failed(piece, why)),
                 }
             }
-            if let Some(digest) = digest.filter(|digest| digest.zero) {
-                if self.is_hash_of_zeros(digest.blake3, piece.bytes()) {
+            if digest.zero {
+                if self.hash_of_zeros(piece.bytes()) == digest.blake3 {
                     return Ok(fetched(Some(digest.blake3), Content::Zero));
                 }
                 continue;
@@ -295,15 +337,16 @@ impl<'a> Fetcher<'a> {
             }
             let options = self.pass.job.options;
             let now = || *blake3::hash(&space[..piece.bytes()]).as_bytes();
-            let expected = match digest.filter(|_| options.verify.source && !options.changing) {
+            let expected = if !options.verify.source || options.changing {
+                now()
+            } else if options.verify.written && !self.pass.careful {
                 // What is read back is compared with the old machine's digest: no need to do it twice.
-                Some(digest) if options.verify.written && !self.pass.careful => digest.blake3,
-                Some(digest) if digest.blake3 == now() => digest.blake3,
-                Some(_) => {
-                    self.spare = Some(space);
-                    continue;
-                }
-                None => now(),
+                digest.blake3
+            } else if digest.blake3 == now() {
+                digest.blake3
+            } else {
+                self.spare = Some(space);
+                continue;
             };
             return Ok(fetched(Some(expected), Content::Data(space)));
         }
@@ -334,8 +377,6 @@ impl<'a> Fetcher<'a> {
         let data = &mut space[..piece.bytes()];
         let zeros = match zeros {
             Some(zeros) => zeros,
-            // Where the disk changes, what was zero may not be it now.
-            None if self.pass.job.options.changing => vec![false],
             None => self.zeros_of.of(self.source, piece)?,
         };
         let stretch = match zeros.len() {

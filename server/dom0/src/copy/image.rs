@@ -1,14 +1,14 @@
 //! A copy in a qcow2 image: made, gone on with, or refused, and shown as the raw disk that the copy writes.
 
 use std::fs::{self, File};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use p2v_aoe::SECTOR;
 
 use super::destination::{
-    DestinationError, MayGo, Place, Prepared, Request, io_error, refuse_domains_disk,
+    DestinationError, Marks, MayGo, Place, Prepared, Request, io_error, refuse_domains_disk,
 };
 use super::{FileSink, Sink};
 use crate::host::Host;
@@ -63,20 +63,49 @@ pub(super) fn find(
         return Ok(Place::NewImage(path));
     };
     refuse_domains_disk(host, &path)?;
-    let mut ours = false;
     if there.len() > 0 {
         wait_until_closed(&path)?;
-        ours = request.before == Some(&destination(&path)?);
+    }
+    // What is asked for now, and looked at again before it goes.
+    let over = Seen::at(&path)?;
+    if there.len() > 0 {
+        let ours = request.before == Some(&destination(&path)?);
         let fault = match ours {
             true => qemu_img::info(&host.tools, &path)?.fault(request.sectors * SECTOR),
             false => None,
         };
-        if !ours || fault.is_some() {
-            may_go(host, &path, fault, request.may_go)?;
-            ours = false;
+        if ours && fault.is_none() {
+            return Ok(Place::Image { path, over: None });
         }
+        may_go(host, &path, fault, request.may_go)?;
     }
-    Ok(Place::Image { path, ours })
+    Ok(Place::Image {
+        path,
+        over: Some(over),
+    })
+}
+
+/// A file as it was when it was said that it may go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::copy) struct Seen {
+    inode: u64,
+    /// When it was last written, in seconds and nanoseconds: a domain writes in the middle.
+    modified: (i64, i64),
+    marks: Marks,
+}
+
+impl Seen {
+    fn at(path: &Path) -> Result<Seen, DestinationError> {
+        let error = |e| io_error("read", path, e);
+        let file = File::open(path).map_err(error)?;
+        let metadata = file.metadata().map_err(error)?;
+        let read = |at, bytes: &mut [u8]| file.read_exact_at(bytes, at);
+        Ok(Seen {
+            inode: metadata.ino(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            marks: Marks::of(metadata.len(), read).map_err(error)?,
+        })
+    }
 }
 
 /// Makes the image and opens it.
@@ -93,17 +122,23 @@ pub(super) fn make_new(
     })
 }
 
-/// Opens the image that was found; one that is not this disk's is replaced.
+/// Opens the image that was found; one that is not this disk's (`over`) is replaced.
 pub(super) fn open_found(
     host: &Host,
     path: PathBuf,
-    ours: bool,
+    over: Option<Seen>,
     request: Request<'_>,
 ) -> Result<Prepared, DestinationError> {
-    if !ours {
+    if let Some(then) = over {
+        // The operator may have taken long to answer.
+        refuse_domains_disk(host, &path)?;
+        wait_until_closed(&path)?;
+        if Seen::at(&path)? != then {
+            return Err(DestinationError::Changed(path));
+        }
         make(host, &path, request.sectors * SECTOR, true)?;
     }
-    open(host, path, request, !ours)
+    open(host, path, request, over.is_some())
 }
 
 /// Refuses what is there, unless the operator says that it may go.
@@ -374,6 +409,12 @@ mod tests {
         assert!(is_as_copied(&host, &ours, &path, 2049).is_err());
         assert!(reopen(&host, &name, 0, &ours, &path, 2049).is_err());
         assert!(fs::read(&path).unwrap() == stranger);
+        // What became another file while the operator was asked stays.
+        let too_late: MayGo<'_> = &|_, _| fs::write(&path, "someone else").is_ok();
+        let error = get(request(Some(&ours), too_late)).unwrap_err();
+        assert!(matches!(error, DestinationError::Changed(_)), "{error}");
+        assert_eq!(fs::read(&path).unwrap(), b"someone else");
+        fs::write(&path, &stranger).unwrap();
         // By the operator's word it is made anew, and nothing of it is left; through a link, the link stays.
         let link = dir.join("link.qcow2");
         std::os::unix::fs::symlink(&path, &link).unwrap();

@@ -17,6 +17,8 @@ struct Memory {
     lies: Option<(u64, u32)>,
     /// Says that everything is zero.
     claims_zero: bool,
+    /// How often it was asked for a digest.
+    digests: u32,
     /// After this many reads the wire is gone.
     reads_left: Option<u32>,
     read_bytes: u64,
@@ -74,11 +76,19 @@ impl Source for Memory {
     }
 
     fn digest(&mut self, lba: u64, sectors: u32) -> Result<Digest, SourceError> {
+        self.digests += 1;
         let span = self.span(lba, sectors as usize * SECTOR as usize)?;
         Ok(Digest {
             zero: self.claims_zero || span.iter().all(|b| *b == 0),
             blake3: *blake3::hash(span).as_bytes(),
         })
+    }
+
+    fn zeros(&mut self, lba: u64, sectors: u32, bits: u16) -> Result<Vec<bool>, SourceError> {
+        let (from, stretch) = ((lba * SECTOR) as usize, sectors as usize * SECTOR as usize);
+        let stretches = self.data[from..].chunks(stretch).take(bits.into());
+        let zeros = stretches.map(|stretch| stretch.iter().all(|byte| *byte == 0));
+        Ok(zeros.collect())
     }
 }
 
@@ -146,6 +156,18 @@ fn run_with(
     progress: &(dyn Fn(Progress) + Sync),
 ) -> Result<Summary, CopyError> {
     let pieces = pieces::cut(source.sectors(), &[(0, source.sectors())], SMALL);
+    run_pieces(source, sink, options, journal, &pieces, stop, progress)
+}
+
+fn run_pieces(
+    source: &mut Memory,
+    sink: &dyn Sink,
+    options: Options<'_>,
+    journal: Option<&Mutex<Journal>>,
+    pieces: &[Piece],
+    stop: &AtomicBool,
+    progress: &(dyn Fn(Progress) + Sync),
+) -> Result<Summary, CopyError> {
     let both = Mutex::new(std::mem::take(source));
     let (mut digests, mut data) = (Both(&both), Both(&both));
     let sources = Sources {
@@ -154,7 +176,7 @@ fn run_with(
     };
     let bad = Mutex::new(BadAreas::forgotten(both.lock().unwrap().sectors()));
     let job = Job {
-        pieces: &pieces,
+        pieces,
         journal,
         bad: &bad,
         options,
@@ -221,6 +243,39 @@ fn equal_at_the_end_and_the_tail_is_untouched() {
     let seen = seen.into_inner().unwrap();
     assert!(seen.windows(2).all(|w| w[0].checked <= w[1].checked));
     assert_eq!(seen.last().unwrap().checked, 1003 * 512);
+}
+
+#[test]
+fn a_changing_disk_is_looked_at_once_and_the_last_pass_finds_what_changed() {
+    // Four ranges: zeros, data and zeros, data, and a short one.
+    let range = RANGE_SECTORS as usize * 512;
+    let mut source = Memory::new(3 * u64::from(RANGE_SECTORS) + 77);
+    source.data[..range].fill(0);
+    source.data[range + (1 << 20)..2 * range].fill(0);
+    // What another volume left there.
+    let file = file(&vec![0xEE; source.data.len()]);
+    let sink = FileSink::open(file.path(), false).unwrap();
+    let pieces = pieces::cut(source.sectors(), &[(0, source.sectors())], RANGE_SECTORS);
+    let pass = |source: &mut Memory, fresh, changing| {
+        (source.digests, source.read_bytes) = (0, 0);
+        let options = Options {
+            changing,
+            ..options(fresh)
+        };
+        let stop = AtomicBool::new(false);
+        run_pieces(source, &sink, options, None, &pieces, &stop, &|_| ()).unwrap()
+    };
+    let first = pass(&mut source, true, true);
+    assert!(content(&file) == source.data);
+    assert_eq!(source.digests, 0);
+    assert_eq!(source.read_bytes, (range + (1 << 20) + 77 * 512) as u64);
+    assert!(first.zeroed >= range as u64);
+    // Data where zeros were, and zeros where data was.
+    source.data[5] = 1;
+    source.data[2 * range..3 * range].fill(0);
+    let last = pass(&mut source, false, false);
+    assert!(content(&file) == source.data);
+    assert_eq!(last.moved + last.zeroed, 2 * range as u64);
 }
 
 #[test]

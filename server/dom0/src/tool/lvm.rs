@@ -32,6 +32,8 @@ pub struct Volume {
     pub lv: String,
     /// Its UUID.
     pub uuid: String,
+    /// Its group's UUID.
+    pub vg_uuid: String,
     /// Its size in bytes: whole extents.
     pub size: u64,
     /// Its tags.
@@ -45,6 +47,12 @@ pub struct Volume {
 }
 
 impl Volume {
+    /// What the kernel calls its device, while it is active (LVM2, lib/misc/lvm-string.c, `build_dm_uuid`).
+    pub fn dm_uuid(&self) -> String {
+        let bare = |uuid: &str| uuid.replace('-', "");
+        format!("LVM-{}{}", bare(&self.vg_uuid), bare(&self.uuid))
+    }
+
     /// Whether it has this tag.
     pub fn has_tag(&self, tag: &str) -> bool {
         self.tags.iter().any(|t| t == tag)
@@ -104,6 +112,8 @@ struct VolumeRow {
     vg_name: String,
     lv_name: String,
     lv_uuid: String,
+    #[serde(default)]
+    vg_uuid: String,
     lv_size: String,
     lv_tags: String,
     lv_active: String,
@@ -147,7 +157,7 @@ pub fn volumes(tools: &Tools) -> Result<Vec<Volume>, ToolError> {
             "b",
             "--nosuffix",
             "-o",
-            "vg_name,lv_name,lv_uuid,lv_size,lv_tags,lv_active,segtype,zero",
+            "vg_name,lv_name,lv_uuid,vg_uuid,lv_size,lv_tags,lv_active,segtype,zero",
         ],
     )?;
     parse_volumes(&text)
@@ -297,6 +307,7 @@ fn parse_volumes(text: &str) -> Result<Vec<Volume>, ToolError> {
                 vg: row.vg_name,
                 lv: row.lv_name,
                 uuid: row.lv_uuid,
+                vg_uuid: row.vg_uuid,
             })
         })
         .collect()
@@ -322,13 +333,14 @@ mod tests {
         );
         let volumes = parse_volumes(
             r#"{"report": [{"lv": [
-                {"vg_name":"vg0", "lv_name":"e1-disk0", "lv_uuid":"JZ7wMu-x", "lv_size":"67108864", "lv_tags":"p2v.copying,p2v.e1.0", "lv_active":"active"},
+                {"vg_name":"vg0", "lv_name":"e1-disk0", "lv_uuid":"JZ7wMu-x", "vg_uuid":"Ab-c", "lv_size":"67108864", "lv_tags":"p2v.copying,p2v.e1.0", "lv_active":"active"},
                 {"vg_name":"vg0", "lv_name":"x", "lv_uuid":"y", "lv_size":"4194304", "lv_tags":"", "lv_active":""}]}]}"#,
         )
         .unwrap();
         assert!(
             volumes[0].has_tag("p2v.e1.0") && volumes[0].has_tag(TAG_COPYING) && volumes[0].active
         );
+        assert_eq!(volumes[0].dm_uuid(), "LVM-AbcJZ7wMux");
         assert!(volumes[1].tags.is_empty() && !volumes[1].active);
         assert!(parse_volumes(r#"{"report": [{"lv": [{"vg_name":"a"}]}]}"#).is_err());
         assert!(parse_groups("").is_err());

@@ -18,6 +18,11 @@ use crate::wire::Access;
 
 mod disk;
 mod estimate;
+mod taken;
+mod used_extents;
+
+#[cfg(test)]
+pub(super) use taken::warn_of_nameless;
 
 use disk::DiskCopy;
 
@@ -274,6 +279,7 @@ pub fn plan_copy(context: Context<'_>, request: CopyRequest<'_>) -> Result<Vec<C
         let before = record.use_disk(*address, disk)?.copy.clone();
         let before = before.filter(|copy| copy.moved.is_none());
         let tag = record.volume_tag(address.slot).unwrap_or_default();
+        taken::ask_for_others_at(context, &name, request, &wanted, *address)?;
         let to = destination::look(
             host,
             &wanted,
@@ -295,7 +301,7 @@ pub fn plan_copy(context: Context<'_>, request: CopyRequest<'_>) -> Result<Vec<C
                     "a domain may have written to the disk just now: what is used may change",
                 );
             }
-            let extents = disk::used_extents(context, &contact, *address, disk, request)?;
+            let extents = used_extents::of(context, &contact, *address, disk, request)?;
             bytes = extents
                 .iter()
                 .map(|(_, count)| count * p2v_aoe::SECTOR)
@@ -310,6 +316,7 @@ pub fn plan_copy(context: Context<'_>, request: CopyRequest<'_>) -> Result<Vec<C
             time,
         });
     }
+    taken::warn_of_nameless(context, &wanted);
     Ok(plans)
 }
 

@@ -1,7 +1,9 @@
 //! The device-mapper devices of moved machines: made at cutover, and again after the host restarted.
 
+use std::path::Path;
+
 use super::{Error, refused};
-use crate::copy::destination::{device_identity, device_number, measure};
+use crate::copy::destination::{device_number, identify, is_common, mark_of, measure};
 use crate::copy::image;
 use crate::host::Host;
 use crate::name::MachineName;
@@ -106,7 +108,19 @@ pub(super) fn up(
     match dmsetup::info(&host.tools, &dm)? {
         None => {
             dmsetup::create(&host.tools, &dm, &table)?;
-            Ok("made")
+            // The kernel looked the path up once more: while a host starts, a link may go over to another disk.
+            let made = dmsetup::table(&host.tools, &dm);
+            if let Ok(made) = &made
+                && table.is_line(made, backing.number)
+            {
+                return Ok("made");
+            }
+            dmsetup::remove(&host.tools, &dm)?;
+            refused(format!(
+                "{} became another device while /dev/mapper/{dm} was made on it, which was taken back ({}): run this again",
+                backing.path.display(),
+                made?.trim()
+            ))
         }
         Some(device)
             if device.is_ours()
@@ -165,29 +179,103 @@ pub(super) fn backing_ready(
         }
         Destination::File { path, .. } | Destination::Device { path, .. } => path.clone(),
     };
-    let (have, rdev) = measure(&path).map_err(|e| {
-        ToolError::NotDone(format!(
-            "cannot open {destination} at {}: {e}",
-            path.display()
-        ))
+    let (have, rdev) = measure(&host.paths, &path).map_err(|e| {
+        // A volume's name is not its path.
+        let at = match destination {
+            Destination::Volume { .. } => format!(" at {}", path.display()),
+            _ => String::new(),
+        };
+        ToolError::NotDone(format!("cannot use {destination}{at}: {e}"))
     })?;
     if have < sectors {
         return refused(format!(
             "{destination} has {have} sectors and the disk {sectors}: it was made smaller"
         ));
     }
-    if let Destination::Device { identity, .. } = destination
-        && (identity.is_empty() || device_identity(rdev) != *identity)
-    {
-        return refused(format!(
-            "{} cannot be told to be the device that was copied to (it was `{identity}`, it is `{}`): device names may \
-             change when the host starts. Copy to a logical volume, or to a device with a serial number",
-            path.display(),
-            device_identity(rdev)
-        ));
+    if let Destination::Device { identity, .. } = destination {
+        is_as_copied(host, &path, identity, rdev)?;
     }
     Ok(Backing {
         number: device_number(rdev),
         path,
     })
+}
+
+/// Refuses a device that is not, or cannot be told to be, the one that was copied to: names of devices may change
+/// when the host starts.
+fn is_as_copied(host: &Host, path: &Path, identity: &str, rdev: u64) -> Result<(), Error> {
+    let path = path.display();
+    let now = identify(&host.paths, rdev);
+    if is_common(identity) {
+        return refused(format!(
+            "{path} cannot be told to be the device that was copied to: what that was known by, `{identity}`, is a mark \
+             that every tgt server gives its disks, and an earlier p2v took it for its own. Nothing is done with it"
+        ));
+    }
+    if let Err(why) = &now
+        && let Some(other) = why.other()
+        && mark_of(&host.paths, rdev).is_some_and(|mark| mark == identity)
+    {
+        return refused(format!(
+            "{path} says that it is the device that was copied to (`{identity}`), and so does {other}: they are one \
+             disk by two ways, or two disks that their server does not tell apart. Take the other one away (end its \
+             session, or unmap it; have multipath leave it alone if it made one device of both: `blacklist` in \
+             multipath.conf), then run `p2v devices up`"
+        ));
+    }
+    match now {
+        Ok(now) if now == identity => Ok(()),
+        Ok(now) if !identity.is_empty() => refused(format!(
+            "{path} is not the device that was copied to: that is known by `{identity}`, and this is `{now}`. Find where \
+             the right one is now: nothing is done with this one"
+        )),
+        now => refused(format!(
+            "{path} cannot be told to be the device that was copied to (it was `{identity}`; {}): device names may change \
+             when the host starts. Copy to a logical volume, or to a device with a serial number",
+            match now {
+                Ok(now) => format!("now it is `{now}`"),
+                Err(why) => format!("now: {why}"),
+            }
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Paths, Settings};
+    use std::fs;
+
+    #[test]
+    fn a_device_that_was_copied_to_is_told_from_one_that_says_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut host = Host::open(Settings::default(), "lo", &dir.path().join("state")).unwrap();
+        host.paths = Paths::under(dir.path());
+        let wwid = |minor: u64, wwid: &str| {
+            let sys = host.paths.sys_dev_block.join(format!("240:{minor}"));
+            fs::create_dir_all(sys.join("device")).unwrap();
+            fs::write(sys.join("uevent"), format!("DEVNAME=sd{minor}\n")).unwrap();
+            fs::write(sys.join("device/wwid"), wwid).unwrap();
+        };
+        let rdev = nix::sys::stat::makedev(240, 0);
+        let says = |identity: &str| is_as_copied(&host, Path::new("/dev/x"), identity, rdev);
+        wwid(0, "naa.600");
+        says("naa.600").unwrap();
+        assert!(
+            says("naa.601")
+                .unwrap_err()
+                .to_string()
+                .contains("is not the device")
+        );
+        wwid(1, "naa.600");
+        let error = says("naa.600").unwrap_err().to_string();
+        for part in ["/dev/x says", "so does /dev/sd1", "`p2v devices up`"] {
+            assert!(error.contains(part), "{error}");
+        }
+        assert!(!error.contains("Copy to"), "{error}");
+        let error = says("naa.601").unwrap_err().to_string();
+        assert!(error.contains("cannot be told"), "{error}");
+        let error = says("naa.60000000000000000e00000000010001").unwrap_err();
+        assert!(error.to_string().contains("an earlier p2v"), "{error}");
+    }
 }

@@ -45,7 +45,17 @@ pub fn start(
     let contact = context.contact(name)?;
     context.refuse_missing(&contact.record, &options.without)?;
     let cards: Vec<MacAddr> = contact.inventory.nics.iter().map(|card| card.mac).collect();
-    refuse_second_record(name, &cards, &host.store.list()?.records)?;
+    let listing = host.store.list()?;
+    refuse_second_record(name, &cards, &listing.records)?;
+    if let Some(card) = cards
+        .iter()
+        .find(|card| listing.names_in_unreadable(**card))
+    {
+        return refused(format!(
+            "a record that cannot be read has the network card {card} of {name}: if it is one of the same machine, its \
+             server may be here already. `p2v list` names that record; correct it, or move it away if it is not wanted"
+        ));
+    }
     let disks = addresses(&contact.disks);
     context.refuse_while_in_use(name, &disks)?;
     let token = context.need_token(&contact)?;

@@ -239,7 +239,7 @@ create) grep -q "^$2|" $D/dm && { echo "exists" >&2; exit 1; }
     echo "$2|$4|0" >> $D/dm; echo "$6" > $D/table-$2 ;;
 remove) grep -q "^$3|" $D/dm || { echo "none" >&2; exit 1; }
     grep -v "^$3|" $D/dm > $D/d2; mv $D/d2 $D/dm ;;
-table) sed 's,/[^ ]*,0:0,' $D/table-$2 ;;
+table) sed "s,/[^ ]*,$(cat $D/number 2>/dev/null || echo 0:0)," $D/table-$2 ;;
 esac"#,
     ),
     (
@@ -261,7 +261,7 @@ printf '{"report":[{"lv":['
 S=
 while read vg lv size tags; do
     uuid=$(stat -c %i $D/dev/$vg/$lv)
-    printf '%s{"vg_name":"%s","lv_name":"%s","lv_uuid":"%s","lv_size":"%s","lv_tags":"%s","lv_active":"active"}' "$S" $vg $lv $uuid $size "$tags"
+    printf '%s{"vg_name":"%s","lv_name":"%s","lv_uuid":"%s","vg_uuid":"AbC-d","lv_size":"%s","lv_tags":"%s","lv_active":"active"}' "$S" $vg $lv $uuid $size "$tags"
     S=,
 done < $D/lv
 printf ']}]}\n'"#,
@@ -795,5 +795,6 @@ fn discovery_shows_what_is_and_keeps_secrets() {
     assert!(lab.host.store.list().unwrap().records.is_empty());
 }
 
+mod destinations;
 mod images;
 mod safety;

@@ -181,9 +181,19 @@ fn noted(
     })?;
     let root = journal.root().map(|root| root.to_string());
     if root.is_none() || root != certificate.root {
+        let why = match (&root, &certificate.root) {
+            (_, None) => {
+                "the certificate names no digest of the whole: not every range was read and hashed"
+                    .to_owned()
+            }
+            (None, _) => "it does not have the digests of all ranges".to_owned(),
+            (Some(_), Some(_)) => {
+                "its digests are of another copy than the certificate's".to_owned()
+            }
+        };
         return refused(format!(
-            "{} does not hold what the certificate names: it can only be compared with the old disk, which does not \
-             answer",
+            "the copy of disk {slot} of {name} cannot be compared with what was noted in {}: {why}. With the old machine's \
+             agent up, and without --from-certificate, `p2v verify {name}` compares with the old disk",
             path.display()
         ));
     }

@@ -60,6 +60,6 @@ pub mod packet;
 
 mod error;
 mod parse;
-mod utils;
+mod socket;
 
 pub use crate::error::*;

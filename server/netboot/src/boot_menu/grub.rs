@@ -1,13 +1,14 @@
 //! Menus for GRUB. They are sourced by `start.cfg`, which asks again when one comes to its end.
 
 use super::{Reader, boot_interface};
+use crate::image::Image;
 
 const AGENT: &str = include_str!("../../../../pxelinux/grub/agent.cfg");
 const AGENT_TFTP: &str = include_str!("../../../../pxelinux/grub/agent-tftp.cfg");
 const LOCAL_DISK: &str = include_str!("../../../../pxelinux/grub/local-disk.cfg");
 const HOLD: &str = include_str!("../../../../pxelinux/grub/hold.cfg");
 
-pub fn agent(append: &str, reader: Reader<'_>) -> String {
+pub fn agent(append: &str, image: Image, reader: Reader<'_>) -> String {
     // Each argument in single quotes: to GRUB nothing in them is special (arguments have none).
     let arguments = format!("{append}{}", boot_interface(reader));
     let quoted: Vec<String> = arguments
@@ -23,6 +24,7 @@ pub fn agent(append: &str, reader: Reader<'_>) -> String {
     AGENT
         .replace("{from}", &from)
         .replace("{again}", again)
+        .replace("{image}", &image.prefix())
         .replace("{append}", &quoted.join(" "))
 }
 

@@ -1,18 +1,22 @@
 //! Scripts for iPXE.
 
 use super::{Reader, boot_interface};
+use crate::image::Image;
 
 const AGENT: &str = include_str!("../../../../pxelinux/ipxe/agent.ipxe");
 const LOCAL_DISK: &str = include_str!("../../../../pxelinux/ipxe/local-disk.ipxe");
 const HOLD: &str = include_str!("../../../../pxelinux/ipxe/hold.ipxe");
 
-pub fn agent(append: &str, reader: Reader<'_>) -> String {
+pub fn agent(append: &str, image: Image, reader: Reader<'_>) -> String {
     // The script is in a folder of its own: a name without a host is taken from where the script is.
     let from = reader
         .http
         .map_or_else(|| "/".to_owned(), |host| format!("http://{host}/"));
     let append = format!("{append}{}", boot_interface(reader));
-    AGENT.replace("{from}", &from).replace("{append}", &append)
+    AGENT
+        .replace("{from}", &from)
+        .replace("{image}", &image.prefix())
+        .replace("{append}", &append)
 }
 
 pub fn local_disk(why: &[String]) -> String {

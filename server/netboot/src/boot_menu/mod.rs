@@ -10,6 +10,7 @@ mod text;
 use pnet::util::MacAddr;
 
 use crate::event::MenuKind;
+use crate::image::Image;
 use crate::machines::BootDecision;
 
 pub use names::{BootFile, Script, Wanted};
@@ -88,14 +89,15 @@ pub fn render(
     decision: &BootDecision,
 ) -> (MenuKind, String) {
     match decision {
-        BootDecision::Agent { append } => match check_arguments(append) {
+        BootDecision::Agent { append, image } => match check_arguments(append) {
             Ok(()) => {
                 let named = append.split(' ').any(|a| a.starts_with("console="));
                 let append = match named {
                     true => append.trim().to_owned(),
                     false => format!("{CONSOLES} {}", append.trim()),
                 };
-                (MenuKind::Agent, agent(format, reader, append.trim()))
+                let menu = agent(format, reader, append.trim(), *image);
+                (MenuKind::Agent { image: *image }, menu)
             }
             Err(wrong) => hold(
                 format,
@@ -116,12 +118,12 @@ pub fn render(
     }
 }
 
-fn agent(format: MenuFormat, reader: Reader<'_>, append: &str) -> String {
+fn agent(format: MenuFormat, reader: Reader<'_>, append: &str, image: Image) -> String {
     match format {
-        MenuFormat::Pxelinux => pxelinux::agent(append, None),
-        MenuFormat::Lpxelinux => pxelinux::agent(append, reader.http),
-        MenuFormat::Grub => grub::agent(append, reader),
-        MenuFormat::Ipxe => ipxe::agent(append, reader),
+        MenuFormat::Pxelinux => pxelinux::agent(append, image, None),
+        MenuFormat::Lpxelinux => pxelinux::agent(append, image, reader.http),
+        MenuFormat::Grub => grub::agent(append, image, reader),
+        MenuFormat::Ipxe => ipxe::agent(append, image, reader),
     }
 }
 

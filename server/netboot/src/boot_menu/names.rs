@@ -1,8 +1,14 @@
 //! What a client may ask for by name.
 
+use std::borrow::Cow;
+
 use pnet::util::MacAddr;
 
 use super::MenuFormat;
+use crate::image::{Image, ImageName};
+
+const KERNEL: &str = "vmlinuz";
+const INITRD: &str = "initrd";
 
 /// A file of the boot set: the only files there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -23,11 +29,15 @@ pub enum BootFile {
     Kernel,
     /// `initrd`.
     Initrd,
+    /// `image/NAME/vmlinuz`, for the machines that the settings name this image for.
+    KernelOf(ImageName),
+    /// `image/NAME/initrd`.
+    InitrdOf(ImageName),
 }
 
 impl BootFile {
-    /// All of them.
-    pub const ALL: [BootFile; 8] = [
+    /// Those that there are without any settings.
+    pub const USUAL: [BootFile; 8] = [
         BootFile::Pxelinux,
         BootFile::Lpxelinux,
         BootFile::Ldlinux,
@@ -39,17 +49,33 @@ impl BootFile {
     ];
 
     /// The name it is served under. The loaders know each other, and some have these built in.
-    pub fn name(self) -> &'static str {
-        match self {
+    pub fn name(self) -> Cow<'static, str> {
+        Cow::Borrowed(match self {
             BootFile::Pxelinux => "pxelinux.0",
             BootFile::Lpxelinux => "lpxelinux.0",
             BootFile::Ldlinux => "ldlinux.c32",
             BootFile::ShimX64 => "shimx64.efi",
             BootFile::GrubX64 => "grubx64.efi",
             BootFile::GrubIa32 => "grubia32.efi",
-            BootFile::Kernel => "vmlinuz",
-            BootFile::Initrd => "initrd",
+            BootFile::Kernel => KERNEL,
+            BootFile::Initrd => INITRD,
+            BootFile::KernelOf(image) => return Cow::Owned(Image::Named(image).prefix() + KERNEL),
+            BootFile::InitrdOf(image) => return Cow::Owned(Image::Named(image).prefix() + INITRD),
+        })
+    }
+
+    /// The one that goes by this name; that of an image need not be in the settings.
+    fn named(name: &str) -> Option<BootFile> {
+        if let Some((image, file)) = name.strip_prefix("image/").and_then(|n| n.split_once('/')) {
+            let image = image.parse().ok()?;
+            return match file {
+                KERNEL => Some(BootFile::KernelOf(image)),
+                INITRD => Some(BootFile::InitrdOf(image)),
+                _ => None,
+            };
         }
+        let mut usual = BootFile::USUAL.into_iter();
+        usual.find(|file| file.name() == name)
     }
 
     /// A UEFI machine's first program: without it the firmware goes on to its next boot entry.
@@ -103,7 +129,7 @@ impl Wanted {
     pub fn parse(name: &str) -> Option<Wanted> {
         let name = name.strip_prefix('/').unwrap_or(name);
         let name = name.strip_prefix('/').unwrap_or(name);
-        if let Some(&file) = BootFile::ALL.iter().find(|file| file.name() == name) {
+        if let Some(file) = BootFile::named(name) {
             return Some(Wanted::File(file));
         }
         match name {
@@ -206,8 +232,11 @@ mod tests {
 
     #[test]
     fn names() {
-        for file in BootFile::ALL {
-            assert_eq!(Wanted::parse(file.name()), Some(Wanted::File(file)));
+        let image = "debian-11".parse().unwrap();
+        let of_image = [BootFile::KernelOf(image), BootFile::InitrdOf(image)];
+        assert_eq!(of_image[0].name(), "image/debian-11/vmlinuz");
+        for file in BootFile::USUAL.into_iter().chain(of_image) {
+            assert_eq!(Wanted::parse(&file.name()), Some(Wanted::File(file)));
             for slashes in ["/", "//"] {
                 let absolute = format!("{slashes}{}", file.name());
                 assert_eq!(Wanted::parse(&absolute), Some(Wanted::File(file)));
@@ -268,6 +297,21 @@ mod tests {
             "shim_certificate_.efi",
             "ipxe/52:54:00:12:34:56",
             "/etc/passwd",
+            "image/",
+            "image/old",
+            "image/old/",
+            "image//vmlinuz",
+            "image/../vmlinuz",
+            "image/./vmlinuz",
+            "image/old/../vmlinuz",
+            "image/old//vmlinuz",
+            "image/old/pxelinux.0",
+            "image/old/image/old/vmlinuz",
+            "image/Old/vmlinuz",
+            "image/old\\vmlinuz",
+            "image/old\0/vmlinuz",
+            "image/old/vmlinuz ",
+            "image/seventeen-letters/vmlinuz",
         ] {
             assert_eq!(Wanted::parse(name), None, "{name:?}");
         }
@@ -277,6 +321,13 @@ mod tests {
         #[test]
         fn any_name_is_parsed(name in "(?s).{0,80}") {
             let _ = Wanted::parse(&name);
+        }
+
+        #[test]
+        fn any_name_like_an_images_file_is_parsed(name in "image/[a-z0-9./-]{0,20}/?(vmlinuz|initrd)") {
+            if let Some(Wanted::File(file)) = Wanted::parse(&name) {
+                prop_assert_eq!(file.name(), name);
+            }
         }
 
         #[test]

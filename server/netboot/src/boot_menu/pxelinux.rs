@@ -1,15 +1,18 @@
 //! Menus for PXELINUX and lpxelinux.
 
+use crate::image::Image;
+
 const AGENT: &str = include_str!("../../../../pxelinux/agent.cfg");
 const AGENT_HTTP: &str = include_str!("../../../../pxelinux/agent-http.cfg");
 const LOCAL_DISK: &str = include_str!("../../../../pxelinux/local-disk.cfg");
 const HOLD: &str = include_str!("../../../../pxelinux/hold.cfg");
 
-pub fn agent(append: &str, http: Option<&str>) -> String {
+pub fn agent(append: &str, image: Image, http: Option<&str>) -> String {
     match http {
         Some(host) => AGENT_HTTP.replace("{http}", host),
         None => AGENT.to_owned(),
     }
+    .replace("{image}", &image.prefix())
     .replace("{append}", append)
 }
 

@@ -14,6 +14,7 @@ const HTTP: Reader<'_> = Reader {
 fn agent_with(append: &str) -> BootDecision {
     BootDecision::Agent {
         append: append.into(),
+        image: Image::Usual,
     }
 }
 
@@ -96,7 +97,8 @@ fn the_agent_is_started_with_its_arguments() {
         ),
     ] {
         let (kind, menu) = render(format, reader, &agent_with("a=1 b"));
-        assert_eq!(kind, MenuKind::Agent);
+        let image = Image::Usual;
+        assert_eq!(kind, MenuKind::Agent { image });
         for part in expected {
             assert!(menu.contains(part), "{part}: {menu}");
         }
@@ -104,6 +106,35 @@ fn the_agent_is_started_with_its_arguments() {
         // Consoles of its own replace ours.
         let (_, menu) = render(format, reader, &agent_with("a=1 console=ttyS1"));
         assert!(!menu.contains("console=tty0"), "{menu}");
+    }
+}
+
+#[test]
+fn another_image_is_other_files_and_nothing_else() {
+    let name = "debian-11".parse().unwrap();
+    for format in MenuFormat::ALL {
+        for reader in [READER, HTTP] {
+            let with = |image| {
+                let append = "a=1 b".into();
+                render(format, reader, &BootDecision::Agent { append, image })
+            };
+            let (kind, menu) = with(Image::Named(name));
+            assert_eq!(kind.to_string(), "start the agent (image debian-11)");
+            // By TFTP, or by HTTP first.
+            let ways = match format {
+                MenuFormat::Pxelinux => 1,
+                MenuFormat::Lpxelinux | MenuFormat::Grub => 1 + usize::from(reader.http.is_some()),
+                MenuFormat::Ipxe => 2,
+            };
+            for file in ["vmlinuz", "initrd"] {
+                let file = format!("/image/debian-11/{file}");
+                let menu = menu.replace(" image/", " /image/");
+                assert_eq!(menu.matches(&file).count(), ways, "{menu}");
+            }
+            let (_, usual) = with(Image::Usual);
+            assert_eq!(menu.replace("image/debian-11/", ""), usual);
+            assert_eq!(with(Image::UsualFor(name)).1, usual);
+        }
     }
 }
 
@@ -204,7 +235,7 @@ proptest! {
                 prop_assert!(one.is_ascii());
             }
             let (kind, menu) = render(format, READER, &agent_with(&text));
-            if kind == MenuKind::Agent {
+            if matches!(kind, MenuKind::Agent { .. }) {
                 let (_, plain) = render(format, READER, &agent_with("x"));
                 prop_assert_eq!(menu.lines().count(), plain.lines().count());
             }

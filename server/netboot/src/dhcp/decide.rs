@@ -78,7 +78,9 @@ impl Server {
         let http = self.http.is_some();
         let Some(loader) = loader::choose(request.client, wish, bios, http) else {
             return Err(match request.client {
-                ClientKind::HttpBoot(0x10) => "HTTP is not served (`http_port` is 0)".to_owned(),
+                ClientKind::HttpBoot(0x0F | 0x10) => {
+                    "HTTP is not served (`http_port` is 0)".to_owned()
+                }
                 _ => "there is no boot loader for such machines".to_owned(),
             });
         };
@@ -453,6 +455,7 @@ mod tests {
                 (uefi(0x0B), "no boot loader for such machines"),
                 (uefi(6), "grubia32.efi is not installed"),
                 (ClientKind::HttpBoot(0x10), "`http_port` is 0"),
+                (ClientKind::HttpBoot(0x0F), "`http_port` is 0"),
             ] {
                 let request = Request {
                     client,

@@ -233,10 +233,7 @@ impl Dhcp {
     async fn is_to_be_booted(&self, request: &Request) -> bool {
         let (mac, listed) = (request.mac, self.settings.allows(request.mac));
         let machines = Arc::clone(&self.machines);
-        let decided = tokio::task::spawn_blocking(move || match listed {
-            true => Some(machines.boot(mac)),
-            false => machines.boot_unlisted(mac),
-        });
+        let decided = tokio::task::spawn_blocking(move || machines.boot_at_first(mac, listed));
         match decided.await {
             Ok(None) => false,
             Ok(Some(BootDecision::Ignore { why })) => {

@@ -3,13 +3,14 @@
 
 pub mod answer;
 mod connection;
+mod parts;
 mod sending;
 mod share;
 
 use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -28,7 +29,8 @@ use crate::catalogue::Catalogue;
 use crate::event::BootEvent;
 use answer::{Part, name, part};
 use connection::{End, Watched};
-use sending::{Sending, Told};
+use parts::Parts;
+use sending::{PartOf, Sending, Told};
 use share::{Places, Share};
 
 /// Bytes of a request at most, its body left out: hyper's smallest buffer. Boot loaders send a few hundred.
@@ -59,6 +61,7 @@ impl Http {
             in_all: IN_ALL,
             per_address: PER_ADDRESS,
         });
+        let parts = Arc::<Mutex<Parts>>::default();
         let mut connections = JoinSet::new();
         loop {
             while connections.try_join_next().is_some() {}
@@ -73,9 +76,9 @@ impl Http {
                 Err(e) => return Err(e),
             };
             if let Some(place) = room.take(peer.ip()) {
-                let catalogue = Arc::clone(&self.0);
+                let (catalogue, parts) = (Arc::clone(&self.0), Arc::clone(&parts));
                 connections.spawn(async move {
-                    converse(catalogue, stream, peer).await;
+                    converse(catalogue, parts, stream, peer).await;
                     drop(place);
                 });
             }
@@ -113,7 +116,12 @@ fn is_for_a_while(error: &io::Error) -> bool {
 }
 
 /// One connection, from its first request to its end.
-async fn converse(catalogue: Arc<Catalogue>, stream: TcpStream, peer: SocketAddr) {
+async fn converse(
+    catalogue: Arc<Catalogue>,
+    parts: Arc<Mutex<Parts>>,
+    stream: TcpStream,
+    peer: SocketAddr,
+) {
     // Small answers go out at once. If the system has no such thing they are late, and no more than that.
     let _ = stream.set_nodelay(true);
     // What the kernel still has for a client that is gone is not kept for a quarter of an hour.
@@ -124,7 +132,8 @@ async fn converse(catalogue: Arc<Catalogue>, stream: TcpStream, peer: SocketAddr
     let watched = Watched::new(stream, TAKE_WAIT, Arc::clone(&end));
     let answer = service_fn(|request| {
         let (catalogue, end) = (Arc::clone(&catalogue), Arc::clone(&end));
-        async move { Ok::<_, Infallible>(respond(&catalogue, &end, peer.ip(), &request).await) }
+        let parts = Arc::clone(&parts);
+        async move { Ok::<_, Infallible>(respond(&catalogue, &parts, &end, peer.ip(), &request).await) }
     });
     // How it ended is told by what was being sent; a connection without that is no news.
     let _ = http1::Builder::new()
@@ -132,6 +141,9 @@ async fn converse(catalogue: Arc<Catalogue>, stream: TcpStream, peer: SocketAddr
         .header_read_timeout(HEAD_WAIT)
         .max_buf_size(HEAD_MAX)
         .max_headers(HEADERS_MAX)
+        // GRUB 2.06 knows `Content-Length` in no other case (grub-core/net/http.c, parse_line), and without
+        // it waits 35 s at the end of each file for more, and then takes it for failed.
+        .title_case_headers(true)
         // Some simple clients close their side once they have asked.
         .half_close(true)
         // Files are handed to the kernel from where they are, never copied into a buffer.
@@ -142,6 +154,7 @@ async fn converse(catalogue: Arc<Catalogue>, stream: TcpStream, peer: SocketAddr
 
 async fn respond<B>(
     catalogue: &Arc<Catalogue>,
+    parts: &Arc<Mutex<Parts>>,
     end: &Arc<End>,
     peer: IpAddr,
     request: &Request<B>,
@@ -176,23 +189,33 @@ async fn respond<B>(
             return refused;
         }
     };
-    // Menus are told of when they are made. What came of a part says nothing of the file.
-    let is_file = matches!(Wanted::parse(name), Some(Wanted::File(_))) && status == StatusCode::OK;
+    // Menus are told of when they are made.
+    let boot_file = match Wanted::parse(name) {
+        Some(Wanted::File(file)) => Some(file),
+        _ => None,
+    };
     let file = || name.to_owned();
     let body = if only_head {
-        if is_file {
+        if boot_file.is_some() {
             catalogue.tell(peer, BootEvent::SizeAsked { file: file() });
         }
         Sending::untold(Bytes::new())
     } else {
         // `part` keeps within the size, which is that of something in memory.
         let bytes = contents.slice(wanted.start as usize..wanted.end as usize);
-        let told = is_file.then(|| Told {
+        let told = boot_file.map(|of| Told {
             catalogue: Arc::clone(catalogue),
             end: Arc::clone(end),
             peer,
             file: file(),
             begun,
+            part: PartOf {
+                file: of,
+                first: wanted.start,
+                anew: status == StatusCode::OK,
+                size,
+                parts: Arc::clone(parts),
+            },
         });
         Sending::new(bytes, told)
     };

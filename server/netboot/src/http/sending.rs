@@ -1,13 +1,15 @@
 //! Bytes on their way to a client, and the word about what became of them.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use bytes::{Buf, Bytes};
 
 use super::connection::End;
+use super::parts::Parts;
+use crate::boot_menu::BootFile;
 use crate::catalogue::Catalogue;
 use crate::event::BootEvent;
 
@@ -26,6 +28,19 @@ pub(super) struct Told {
     pub peer: IpAddr,
     pub file: String,
     pub begun: Instant,
+    pub part: PartOf,
+}
+
+/// Which part of which file is sent.
+pub(super) struct PartOf {
+    pub file: BootFile,
+    pub first: u64,
+    /// All of it was asked for.
+    pub anew: bool,
+    /// Of the file.
+    pub size: u64,
+    /// What is known of others' and of earlier ones.
+    pub parts: Arc<Mutex<Parts>>,
 }
 
 impl Sending {
@@ -63,14 +78,32 @@ impl Drop for Sending {
         let Some(told) = self.told.take() else {
             return;
         };
-        let (file, bytes) = (told.file, self.sent);
-        let event = if self.rest.is_empty() {
+        let part = told.part;
+        let sent = part.first..part.first + self.sent;
+        // What broke off may be gone on with, by a part that begins where it did.
+        let progress = part
+            .parts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take(
+                (told.peer, part.file),
+                part.size,
+                sent,
+                part.anew,
+                told.begun,
+                Instant::now(),
+            );
+        let (file, bytes) = (told.file, progress.bytes);
+        let event = if progress.whole {
             // The last bytes (the listener's `SO_SNDBUF`) may still be in the kernel.
             BootEvent::Fetched {
                 file,
                 bytes,
-                elapsed: told.begun.elapsed(),
+                elapsed: progress.elapsed,
             }
+        } else if self.rest.is_empty() {
+            // The rest is still to come.
+            return;
         } else if told.end.silent.load(Ordering::Relaxed) {
             BootEvent::Silent { file, bytes }
         } else if told.end.closed.load(Ordering::Relaxed) {

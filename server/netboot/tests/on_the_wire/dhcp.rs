@@ -1,5 +1,6 @@
 //! DHCP with addresses.
 
+use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -10,6 +11,7 @@ use p2v_netboot::{BootDecision, Mode, Pool, Settings};
 use pnet::util::MacAddr;
 
 use crate::lab::{CLIENT_END, LIMIT, Lab, MAC, Running, SERVER, SERVER_END, contents, quiet};
+use crate::site;
 
 const BIOS_CLASS: &str = "PXEClient:Arch:00000:UNDI:002001";
 
@@ -92,6 +94,20 @@ pub fn ask(socket: &UdpSocket, question: &[u8]) -> (Vec<u8>, SocketAddr) {
         }
     }
     panic!("no answer");
+}
+
+/// The next message; receiving is interrupted, if a child of another test's ends meanwhile (signal(7)).
+pub fn hear(socket: &UdpSocket) -> (Vec<u8>, SocketAddr) {
+    let mut buffer = [0; 2048];
+    loop {
+        match socket.recv_from(&mut buffer) {
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            received => {
+                let (len, from) = received.unwrap();
+                return (buffer[..len].to_vec(), from);
+            }
+        }
+    }
 }
 
 pub fn option(reply: &[u8], code: u8) -> Option<Vec<u8>> {
@@ -255,6 +271,26 @@ fn an_address_that_somebody_has_is_not_offered() {
 }
 
 #[test]
+fn while_one_clients_address_is_asked_for_others_are_answered() {
+    let lab = Lab::with_address();
+    let _service = lab.serve(lab.settings(Mode::Dhcp));
+    let socket = client_port(&lab, LIMIT);
+    let discover = |mac| {
+        let options = pxe(BIOS_CLASS, 0);
+        message(1, mac, 0x80, Ipv4Addr::UNSPECIFIED, &[&options])
+    };
+    let [known, new] = [8, 9].map(|n| MacAddr::new(0x52, 0x54, 0, 0, 0, n));
+    // Nobody has its address: it is not asked for again.
+    ask(&socket, &discover(known));
+    broadcast(&socket, &discover(new));
+    broadcast(&socket, &discover(known));
+    for mac in [known, new] {
+        let (reply, _) = hear(&socket);
+        assert_eq!(reply[28..34], mac.octets());
+    }
+}
+
+#[test]
 fn with_serve_all_an_ordinary_client_gets_an_address_and_nothing_to_boot() {
     let lab = Lab::new();
     let mut settings = lab.settings(Mode::Dhcp);
@@ -358,7 +394,7 @@ fn another_dhcp_server_is_found_and_we_are_not_taken_for_one() {
         .wait_for("no DHCP server answers on this network");
     service.end().unwrap();
 
-    let _site = site_dhcp_server(&lab, CLIENT_END);
+    let _site = site::start(&lab, CLIENT_END, &[]);
     let _service = lab.serve(lab.settings(Mode::Dhcp));
     lab.recorder
         .wait_for("another DHCP server, 192.168.7.2, answers on this network");
@@ -369,40 +405,6 @@ fn another_dhcp_server_is_found_and_we_are_not_taken_for_one() {
         .unwrap();
     assert_eq!(others.len(), 1, "{others:?}");
     assert_eq!(others.remove(0).address, Ipv4Addr::new(192, 168, 7, 2));
-}
-
-/// udhcpd at the client's end of the wire, as the site's own DHCP server, ready to answer.
-pub fn site_dhcp_server(lab: &Lab, iface: &str) -> Running {
-    let config = lab.path("udhcpd.conf");
-    let leases = lab.path("udhcpd.leases");
-    std::fs::write(&leases, "").unwrap();
-    let text = format!(
-        "start 192.168.7.100\nend 192.168.7.110\ninterface {iface}\nlease_file {}\npidfile {}\nopt subnet 255.255.255.0\n",
-        leases.display(),
-        lab.path("udhcpd.pid").display()
-    );
-    std::fs::write(&config, text).unwrap();
-    let mut command = lab.client.command("udhcpd");
-    let child = quiet(command.args(["-f", "-I", "192.168.7.2"]).arg(config))
-        .spawn()
-        .unwrap();
-    let running = Running(child);
-    // Ready when its port is taken.
-    let deadline = std::time::Instant::now() + LIMIT;
-    while lab
-        .client
-        .enter(|| p2v_netboot::port_holders(67))
-        .join()
-        .unwrap()
-        .is_empty()
-    {
-        assert!(
-            std::time::Instant::now() < deadline,
-            "udhcpd does not start"
-        );
-        std::thread::yield_now();
-    }
-    running
 }
 
 #[test]

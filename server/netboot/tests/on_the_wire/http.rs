@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use p2v_netboot::{BootDecision, Mode};
+use p2v_netboot::{BootDecision, ImageFiles, Mode};
 
 use crate::lab::{CLIENT_END, LIMIT, Lab, SERVER, SERVER_END, pattern, run};
 
@@ -79,7 +79,10 @@ fn curl_gets_files_parts_heads_and_menus() {
         let several = curl(&lab, &[version, "-r", "0-1,5-6", url]);
         assert!(several == kernel, "several parts at once are the whole");
         let head = curl(&lab, &[version, "-I", url]);
-        let head = String::from_utf8_lossy(&head).to_lowercase();
+        let head = String::from_utf8_lossy(&head).into_owned();
+        // In this case: GRUB knows no other.
+        assert!(head.contains("Content-Length: 300001\r\n"), "{head}");
+        let head = head.to_lowercase();
         assert!(
             head.contains(" 200 ok") && head.contains("content-length: 300001"),
             "{head}"
@@ -130,16 +133,41 @@ fn curl_gets_files_parts_heads_and_menus() {
     ] {
         lab.recorder.wait_for(line);
     }
-    // Two whole ones by each version of HTTP, and one by the single connection: no part counts.
+    // Two whole ones by each version of HTTP, and one by the single connection: no lone part counts.
     let whole = |line: &&String| line.contains(": vmlinuz 300 kB in ");
     assert_eq!(lab.recorder.lines().iter().filter(whole).count(), 5);
+}
+
+#[test]
+fn a_file_that_comes_in_parts_is_one_line() {
+    let lab = Lab::with_address();
+    let _service = lab.serve(lab.settings(Mode::Off));
+    let kernel = "http://192.168.7.1/vmlinuz";
+    for range in ["100000-199999", "0-99999", "200000-"] {
+        curl(&lab, &["-o", "/dev/null", "-r", range, kernel]);
+    }
+    lab.recorder
+        .wait_for("52:54:00:12:34:56: vmlinuz 300 kB in ");
+    // After it, in the order of requests.
+    curl(&lab, &["-o", "/dev/null", "http://192.168.7.1/initrd"]);
+    lab.recorder.wait_for("52:54:00:12:34:56: initrd 58 kB in ");
+    let of_the_kernel = |line: &&String| line.contains("vmlinuz");
+    let lines = lab.recorder.lines();
+    assert_eq!(lines.iter().filter(of_the_kernel).count(), 1, "{lines:#?}");
 }
 
 #[test]
 fn nothing_but_the_boot_set_is_there() {
     let lab = Lab::with_address();
     std::fs::write(lab.path("secret"), "top secret").unwrap();
-    let _service = lab.serve(lab.settings(Mode::Off));
+    std::fs::write(lab.path("own"), "its own").unwrap();
+    let mut settings = lab.settings(Mode::Off);
+    let files = ImageFiles {
+        kernel: lab.path("own"),
+        initrd: lab.path("initrd"),
+    };
+    settings.images.insert("old".parse().unwrap(), files);
+    let _service = lab.serve(settings);
     let absolute = lab.path("vmlinuz");
     for target in [
         "/",
@@ -159,6 +187,11 @@ fn nothing_but_the_boot_set_is_there() {
         "/%76mlinuz",
         "/vmlinuz%00",
         "/pxelinux.cfg/C0A80702",
+        "/image/none/vmlinuz",
+        "/image/old/",
+        "/image/old/own",
+        "/image/old/../old/vmlinuz",
+        "/image/old/%76mlinuz",
         "http://192.168.7.1/../secret",
         "http://example.net/etc/passwd",
         absolute.to_str().unwrap(),
@@ -215,6 +248,10 @@ fn nothing_but_the_boot_set_is_there() {
         assert!(refusals.contains(&status), "{start}: {status} {text}");
         assert!(!text.contains("top secret"));
     }
+    assert!(curl(&lab, &["http://192.168.7.1/image/old/vmlinuz"]) == b"its own");
+    assert!(curl(&lab, &["http://192.168.7.1/image/old/initrd"]) == pattern(1456 * 40));
+    lab.recorder
+        .wait_for("52:54:00:12:34:56: image/old/initrd 58 kB in ");
     assert!(curl(&lab, &["http://192.168.7.1/vmlinuz"]) == pattern(300_001));
     lab.recorder
         .wait_for("192.168.7.2 asked for ../secret: not served");

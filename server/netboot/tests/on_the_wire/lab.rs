@@ -1,6 +1,6 @@
 //! Two machines on a private wire: the service's host and the client's.
 
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -10,7 +10,9 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, setns};
-use p2v_netboot::{BootDecision, BootEvent, Error, Machines, Mode, Notice, Pool, Settings};
+use p2v_netboot::{
+    BootDecision, BootEvent, Error, Image, ImageFiles, Machines, Mode, Notice, Pool, Settings,
+};
 use pnet::util::MacAddr;
 
 /// The service's address.
@@ -34,7 +36,8 @@ pub fn run(command: &mut Command) -> Output {
     output
 }
 
-fn ip(args: &str) {
+/// Runs `ip` with these arguments.
+pub fn ip(args: &str) {
     run(Command::new("ip").args(args.split_whitespace()));
 }
 
@@ -177,7 +180,10 @@ impl Lab {
         std::fs::write(dir.path().join("initrd"), pattern(1456 * 40)).unwrap();
         let append = "p2v.shelf=7 p2v.token=secret".to_owned();
         let recorder = Arc::new(Recorder {
-            decision: Mutex::new(BootDecision::Agent { append }),
+            decision: Mutex::new(BootDecision::Agent {
+                append,
+                image: Image::Usual,
+            }),
             lines: Mutex::default(),
             news: Condvar::new(),
         });
@@ -212,6 +218,15 @@ impl Lab {
         ip(&format!("-n {c} link set br0 up"));
     }
 
+    /// What becomes of what machines send to the HTTP port: nft's statement, `drop` for instance.
+    pub fn http(&self, verdict: &str) {
+        let rules = format!(
+            "add table ip p2v; add chain ip p2v input {{ type filter hook input priority 0; }}; \
+             add rule ip p2v input tcp dport 80 {verdict}"
+        );
+        run(self.server.command("nft").arg(rules));
+    }
+
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
@@ -232,15 +247,53 @@ impl Lab {
         }
     }
 
+    /// With a real netboot image, which `P2V_IMAGE_DIR` names; without one there is nothing to start.
+    pub fn settings_with_image(&self, mode: Mode) -> Option<Settings> {
+        let Some(image) = std::env::var_os("P2V_IMAGE_DIR").map(PathBuf::from) else {
+            eprintln!("skipped: P2V_IMAGE_DIR names no netboot image (`make image` makes one)");
+            return None;
+        };
+        Some(Settings {
+            kernel: image.join("vmlinuz"),
+            initrd: image.join("initrd"),
+            ..self.settings(mode)
+        })
+    }
+
+    /// The same as an image of its own for every machine: the usual one cannot be started.
+    pub fn settings_with_own_image(&self, mode: Mode) -> Option<Settings> {
+        let real = self.settings_with_image(mode)?;
+        let (kernel, initrd) = (real.kernel, real.initrd);
+        let name = "own".parse().unwrap();
+        if let BootDecision::Agent { image, .. } = &mut *self.recorder.decision.lock().unwrap() {
+            *image = Image::Named(name);
+        }
+        Some(Settings {
+            images: [(name, ImageFiles { kernel, initrd })].into(),
+            ..self.settings(mode)
+        })
+    }
+
     /// Starts the service and waits until it serves.
     pub fn serve(&self, settings: Settings) -> Service {
         let before = self.recorder.lines().len();
-        let service = self.start(settings);
+        let until = Instant::now() + LIMIT;
+        let mut service = self.start(settings.clone());
         let serving =
             |lines: &[String]| lines.iter().skip(before).any(|l| l.starts_with("serving"));
         while !serving(&self.recorder.lines()) {
             if service.thread.as_ref().is_some_and(JoinHandle::is_finished) {
-                panic!("the service did not start: {:?}", service.end());
+                match service.end() {
+                    // Another test has forked, and until it has executed its program that child has every
+                    // socket of this process, also one that was just closed.
+                    Err(Error::Socket(error))
+                        if error.source.kind() == ErrorKind::AddrInUse
+                            && Instant::now() < until =>
+                    {
+                        service = self.start(settings.clone());
+                    }
+                    end => panic!("the service did not start: {end:?}"),
+                }
             }
             std::thread::yield_now();
         }

@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use crate::lab::{LIMIT, Lab, Running, Screen, run};
+use crate::site;
 
 /// What a machine starts with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +20,10 @@ pub enum Firmware {
     SecureBoot,
     /// OVMF for 32-bit processors.
     Uefi32,
+    /// OVMF whose only way to boot from the network is HTTP.
+    UefiHttp,
+    /// The same for 32-bit processors.
+    Uefi32Http,
 }
 
 impl Firmware {
@@ -26,9 +31,11 @@ impl Firmware {
     fn files(self) -> Option<(&'static str, &'static str)> {
         match self {
             Firmware::Bios => None,
-            Firmware::Uefi => Some(("OVMF_CODE_4M.fd", "OVMF_VARS_4M.fd")),
+            Firmware::Uefi | Firmware::UefiHttp => Some(("OVMF_CODE_4M.fd", "OVMF_VARS_4M.fd")),
             Firmware::SecureBoot => Some(("OVMF_CODE_4M.ms.fd", "OVMF_VARS_4M.ms.fd")),
-            Firmware::Uefi32 => Some(("OVMF32_CODE_4M.secboot.fd", "OVMF32_VARS_4M.fd")),
+            Firmware::Uefi32 | Firmware::Uefi32Http => {
+                Some(("OVMF32_CODE_4M.secboot.fd", "OVMF32_VARS_4M.fd"))
+            }
         }
     }
 
@@ -41,13 +48,19 @@ impl Firmware {
         std::fs::copy(folder.join(variables), &own).unwrap();
         // These two need system management mode: it guards the variables.
         let secure = match self {
-            Firmware::SecureBoot | Firmware::Uefi32 => {
+            Firmware::SecureBoot | Firmware::Uefi32 | Firmware::Uefi32Http => {
                 "-M q35,smm=on -global driver=cfi.pflash01,property=secure,value=on"
             }
             _ => "-M q35",
         };
+        let only_http = match self {
+            Firmware::UefiHttp | Firmware::Uefi32Http => {
+                " -fw_cfg name=opt/org.tianocore/IPv4PXESupport,string=n"
+            }
+            _ => "",
+        };
         format!(
-            "{secure} -fw_cfg name=opt/org.tianocore/IPv6PXESupport,string=n -drive if=pflash,format=raw,unit=0,readonly=on,file={} \
+            "{secure}{only_http} -fw_cfg name=opt/org.tianocore/IPv6PXESupport,string=n -drive if=pflash,format=raw,unit=0,readonly=on,file={} \
              -drive if=pflash,format=raw,unit=1,file={}",
             folder.join(code).display(),
             own.display()
@@ -60,6 +73,7 @@ pub struct Machine {
     qemu: Running,
     serial: Screen,
     monitor: PathBuf,
+    _router: Option<Running>,
 }
 
 impl Machine {
@@ -93,6 +107,7 @@ impl Machine {
             qemu: Running(qemu),
             serial,
             monitor: lab.path("monitor"),
+            _router: (!card.contains("romfile=")).then(|| site::ipv6_router(lab)),
         }
     }
 

@@ -10,6 +10,7 @@ mod machine;
 mod made_again;
 mod proxy;
 mod rom;
+mod site;
 mod tftp;
 mod tftp_clients;
 mod uefi;

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use p2v_netboot::Mode;
 
-use crate::dhcp::{ask, broadcast, client_port, message, option, pxe};
+use crate::dhcp::{ask, broadcast, client_port, hear, message, option, pxe};
 use crate::lab::{CLIENT, LIMIT, Lab, MAC, SERVER};
 
 const CLASS: &str = "PXEClient:Arch:00000:UNDI:002001";
@@ -44,21 +44,13 @@ fn requests_on_port_67_are_left_to_the_other_server_and_those_on_4011_answered()
 
     let proxied = message(3, MAC, 0, CLIENT, &[&pxe(CLASS, 0)]);
     socket.send_to(&proxied, (SERVER, 4011)).unwrap();
-    let mut buffer = [0; 2048];
-    // Interrupted, if a child of another test's ends meanwhile (signal(7)).
-    let (len, from) = loop {
-        match socket.recv_from(&mut buffer) {
-            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-            received => break received.unwrap(),
-        }
-    };
+    let (reply, from) = hear(&socket);
     assert_eq!(
         from,
         SocketAddr::from((SERVER, 4011)),
         "and nothing from port 67 before it"
     );
-    let reply = &buffer[..len];
-    assert_eq!(option(reply, 53), Some(vec![5]));
+    assert_eq!(option(&reply, 53), Some(vec![5]));
     assert_eq!(reply[108..119], *b"pxelinux.0\0");
     lab.recorder.wait_for("told to boot from here (port 4011)");
 }

@@ -2,9 +2,9 @@
 
 use p2v_netboot::{BootDecision, Loader, Mode};
 
-use crate::dhcp::site_dhcp_server;
-use crate::lab::{Lab, MAC, run};
+use crate::lab::{Lab, MAC};
 use crate::machine::{Firmware, Machine};
+use crate::site;
 
 #[test]
 fn a_held_machine_waits_asks_again_and_then_goes_on_with_its_own_disk() {
@@ -43,17 +43,7 @@ fn a_held_machine_waits_asks_again_and_then_goes_on_with_its_own_disk() {
 fn beside_the_sites_own_dhcp_server_the_kernel_is_fetched() {
     let lab = Lab::new();
     lab.add_tap();
-    let address = [
-        "-n",
-        &lab.client.0,
-        "addr",
-        "add",
-        "192.168.7.2/24",
-        "dev",
-        "br0",
-    ];
-    run(std::process::Command::new("ip").args(address));
-    let _site = site_dhcp_server(&lab, "br0");
+    let _site = site::beside_machines(&lab, &[]);
     let mut settings = lab.settings(Mode::Proxy);
     settings.loaders.insert(MAC, Loader::Pxelinux);
     let _service = lab.serve(settings);
@@ -67,6 +57,22 @@ fn beside_the_sites_own_dhcp_server_the_kernel_is_fetched() {
     // What this lab serves as a kernel is none: PXELINUX says so once it has it all.
     lab.recorder
         .wait_for("52:54:00:12:34:56: vmlinuz 300 kB in ");
+    machine.shows("Booting kernel failed");
+}
+
+/// Other servers may send machines here that are none of ours.
+#[test]
+fn a_machine_that_is_not_on_the_list_is_told_so_and_goes_on_with_its_own_disk() {
+    let lab = Lab::new();
+    lab.add_tap();
+    let _site = site::beside_machines(&lab, &["--dhcp-boot=pxelinux.0,,192.168.7.1"]);
+    let mut settings = lab.settings(Mode::Off);
+    settings.allow.push("00:*".parse().unwrap());
+    let _service = lab.serve(settings);
+    let machine = Machine::start(&lab, Firmware::Bios, "e1000");
+    let screen = machine.shows("is not on the list of machines that p2v boots");
+    assert!(screen.contains("goes on with its own disk"), "{screen}");
+    machine.says("OWN DISK");
 }
 
 /// iPXE is given its script at once, on each card that QEMU has it for.
@@ -114,5 +120,33 @@ fn large_files_come_by_http() {
         };
         lab.recorder
             .wait_for("52:54:00:12:34:56: vmlinuz 300 kB in ");
+    }
+}
+
+/// A kernel of the machine's own: the usual one is none here.
+/// Where nobody answers at all lpxelinux takes 20 s to give HTTP up, and iPXE 16: not waited for here.
+#[test]
+fn where_http_is_refused_machines_boot_by_tftp() {
+    for (loader, card) in [(Some(Loader::Lpxelinux), "virtio-net-pci"), (None, "e1000")] {
+        let lab = Lab::new();
+        lab.add_tap();
+        lab.http("reject with tcp reset");
+        let Some(mut settings) = lab.settings_with_own_image(Mode::Dhcp) else {
+            return;
+        };
+        if let Some(loader) = loader {
+            settings.loaders.insert(MAC, loader);
+        }
+        let _service = lab.serve(settings);
+        let machine = Machine::start(&lab, Firmware::Bios, card);
+        lab.recorder
+            .wait_for("52:54:00:12:34:56: menu sent: start the agent (image own)");
+        match loader {
+            Some(_) => drop(machine.says("Loading http://192.168.7.1/image/own/vmlinuz...")),
+            None => drop(machine.shows("http://192.168.7.1/image/own/vmlinuz...")),
+        }
+        lab.recorder
+            .wait_for("52:54:00:12:34:56: image/own/initrd ");
+        machine.says("Linux version");
     }
 }

@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::net::{SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
-use p2v_netboot::{BootDecision, Mode};
+use p2v_netboot::{BootDecision, Image, ImageFiles, ImageName, Mode};
 
 use crate::lab::{CLIENT, Lab, SERVER, pattern};
 
@@ -124,6 +124,30 @@ fn a_machine_that_is_power_cycled_in_the_middle_is_served_again_at_once() {
         .wait_for("vmlinuz: stopped by the machine after 512 bytes: enough");
     lab.recorder
         .wait_for("vmlinuz: the machine fell silent after 10 kB");
+}
+
+#[test]
+fn a_machine_that_aborts_in_the_middle_is_served_again_at_once() {
+    let lab = Lab::with_address();
+    let _service = lab.serve(lab.settings(Mode::Off));
+    let client = Client::new(&lab);
+    client.read("vmlinuz", b"");
+    for block in 1..20_u16 {
+        let (packet, from) = client.hear();
+        assert_eq!(packet[2..4], block.to_be_bytes());
+        client.ack(from, block);
+    }
+    let (block, old) = client.hear();
+    assert_eq!(block[..4], [0, 3, 0, 20]);
+    client.0.send_to(b"\0\x05\0\0enough\0", old).unwrap();
+    // From the same port, for the same file.
+    client.read("vmlinuz", b"");
+    let (block, new) = client.hear();
+    assert_eq!((&block[..4], new == old), (&[0, 3, 0, 1][..], false));
+    client.ack(new, 1);
+    assert_eq!(client.hear().0[4..], pattern(300_001)[512..1024]);
+    lab.recorder
+        .wait_for("vmlinuz: stopped by the machine after 9728 bytes: enough");
 }
 
 #[test]
@@ -321,6 +345,8 @@ fn nothing_but_the_boot_set_is_there() {
         "%2e%2e/vmlinuz",
         "pxelinux.cfg",
         "leases.json",
+        "image/none/vmlinuz",
+        "image/../secret",
         &endless,
         absolute.to_str().unwrap(),
         // What PXELINUX looks for before and after its own menu.
@@ -360,6 +386,8 @@ fn nothing_but_the_boot_set_is_there() {
     lab.recorder
         .wait_for("192.168.7.2 asked for ../secret: not served");
     lab.recorder
+        .wait_for("192.168.7.2 asked for image/none/vmlinuz: not served");
+    lab.recorder
         .wait_for("192.168.7.2 tried to write vmlinuz: refused");
     assert!(
         !lab.recorder
@@ -375,11 +403,19 @@ fn each_machine_gets_its_menu_as_it_is_now() {
     let lab = Lab::with_address();
     let mut settings = lab.settings(Mode::Off);
     settings.allow.push(crate::lab::MAC.into());
+    let own: ImageName = "own".parse().unwrap();
+    let halved: ImageName = "halved".parse().unwrap();
+    let image = |kernel| ImageFiles {
+        kernel: lab.path(kernel),
+        initrd: lab.path("initrd"),
+    };
+    settings.images.insert(own, image("vmlinuz"));
+    settings.images.insert(halved, image("none"));
     let _service = lab.serve(settings);
     let client = Client::new(&lab);
-    let own = "pxelinux.cfg/01-52-54-00-12-34-56";
+    let own_menu = "pxelinux.cfg/01-52-54-00-12-34-56";
     let menu = |name: &str| String::from_utf8(client.whole(name)).unwrap();
-    assert!(menu(own).contains("ttyS0,115200 p2v.shelf=7 p2v.token=secret\n"));
+    assert!(menu(own_menu).contains("ttyS0,115200 p2v.shelf=7 p2v.token=secret\n"));
     // The machine is known by its address.
     assert!(menu("pxelinux.cfg/default").contains("p2v.token=secret"));
     let stranger = menu("pxelinux.cfg/01-52-54-00-00-00-09");
@@ -388,10 +424,32 @@ fn each_machine_gets_its_menu_as_it_is_now() {
         "{stranger}"
     );
     assert!(!stranger.contains("token"));
+    for (name, files, line) in [
+        (
+            own,
+            "KERNEL image/own/vmlinuz\n  INITRD image/own/initrd\n",
+            "menu sent: start the agent (image own)",
+        ),
+        (
+            halved,
+            "KERNEL vmlinuz\n  INITRD initrd\n",
+            "menu sent: start the agent (the usual image: halved cannot be used)",
+        ),
+    ] {
+        *lab.recorder.decision.lock().unwrap() = BootDecision::Agent {
+            append: "p2v.shelf=7".into(),
+            image: Image::Named(name),
+        };
+        let menu = menu(own_menu);
+        assert!(menu.contains(files), "{menu}");
+        lab.recorder.wait_for(line);
+    }
+    let warned = lab.recorder.wait_for("WARNING: an image");
+    assert!(warned.contains("kernel of the image `halved`"), "{warned}");
     *lab.recorder.decision.lock().unwrap() = BootDecision::Hold {
         message: "It runs on xen1 since Friday.".into(),
     };
-    for name in [own, "pxelinux.cfg/default"] {
+    for name in [own_menu, "pxelinux.cfg/default"] {
         // The two menus above taught the service that this address is the stranger's; the wire
         // knows better.
         let held = menu(name);

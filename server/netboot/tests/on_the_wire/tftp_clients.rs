@@ -2,14 +2,22 @@
 
 use std::process::Command;
 
-use p2v_netboot::Mode;
+use p2v_netboot::{ImageFiles, Mode};
 
 use crate::lab::{Lab, pattern, run};
 
 #[test]
 fn curl_atftp_and_tftp_hpa_get_the_same_bytes() {
     let lab = Lab::with_address();
-    let _service = lab.serve(lab.settings(Mode::Off));
+    let own = pattern(1408 * 30 + 7);
+    std::fs::write(lab.path("own"), &own).unwrap();
+    let mut settings = lab.settings(Mode::Off);
+    let files = ImageFiles {
+        kernel: lab.path("own"),
+        initrd: lab.path("initrd"),
+    };
+    settings.images.insert("old".parse().unwrap(), files);
+    let _service = lab.serve(settings);
     let to = lab.path("got");
     let got = |command: &mut Command| {
         let _ = std::fs::remove_file(&to);
@@ -19,6 +27,7 @@ fn curl_atftp_and_tftp_hpa_get_the_same_bytes() {
     let mut files = vec![
         ("vmlinuz", pattern(300_001)),
         ("initrd", pattern(1456 * 40)),
+        ("image/old/vmlinuz", own),
     ];
     for (name, path) in [
         ("pxelinux.0", "/usr/lib/PXELINUX/pxelinux.0"),

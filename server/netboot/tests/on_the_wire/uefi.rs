@@ -1,23 +1,10 @@
 //! UEFI machines: OVMF with Debian's shim and GRUB.
 
-use p2v_netboot::{BootDecision, Mode, Settings};
+use p2v_netboot::{BootDecision, Image, Mode, Settings};
 
-use crate::dhcp::site_dhcp_server;
 use crate::lab::{Lab, run};
 use crate::machine::{Firmware, Machine};
-
-/// A real netboot image, which `P2V_IMAGE_DIR` names; without one there is nothing to start.
-fn with_image(settings: Settings) -> Option<Settings> {
-    let Some(image) = std::env::var_os("P2V_IMAGE_DIR").map(std::path::PathBuf::from) else {
-        eprintln!("skipped: P2V_IMAGE_DIR names no netboot image (`make image` makes one)");
-        return None;
-    };
-    Some(Settings {
-        kernel: image.join("vmlinuz"),
-        initrd: image.join("initrd"),
-        ..settings
-    })
-}
+use crate::site;
 
 #[test]
 fn a_held_machine_waits_asks_again_and_then_goes_on_with_its_own_disk() {
@@ -40,6 +27,8 @@ fn a_held_machine_waits_asks_again_and_then_goes_on_with_its_own_disk() {
     };
     machine.types("\u{1b}");
     machine.says("All is well.");
+    // The lines stand for 5 s, or as many as GRUB takes for that: on a busy machine it misjudges the clock.
+    machine.types("\u{1b}");
     // It restarts, and is not given its loader: the firmware goes on to its next boot entry. (That is
     // HTTP boot here, and it takes OVMF a minute to find that nobody answers; its disk comes then.)
     machine.says(": Not Found");
@@ -78,12 +67,13 @@ fn with_our_grub(lab: &Lab, settings: Settings) -> Settings {
 fn under_secure_boot_the_agent_comes_up() {
     let lab = Lab::new();
     lab.add_tap();
-    let Some(settings) = with_image(lab.settings(Mode::Dhcp)) else {
+    let Some(settings) = lab.settings_with_image(Mode::Dhcp) else {
         return;
     };
     let token = "ab".repeat(32);
     *lab.recorder.decision.lock().unwrap() = BootDecision::Agent {
         append: format!("p2v.shelf=7 p2v.host=00:16:3e:00:00:01 p2v.token={token} p2v.access=ro"),
+        image: Image::Usual,
     };
     let _service = lab.serve(settings);
     let machine = Machine::start(&lab, Firmware::SecureBoot, "virtio-net-pci,romfile=");
@@ -93,29 +83,21 @@ fn under_secure_boot_the_agent_comes_up() {
     for line in [
         "52:54:00:12:34:56: UEFI x64, asks for boot, offered 192.168.7.200",
         "52:54:00:12:34:56: menu sent: start the agent",
-        "52:54:00:12:34:56: initrd ",
+        "52:54:00:12:34:56: vmlinuz ",
     ] {
         lab.recorder.wait_for(line);
     }
 }
 
+/// HTTP is refused, so it comes by TFTP.
 #[test]
 fn beside_the_sites_dhcp_server_a_uefi_machine_fetches_the_kernel() {
     let lab = Lab::new();
     lab.add_tap();
-    let address = [
-        "-n",
-        &lab.client.0,
-        "addr",
-        "add",
-        "192.168.7.2/24",
-        "dev",
-        "br0",
-    ];
-    run(std::process::Command::new("ip").args(address));
-    let _site = site_dhcp_server(&lab, "br0");
+    let _site = site::beside_machines(&lab, &[]);
+    lab.http("reject with tcp reset");
     let _service = lab.serve(with_our_grub(&lab, lab.settings(Mode::Proxy)));
-    let _machine = Machine::start(&lab, Firmware::Uefi, "virtio-net-pci,romfile=");
+    let machine = Machine::start(&lab, Firmware::Uefi, "virtio-net-pci,romfile=");
     for line in [
         "52:54:00:12:34:56: UEFI x64, asks for boot, told to boot from here",
         "52:54:00:12:34:56: menu sent: start the agent",
@@ -124,13 +106,33 @@ fn beside_the_sites_dhcp_server_a_uefi_machine_fetches_the_kernel() {
     ] {
         lab.recorder.wait_for(line);
     }
+    let said = machine.says("The Xen host is asked again in 30 seconds");
+    assert!(said.contains("HTTP did not do: by TFTP."), "{said}");
+}
+
+/// Other servers may send machines here that are none of ours. EDK2 shows no words of a TFTP server's.
+#[test]
+fn a_machine_that_is_not_on_the_list_is_refused_its_boot_loader_and_says_so() {
+    let lab = Lab::new();
+    lab.add_tap();
+    let _site = site::beside_machines(&lab, &["--dhcp-boot=shimx64.efi,,192.168.7.1"]);
+    let mut settings = lab.settings(Mode::Off);
+    settings.allow.push("00:*".parse().unwrap());
+    let _service = lab.serve(settings);
+    let machine = Machine::start(&lab, Firmware::Uefi, "virtio-net-pci,romfile=");
+    machine.says("PXE-E23: Client received TFTP error from server.");
+    machine.says(": Not Found");
+    let told = lab
+        .recorder
+        .wait_for("52:54:00:12:34:56: not given its boot loader");
+    assert!(told.contains("is not on the list"), "{told}");
 }
 
 #[test]
 fn a_machine_with_32_bit_uefi_starts_the_kernel() {
     let lab = Lab::new();
     lab.add_tap();
-    let Some(settings) = with_image(lab.settings(Mode::Dhcp)) else {
+    let Some(settings) = lab.settings_with_image(Mode::Dhcp) else {
         return;
     };
     let _service = lab.serve(with_our_grub(&lab, settings));
@@ -166,4 +168,97 @@ fn ipxe_for_uefi_runs_its_script_and_goes_on_with_its_own_disk() {
     machine.says(": Not Found");
     lab.recorder
         .wait_for("52:54:00:12:34:56: UEFI x64 (iPXE), asks for boot, offered 192.168.7.200");
+}
+
+/// From the firmware's first program to the image by HTTP alone, beside the site's DHCP server.
+#[test]
+fn by_uefi_http_boot_the_kernel_is_started() {
+    let lab = Lab::new();
+    lab.add_tap();
+    let Some(settings) = lab.settings_with_own_image(Mode::Proxy) else {
+        return;
+    };
+    let _site = site::beside_machines(&lab, &[]);
+    let _service = lab.serve(with_our_grub(&lab, settings));
+    let machine = Machine::start(&lab, Firmware::UefiHttp, "virtio-net-pci,romfile=");
+    machine.says("Start HTTP Boot over IPv4");
+    for line in [
+        "52:54:00:12:34:56: UEFI HTTP boot x64, asks for boot, told to boot from here",
+        "shimx64.efi 1.0 MB in ",
+        "grubx64.efi ",
+        "52:54:00:12:34:56: menu sent: start the agent (image own)",
+        "52:54:00:12:34:56: image/own/initrd ",
+    ] {
+        lab.recorder.wait_for(line);
+    }
+    let said = machine.says("Linux version");
+    assert!(!said.contains("HTTP did not do"), "{said}");
+}
+
+#[test]
+fn by_http_boot_of_32_bit_uefi_the_kernel_is_started() {
+    let lab = Lab::new();
+    lab.add_tap();
+    let Some(settings) = lab.settings_with_image(Mode::Dhcp) else {
+        return;
+    };
+    let _service = lab.serve(with_our_grub(&lab, settings));
+    let machine = Machine::start(&lab, Firmware::Uefi32Http, "virtio-net-pci,romfile=");
+    machine.says("Start HTTP Boot over IPv4");
+    for line in [
+        "52:54:00:12:34:56: UEFI HTTP boot IA32, asks for boot, offered 192.168.7.200",
+        "52:54:00:12:34:56: grubia32.efi 4",
+        "52:54:00:12:34:56: menu sent: start the agent",
+        // The menu is made for the signed GRUB, which has no HTTP: by TFTP.
+        "52:54:00:12:34:56: vmlinuz ",
+    ] {
+        lab.recorder.wait_for(line);
+    }
+    machine.says("Linux version");
+}
+
+/// Debian's signed GRUB is from where the answer that gave the machine its address says. A kernel of the machine's own
+/// that Debian signed is as good as the usual one.
+#[test]
+fn under_secure_boot_beside_a_dhcp_server_that_sends_it_here_the_kernel_is_started() {
+    let lab = Lab::new();
+    lab.add_tap();
+    let Some(mut settings) = lab.settings_with_own_image(Mode::Proxy) else {
+        return;
+    };
+    settings.secure_boot = Some(true);
+    let next_server = "dhcp-boot=,,192.168.7.1";
+    let _site = site::beside_machines(&lab, &[&format!("--{next_server}")]);
+    let _service = lab.serve(settings);
+    let told = lab.recorder.wait_for("next-server 192.168.7.1");
+    assert!(told.contains(next_server), "{told}");
+    let machine = Machine::start(&lab, Firmware::SecureBoot, "virtio-net-pci,romfile=");
+    for line in [
+        "52:54:00:12:34:56: UEFI x64, asks for boot, told to boot from here",
+        "52:54:00:12:34:56: menu sent: start the agent (image own)",
+        "52:54:00:12:34:56: image/own/vmlinuz ",
+    ] {
+        lab.recorder.wait_for(line);
+    }
+    machine.says("Secure boot enabled");
+}
+
+/// iPXE for UEFI, sent to its script's URL by the site's DHCP server.
+#[test]
+fn ipxe_for_uefi_with_its_script_by_http_starts_the_kernel() {
+    let lab = Lab::new();
+    lab.add_tap();
+    let Some(settings) = lab.settings_with_image(Mode::Off) else {
+        return;
+    };
+    let script = "--dhcp-boot=http://192.168.7.1/boot.ipxe";
+    let _site = site::beside_machines(&lab, &[script]);
+    let _service = lab.serve(settings);
+    let machine = Machine::start(&lab, Firmware::Uefi, "virtio-net-pci");
+    machine.says("http://192.168.7.1/boot.ipxe... ok");
+    lab.recorder
+        .wait_for("52:54:00:12:34:56: menu sent: start the agent");
+    lab.recorder.wait_for("52:54:00:12:34:56: initrd ");
+    let said = machine.says("Linux version");
+    assert!(said.contains("http://192.168.7.1/initrd..."), "{said}");
 }

@@ -81,7 +81,7 @@ impl Boot {
             BootEvent::SizeAsked { .. } | BootEvent::ProxyAnswered | BootEvent::Released => return,
             BootEvent::Menu { kind } => format!("menu: {kind}"),
             BootEvent::Fetched { file, bytes, .. } => {
-                self.complete |= file == "initrd";
+                self.complete |= event.is_last_of_boot();
                 match *bytes < LARGE {
                     true => file.clone(),
                     false => event.to_string(),
@@ -114,7 +114,7 @@ impl fmt::Display for Boot {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use p2v_netboot::{ClientKind, MenuKind};
+    use p2v_netboot::{ClientKind, Image, MenuKind};
     use std::time::Duration;
 
     fn asked(xid: u32) -> BootEvent {
@@ -146,10 +146,14 @@ mod tests {
             fetched("pxelinux.0", 42_000, 10),
             BootEvent::SizeAsked { file: "x".into() },
             BootEvent::Menu {
-                kind: MenuKind::Agent,
+                kind: MenuKind::Agent {
+                    image: Image::Usual,
+                },
             },
             BootEvent::Menu {
-                kind: MenuKind::Agent,
+                kind: MenuKind::Agent {
+                    image: Image::Usual,
+                },
             },
             fetched("vmlinuz", 8_200_000, 1100),
         ] {
@@ -168,6 +172,23 @@ mod tests {
         assert!(boot.is_over_at(&asked(3), now));
         assert!(!boot.is_over_at(&fetched("initrd", 1, 1), now));
         assert!(boot.is_over_at(&fetched("pxelinux.0", 1, 1), Timestamp::from_unix(5000)));
+    }
+
+    #[test]
+    fn an_image_of_its_own_is_named() {
+        let now = Timestamp::from_unix(1000);
+        let mut boot = Boot::new(now);
+        let image = Image::Named("old".parse().unwrap());
+        let kind = MenuKind::Agent { image };
+        boot.take(&BootEvent::Menu { kind }, now);
+        boot.take(&fetched("image/old/vmlinuz", 8_200_000, 1100), now);
+        assert!(!boot.complete);
+        boot.take(&fetched("image/old/initrd", 14_000_000, 1900), now);
+        assert!(boot.complete);
+        assert_eq!(
+            boot.to_string(),
+            "menu: start the agent (image old), image/old/vmlinuz 8.2 MB in 1.1 s, image/old/initrd 14.0 MB in 1.9 s"
+        );
     }
 
     #[test]

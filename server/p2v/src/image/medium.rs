@@ -25,12 +25,14 @@ const PLATFORMS: [(&str, &str, &str); 2] = [
 ];
 
 /// What goes into it, beside the menu.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Contents<'a> {
     /// The kernel.
     pub kernel: &'a Path,
     /// The initial RAM disk.
     pub initrd: &'a Path,
+    /// What to do if one of them is not there.
+    pub advice: String,
 }
 
 /// Whether an image may be written to `file`: there is nothing, or an earlier image of ours.
@@ -82,12 +84,8 @@ pub fn write(file: &Path, contents: Contents<'_>, menu: &str) -> Result<u64> {
     let stage = tempfile::tempdir().context("cannot make a directory for the image's files")?;
     let boot = stage.path().join("boot");
     let put = |from: &Path, name: &str| {
-        fs::copy(from, boot.join(name)).with_context(|| {
-            format!(
-                "cannot copy {} (`make image` and `make install` make it; or set the path under [serve])",
-                from.display()
-            )
-        })
+        fs::copy(from, boot.join(name))
+            .with_context(|| format!("cannot copy {} ({})", from.display(), contents.advice))
     };
     fs::create_dir_all(boot.join("grub"))?;
     put(contents.kernel, "vmlinuz")?;

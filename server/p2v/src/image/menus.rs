@@ -8,12 +8,11 @@ use std::fmt::Write;
 use p2v_aoe::MacAddr;
 use p2v_dom0::Record;
 use p2v_netboot::boot_menu::{self, MenuFormat, Reader, menu_name};
-use p2v_netboot::{BootDecision, MenuKind};
+use p2v_netboot::{BootDecision, Loader, MenuKind};
 
 use super::orders::Order;
 use super::tree::Item;
 use super::{Unlisted, for_the_unlisted};
-use crate::loaders::IPXE_SCRIPT;
 
 const CONSOLES: &str = "console=tty0 console=ttyS0,115200";
 const MADE_BY: &str = "# Made by `p2v image install`, which makes it again: changes are lost.\n";
@@ -39,7 +38,7 @@ pub fn items(orders: &[Order], unlisted: Unlisted) -> Vec<Item> {
         })
         .collect();
     items.push(Item::new("grub/grub.cfg", grub(orders, unlisted)));
-    items.push(Item::new(IPXE_SCRIPT, ipxe(orders, unlisted)));
+    items.push(Item::new(Loader::Ipxe.name(), ipxe(orders, unlisted)));
     let (_, menu) = pxelinux(None, &for_the_unlisted(unlisted));
     // A site may have one of its own, for its other machines.
     items.push(Item::new("pxelinux.cfg/default", menu).or_the_sites());
@@ -69,7 +68,7 @@ fn pxelinux(mac: Option<MacAddr>, decision: &BootDecision) -> (MenuKind, String)
 /// in `BOOTIF`, and exports nothing.
 pub fn medium(record: &Record, append: &str) -> String {
     let mut text = String::from(GRUB_CONSOLES);
-    grub_agent(&mut text, record.boot_mac, append, "/boot");
+    grub_agent(&mut text, record.boot_mac, append, "/boot/");
     text
 }
 
@@ -82,7 +81,10 @@ fn grub(orders: &[Order], unlisted: Unlisted) -> String {
             order.mac
         );
         match &order.decision {
-            BootDecision::Agent { append } => grub_agent(&mut text, order.mac, append, ""),
+            BootDecision::Agent { append, image } => {
+                let from = format!("/{}", image.prefix());
+                grub_agent(&mut text, order.mac, append, &from);
+            }
             BootDecision::Hold { message } => grub_hold(&mut text, message),
             BootDecision::LocalDisk { why } | BootDecision::Ignore { why } => {
                 grub_local(&mut text, why)
@@ -103,7 +105,8 @@ fn grub(orders: &[Order], unlisted: Unlisted) -> String {
     text
 }
 
-fn grub_agent(text: &mut String, mac: MacAddr, append: &str, dir: &str) {
+/// `from`: what stands before the names of kernel and initial RAM disk.
+fn grub_agent(text: &mut String, mac: MacAddr, append: &str, from: &str) {
     // To GRUB nothing in single quotes is special.
     let quoted: Vec<String> = arguments(mac, append)
         .split_whitespace()
@@ -111,7 +114,7 @@ fn grub_agent(text: &mut String, mac: MacAddr, append: &str, dir: &str) {
         .collect();
     let _ = write!(
         text,
-        "echo \"{STARTS}\"\nwhile true; do\n  if linux {dir}/vmlinuz {}; then\n    if initrd {dir}/initrd; then\n      \
+        "echo \"{STARTS}\"\nwhile true; do\n  if linux {from}vmlinuz {}; then\n    if initrd {from}initrd; then\n      \
          boot\n    fi\n  fi\n  echo \"{FAILED}\"\n  sleep 30\ndone\n",
         quoted.join(" "),
     );
@@ -166,13 +169,15 @@ fn ipxe(orders: &[Order], unlisted: Unlisted) -> String {
     for order in orders {
         let label = label(order.mac);
         match &order.decision {
-            BootDecision::Agent { append } => {
+            BootDecision::Agent { append, image } => {
+                let from = image.prefix();
                 let arguments = arguments(order.mac, append);
-                // `initrd=` is for UEFI, where the kernel finds it by name.
+                // `initrd=` is for UEFI, where the kernel finds it by name: the last part of its path (iPXE's
+                // src/core/image.c, alloc_image).
                 let _ = write!(
                     text,
-                    ":{label}\necho {STARTS}\n:{label}-again\nimgfree\nkernel vmlinuz initrd=initrd {arguments} \
-                     && initrd initrd && boot ||\necho {FAILED}\nsleep 30\ngoto {label}-again\n"
+                    ":{label}\necho {STARTS}\n:{label}-again\nimgfree\nkernel {from}vmlinuz initrd=initrd \
+                     {arguments} && initrd {from}initrd && boot ||\necho {FAILED}\nsleep 30\ngoto {label}-again\n"
                 );
             }
             BootDecision::Hold { message } => ipxe_hold(&mut text, &label, message),
@@ -223,6 +228,7 @@ fn plain(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::image::example;
+    use p2v_netboot::Image;
 
     fn text(items: &[Item], name: &str) -> String {
         let item = items.iter().find(|item| item.path == name).unwrap();
@@ -246,7 +252,7 @@ mod tests {
         assert!(grub.contains("'BOOTIF=01-52-54-00-00-00-01';"));
         assert!(grub.contains("e2 runs ?elsewhere? ?now? ?x?"), "{grub}");
         // In iPXE's, each branch after it ends where it began.
-        let ipxe = text(&items, IPXE_SCRIPT);
+        let ipxe = text(&items, &Loader::Ipxe.name());
         let after = ipxe.split_once("exit 1\n").unwrap().1;
         assert!(after.starts_with(":nameless\n"));
         assert!(!after.contains("exit"));
@@ -261,6 +267,7 @@ mod tests {
             mac,
             decision: BootDecision::Agent {
                 append: append.into(),
+                image: Image::Usual,
             },
         };
         for (append, told) in [
@@ -273,7 +280,7 @@ mod tests {
             let items = items(&[order(append)], Unlisted::Wait);
             let menu = text(&items, "pxelinux.cfg/01-52-54-00-00-00-01");
             assert!(menu.contains(&told), "{menu}");
-            let ipxe = text(&items, IPXE_SCRIPT);
+            let ipxe = text(&items, &Loader::Ipxe.name());
             let line = format!("initrd=initrd {told} BOOTIF=01-52-54-00-00-00-01 && initrd initrd");
             assert!(ipxe.contains(&line), "{ipxe}");
             let quoted = format!("'{}'", told.replace(' ', "' '"));
@@ -284,9 +291,55 @@ mod tests {
     }
 
     #[test]
+    fn a_machines_own_image_is_what_its_menus_name_and_no_others() {
+        let mac = |n| MacAddr::new(0x52, 0x54, 0, 0, 0, n);
+        let order = |n, image| Order {
+            mac: mac(n),
+            decision: BootDecision::Agent {
+                append: "p2v.shelf=1".into(),
+                image,
+            },
+        };
+        let own = Image::Named("debian-11".parse().unwrap());
+        let items = items(&[order(1, own), order(2, Image::Usual)], Unlisted::Wait);
+        let menu = text(&items, "pxelinux.cfg/01-52-54-00-00-00-01");
+        let files = "KERNEL image/debian-11/vmlinuz\n  INITRD image/debian-11/initrd\n";
+        assert!(menu.contains(files), "{menu}");
+        let menu = text(&items, "pxelinux.cfg/01-52-54-00-00-00-02");
+        assert!(menu.contains("KERNEL vmlinuz\n  INITRD initrd\n"), "{menu}");
+
+        // One file for all machines, whose parts come in their order.
+        let grub = text(&items, "grub/grub.cfg");
+        let (one, two) = grub.split_once(&format!("\"{}\"", mac(2))).unwrap();
+        assert!(
+            one.contains("if linux /image/debian-11/vmlinuz '"),
+            "{grub}"
+        );
+        assert!(one.contains("if initrd /image/debian-11/initrd;"), "{grub}");
+        assert!(two.contains("if linux /vmlinuz '") && two.contains("if initrd /initrd;"));
+        assert!(!one.contains(" /vmlinuz") && !two.contains("image/"));
+        let ipxe = text(&items, &Loader::Ipxe.name());
+        let (one, two) = ipxe.split_once(":card-52-54-00-00-00-02\n").unwrap();
+        assert!(
+            one.contains("\nkernel image/debian-11/vmlinuz initrd=initrd "),
+            "{ipxe}"
+        );
+        assert!(
+            one.contains(" && initrd image/debian-11/initrd && boot"),
+            "{ipxe}"
+        );
+        assert!(two.contains("\nkernel vmlinuz ") && two.contains("&& initrd initrd &&"));
+        assert!(!two.contains("image/"));
+    }
+
+    #[test]
     fn the_unlisted_may_be_made_to_wait() {
         let items = items(&example(), Unlisted::Wait);
-        for name in ["pxelinux.cfg/default", "grub/grub.cfg", IPXE_SCRIPT] {
+        for name in [
+            "pxelinux.cfg/default",
+            "grub/grub.cfg",
+            &Loader::Ipxe.name(),
+        ] {
             let menu = text(&items, name);
             assert!(
                 !menu.contains("LOCALBOOT") && !menu.contains("exit"),

@@ -3,7 +3,6 @@
 //! What `p2v serve` decides each time a machine asks is decided once here, and written down. So a machine that is
 //! named always gets the agent or is held, and is never sent to its own disk: what is written may be old.
 
-use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -18,8 +17,11 @@ use serde_json::json;
 use crate::arguments::{Image, Orders};
 use crate::serve;
 use crate::settings::{Machine, Settings};
-use tree::{Item, Tree};
+use decide::{Decided, decide};
+use tree::Tree;
 
+mod boot_files;
+mod decide;
 mod medium;
 mod menus;
 mod orders;
@@ -81,12 +83,15 @@ fn install(
             "there is no machine to make a menu for: name them with --machine MAC, or under [machines] in the settings"
         );
     }
-    let (mut items, missing) = boot_files(settings)?;
+    let (usual, missing) = boot_files::usual(settings)?;
     let Decided {
         orders: mut all,
         left_out,
         their_cards,
     } = decide(store, settings, &macs, more, &hosts, told.writable)?;
+    // Files before what names them: the images, the loaders, and menus last.
+    let mut items = boot_files::of_orders(settings, &all)?;
+    items.extend(usual);
     let ours = tree.still_ours()?;
     let mut forgotten = Vec::new();
     for mac in ours.into_iter().filter_map(menus::card_of) {
@@ -163,53 +168,6 @@ fn install(
     Ok(())
 }
 
-/// What is decided of all machines.
-#[derive(Default)]
-struct Decided {
-    orders: Vec<orders::Order>,
-    /// Machines that get no menu.
-    left_out: Vec<MacAddr>,
-    /// All cards that are known, of all machines.
-    their_cards: Vec<MacAddr>,
-}
-
-/// `named`: on the command line, which counts more than `allow` and `deny`.
-fn decide(
-    store: &Store,
-    settings: &Settings,
-    macs: &[MacAddr],
-    named: &[MacAddr],
-    hosts: &[MacAddr],
-    writable: bool,
-) -> Result<Decided> {
-    let mut decided = Decided::default();
-    for &mac in macs {
-        let wish = settings.machines.get(&mac).and_then(|known| known.boot);
-        let listed = named.contains(&mac) || settings.serve.allows(mac);
-        let known = store.by_mac(mac)?;
-        if orders::verdict(known.as_ref(), wish, listed).is_none() {
-            let cards = known.as_ref().map_or_else(|| vec![mac], orders::cards);
-            decided.their_cards.extend(cards);
-            decided.left_out.push(mac);
-            continue;
-        }
-        let (record, append) = orders_for(store, settings, mac, hosts, writable)?;
-        decided.their_cards.extend(orders::cards(&record));
-        // Of the record as it is now: a domain may have been started since.
-        if let Some(verdict) = orders::verdict(Some(&record), wish, listed) {
-            let orders = orders::of(&record, verdict, &append);
-            decided.orders.extend(orders);
-        }
-    }
-    decided.orders = orders::one_for_each_card(decided.orders);
-    // A card of a machine that is held has a menu, also if its own record would have none.
-    let orders = &decided.orders;
-    decided
-        .left_out
-        .retain(|mac| orders.iter().all(|order| order.mac != *mac));
-    Ok(decided)
-}
-
 fn iso(
     store: &Store,
     settings: &Settings,
@@ -220,9 +178,21 @@ fn iso(
 ) -> Result<()> {
     let hosts = hosts(settings, told)?;
     let mac = mac_of(store, settings, machine)?;
-    let image = medium::Contents {
-        kernel: &settings.serve.kernel,
-        initrd: &settings.serve.initrd,
+    let named = settings.machines.get(&mac).and_then(|known| known.image);
+    let image = match named {
+        Some(name) => {
+            let files = boot_files::of_image(settings, name)?;
+            medium::Contents {
+                kernel: &files.kernel,
+                initrd: &files.initrd,
+                advice: boot_files::where_it_is(name),
+            }
+        }
+        None => medium::Contents {
+            kernel: &settings.serve.kernel,
+            initrd: &settings.serve.initrd,
+            advice: boot_files::MAKE_IMAGE.to_owned(),
+        },
     };
     medium::may_be_written(file)?;
     let (record, append) = orders_for(store, settings, mac, &hosts, told.writable)?;
@@ -231,11 +201,13 @@ fn iso(
     if json {
         println!(
             "{}",
-            json!({ "file": file, "bytes": bytes, "machine": record.name })
+            json!({ "file": file, "bytes": bytes, "machine": record.name,
+                "image": named.map(|name| name.to_string()) })
         );
     } else {
+        let image = named.map_or_else(String::new, |name| format!(", with its image {name}"));
         println!(
-            "{}: {:.1} MB, for {} only. For a USB stick: dd if={} of=/dev/STICK bs=4M conv=fsync",
+            "{}: {:.1} MB, for {} only{image}. For a USB stick: dd if={} of=/dev/STICK bs=4M conv=fsync",
             file.display(),
             bytes as f64 / 1e6,
             record.name,
@@ -284,10 +256,7 @@ fn orders_for(
         let ours = orders::read_only(&record, hosts);
         (record, ours)
     };
-    let append = match known.map(Machine::kernel_arguments) {
-        Some(theirs) if !theirs.is_empty() => format!("{theirs} {ours}"),
-        _ => ours,
-    };
+    let append = Machine::with_kernel_arguments(known, ours);
     if let Err(wrong) = boot_menu::check_arguments(&append) {
         bail!(
             "the kernel arguments for {} ({mac}) {wrong}: change its `append` or `console` under [machines], or name fewer \
@@ -314,60 +283,6 @@ fn mac_of(store: &Store, settings: &Settings, machine: &str) -> Result<MacAddr> 
     Ok(record.boot_mac)
 }
 
-/// The loaders and the image, and what cannot be there because this host lacks it.
-fn boot_files(settings: &Settings) -> Result<(Vec<Item>, Vec<String>)> {
-    let serve = &settings.serve;
-    let image = "`make image` and `make install` make it; or set the path under [serve]";
-    let pxelinux = "apt install pxelinux syslinux-common; or set the path under [serve]";
-    let mut items = Vec::new();
-    // The image before the loaders, and menus last: nothing names a file that is not there.
-    for (name, path, advice) in [
-        ("vmlinuz", &serve.kernel, image),
-        ("initrd", &serve.initrd, image),
-        ("ldlinux.c32", &serve.ldlinux, pxelinux),
-        ("pxelinux.0", &serve.pxelinux, pxelinux),
-    ] {
-        let bytes =
-            fs::read(path).with_context(|| format!("cannot read {} ({advice})", path.display()))?;
-        items.push(Item::new(name, bytes));
-    }
-    let mut missing = Vec::new();
-    for (names, what, package) in [
-        (
-            [
-                (
-                    "grubx64.efi",
-                    "/usr/lib/grub/x86_64-efi-signed/grubnetx64.efi.signed",
-                ),
-                ("shimx64.efi", "/usr/lib/shim/shimx64.efi.signed"),
-            ]
-            .as_slice(),
-            "64-bit UEFI",
-            "grub-efi-amd64-signed shim-signed",
-        ),
-        (
-            &[(
-                "grubia32.efi",
-                "/usr/lib/grub/i386-efi/monolithic/grubnetia32.efi",
-            )],
-            "32-bit UEFI",
-            "grub-efi-ia32-bin",
-        ),
-    ] {
-        let read: std::io::Result<Vec<Item>> = names
-            .iter()
-            .map(|(name, path)| Ok(Item::new(*name, fs::read(path)?)))
-            .collect();
-        match read {
-            Ok(read) => items.extend(read),
-            Err(error) => missing.push(format!(
-                "machines with {what} cannot boot from it: this host lacks their loader ({error}); apt install {package}"
-            )),
-        }
-    }
-    Ok((items, missing))
-}
-
 /// What a machine other than those named is told.
 fn for_the_unlisted(unlisted: Unlisted) -> BootDecision {
     let who = "p2v made no menu for this machine on this server.";
@@ -382,6 +297,7 @@ fn for_the_unlisted(unlisted: Unlisted) -> BootDecision {
 /// For tests of what is made of orders.
 #[cfg(test)]
 fn example() -> Vec<orders::Order> {
+    use p2v_netboot::Image;
     let order = |n, decision| orders::Order {
         mac: MacAddr::new(0x52, 0x54, 0, 0, 0, n),
         decision,
@@ -391,6 +307,7 @@ fn example() -> Vec<orders::Order> {
             1,
             BootDecision::Agent {
                 append: "p2v.shelf=1".into(),
+                image: Image::Usual,
             },
         ),
         order(
@@ -407,12 +324,11 @@ mod tests {
     use super::*;
     use p2v_dom0::State;
     use p2v_dom0::store::StoreError;
+    use p2v_netboot::ImageFiles;
+    use std::fs;
 
-    #[test]
-    fn the_second_card_of_a_server_that_was_stopped_is_as_if_it_had_no_menu() {
-        let dir = tempfile::tempdir().unwrap();
-        let there = dir.path().join("there");
-        fs::write(&there, "x").unwrap();
+    /// Those by which every file that all machines need is `there`.
+    fn settings(there: &Path) -> Settings {
         let mut settings = Settings::default();
         let serve = &mut settings.serve;
         for path in [
@@ -421,8 +337,96 @@ mod tests {
             &mut serve.pxelinux,
             &mut serve.ldlinux,
         ] {
-            path.clone_from(&there);
+            *path = there.to_owned();
         }
+        settings
+    }
+
+    #[test]
+    fn a_machines_own_image_is_laid_out_or_it_is_said_what_is_missing() {
+        let dir = tempfile::tempdir().unwrap();
+        let (there, own) = (dir.path().join("there"), dir.path().join("own"));
+        fs::write(&there, "usual").unwrap();
+        fs::write(&own, "its own").unwrap();
+        let mut settings = settings(&there);
+        let mac = MacAddr::new(0x52, 0x54, 0, 0, 0, 1);
+        let machine = toml::from_str("image = 'old'").unwrap();
+        settings.machines.insert(mac, machine);
+        let mut image = |name: &str, kernel: &Path| {
+            let (kernel, initrd) = (kernel.to_owned(), there.clone());
+            let name = name.parse().unwrap();
+            let files = ImageFiles { kernel, initrd };
+            settings.serve.images.insert(name, files);
+            settings.clone()
+        };
+        let missing = image("old", &dir.path().join("missing"));
+        // Nobody's.
+        image("new", &own);
+        let whole = image("old", &own);
+
+        let store = Store::open(&dir.path().join("state")).unwrap();
+        let told = Orders {
+            host: vec![mac],
+            writable: false,
+        };
+        let tree = dir.path().join("tree");
+        let install =
+            |settings| install(&store, settings, &tree, &[], Unlisted::Local, &told, false);
+        let error = format!("{:#}", install(&missing).unwrap_err());
+        assert!(
+            error.contains("missing") && error.contains("[serve.images.old]"),
+            "{error}"
+        );
+        let medium = dir.path().join("medium.iso");
+        let error = iso(&store, &missing, &medium, &mac.to_string(), &told, false).unwrap_err();
+        let error = format!("{error:#}");
+        assert!(error.contains("[serve.images.old] in the"), "{error}");
+        assert!(!tree.exists() && !medium.exists());
+        let mut none = whole.clone();
+        none.serve.images.clear();
+        let error = format!("{:#}", install(&none).unwrap_err());
+        assert!(error.contains("there is no [serve.images.old]"), "{error}");
+        let mut relative = whole.clone();
+        let files = relative.serve.images.values_mut();
+        files.for_each(|files| files.initrd = "Cargo.toml".into());
+        let error = format!("{:#}", install(&relative).unwrap_err());
+        assert!(error.contains("no absolute path"), "{error}");
+        assert!(!tree.exists());
+        install(&whole).unwrap();
+        let read = |name: &str| fs::read_to_string(tree.join(name)).unwrap();
+        assert_eq!(read("vmlinuz"), "usual");
+        assert_eq!(read("image/old/vmlinuz"), "its own");
+        assert_eq!(read("image/old/initrd"), "usual");
+        assert!(!tree.join("image/new").exists());
+        let menu = read(&menu_name(MenuFormat::Pxelinux, mac));
+        assert!(menu.contains("KERNEL image/old/vmlinuz"), "{menu}");
+
+        // An image that no menu names is not asked for.
+        let mut denied = missing.clone();
+        denied.serve.deny = vec!["*".parse().unwrap()];
+        let mut local = none.clone();
+        let machine = toml::from_str("image = 'old'\nboot = 'local'").unwrap();
+        local.machines.insert(mac, machine);
+        for settings in [&denied, &local] {
+            install(settings).unwrap();
+        }
+        let record = store.by_mac(mac).unwrap().unwrap();
+        let released = store.update(&record.name, |record| {
+            record.state = State::Released;
+            Ok::<_, StoreError>(())
+        });
+        released.unwrap();
+        for settings in [&missing, &none] {
+            install(settings).unwrap();
+        }
+    }
+
+    #[test]
+    fn the_second_card_of_a_server_that_was_stopped_is_as_if_it_had_no_menu() {
+        let dir = tempfile::tempdir().unwrap();
+        let there = dir.path().join("there");
+        fs::write(&there, "x").unwrap();
+        let settings = settings(&there);
         let mac = |n| MacAddr::new(0x52, 0x54, 0, 0, 0, n);
         let store = Store::open(&dir.path().join("state")).unwrap();
         let name = store

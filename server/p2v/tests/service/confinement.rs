@@ -9,12 +9,13 @@ use std::process::{Command, Stdio};
 use p2v_dom0::store::StoreError;
 use p2v_dom0::{State, Store};
 
+use crate::site_dhcp::boot_file_by_dhcp;
 use crate::wire::{LIMIT, Service, Wire, run};
 
 /// A user that every Debian system has, and that has nothing to do with p2v.
 const USER: &str = "daemon";
-/// CAP_NET_BIND_SERVICE (10) and CAP_NET_RAW (13), `linux/capability.h`.
-const CAPABILITIES: &str = "0000000000002400";
+/// None (`linux/capability.h`).
+const CAPABILITIES: &str = "0000000000000000";
 
 /// The service manager's end of `NOTIFY_SOCKET`.
 struct Manager(UnixDatagram);
@@ -77,10 +78,106 @@ fn settings(dir: &Path, more: &str) -> PathBuf {
     path
 }
 
+/// Waits until it is ready, and looks at what it may do: not only the process, each thread has a user and
+/// capabilities of its own.
+fn ready_and_confined(manager: &Manager, service: &Service, sets: &[&str]) {
+    let ready = manager.wait_for("READY=1");
+    assert!(ready.contains("STATUS=serving"), "{ready}");
+    let uid = uid();
+    let tasks = PathBuf::from(format!("/proc/{}/task", service.0.id()));
+    let mut threads = 0;
+    for task in fs::read_dir(tasks).unwrap() {
+        let task = task.unwrap().path();
+        assert_eq!(status(&task, "Uid"), [&*uid; 4]);
+        assert_eq!(status(&task, "Groups"), [""; 0]);
+        for set in sets {
+            assert_eq!(status(&task, set), [CAPABILITIES], "{set}");
+        }
+        assert_eq!(status(&task, "NoNewPrivs"), ["1"]);
+        threads += 1;
+    }
+    assert!(threads > 1);
+}
+
+fn uid() -> String {
+    run(Command::new("id").args(["-u", USER])).trim().to_owned()
+}
+
+fn menu(wire: &Wire) -> String {
+    fetched(wire, "pxelinux.cfg/01-52-54-00-12-34-56")
+}
+
+fn fetched(wire: &Wire, name: &str) -> String {
+    run(Command::new("ip")
+        .args(["netns", "exec", &wire.machine, "curl", "-sS", "-m", "50"])
+        .arg(format!("tftp://192.168.7.1/{name}")))
+}
+
+/// Two machines with an image each: of `old` there is a kernel that everybody can read, of `roots` one that only
+/// root can. A third shall have an image that there is none of.
+fn with_images(dir: &Path) -> String {
+    let mut text = String::from("[machines.\"52:54:00:12:34:58\"]\nimage = \"gone\"\n");
+    for (name, mode, mac) in [("old", 0o644, "56"), ("roots", 0o600, "57")] {
+        let kernel = dir.join(name);
+        fs::write(&kernel, name).unwrap();
+        fs::set_permissions(&kernel, fs::Permissions::from_mode(mode)).unwrap();
+        text += &format!(
+            "[serve.images.{name}]\nkernel = {kernel:?}\ninitrd = {initrd:?}\n\
+             [machines.\"52:54:00:12:34:{mac}\"]\nimage = \"{name}\"\n",
+            initrd = dir.join("initrd"),
+        );
+    }
+    text
+}
+
+/// As the unit does it.
+#[test]
+fn started_as_its_user_it_gives_up_the_capabilities_of_the_start_and_still_answers() {
+    let (dir, wire) = (open_directory(), Wire::new());
+    let config = settings(dir.path(), &with_images(dir.path()));
+    let manager = Manager::new(&dir.path().join("notify"));
+    for part in ["machines", "netboot"] {
+        let part = dir.path().join("state").join(part);
+        fs::create_dir_all(&part).unwrap();
+        run(Command::new("chown").arg(USER).arg(part));
+    }
+    let service = Service(
+        wire.on_host("setpriv")
+            .args(["--reuid", USER, "--regid", USER, "--clear-groups"])
+            .args(["--inh-caps", "-all,+net_bind_service,+net_raw"])
+            .args(["--ambient-caps", "-all,+net_bind_service,+net_raw"])
+            .arg(env!("CARGO_BIN_EXE_p2v"))
+            .arg("--config")
+            .arg(config)
+            .arg("serve")
+            .env("NOTIFY_SOCKET", dir.path().join("notify"))
+            .stderr(Stdio::inherit())
+            .spawn()
+            .unwrap(),
+    );
+    ready_and_confined(
+        &manager,
+        &service,
+        &["CapEff", "CapPrm", "CapInh", "CapAmb"],
+    );
+    // By a frame of its own making; then a port of its own for the transfer.
+    assert_eq!(boot_file_by_dhcp(&wire), "pxelinux.0");
+    let menu = menu(&wire);
+    assert!(menu.contains("p2v.shelf=1 "), "{menu}");
+    assert!(menu.contains("KERNEL image/old/vmlinuz\n"), "{menu}");
+    assert_eq!(fetched(&wire, "image/old/vmlinuz"), "old");
+    // An image that it cannot read, or knows nothing of, did not keep it from starting.
+    for mac in ["57", "58"] {
+        let menu = fetched(&wire, &format!("pxelinux.cfg/01-52-54-00-12-34-{mac}"));
+        assert!(menu.contains("KERNEL vmlinuz\n"), "{menu}");
+    }
+}
+
 #[test]
 fn started_by_root_it_goes_on_as_its_user_and_shares_the_records_with_root() {
     let (dir, wire) = (open_directory(), Wire::new());
-    let config = settings(dir.path(), &format!("user = {USER:?}"));
+    let images = with_images(dir.path());
+    let config = settings(dir.path(), &format!("user = {USER:?}\n{images}"));
     let manager = Manager::new(&dir.path().join("notify"));
     // As a command of root's would leave it, run before the service ever was.
     let store = Store::open(&dir.path().join("state")).unwrap();
@@ -95,31 +192,16 @@ fn started_by_root_it_goes_on_as_its_user_and_shares_the_records_with_root() {
             .spawn()
             .unwrap(),
     );
-    let ready = manager.wait_for("READY=1");
-    assert!(ready.contains("STATUS=serving"), "{ready}");
-
-    // Not only the process: each thread has a user and capabilities of its own.
-    let uid = run(Command::new("id").args(["-u", USER])).trim().to_owned();
-    let tasks = PathBuf::from(format!("/proc/{}/task", service.0.id()));
-    let mut threads = 0;
-    for task in fs::read_dir(tasks).unwrap() {
-        let task = task.unwrap().path();
-        assert_eq!(status(&task, "Uid"), [&*uid; 4]);
-        assert_eq!(status(&task, "Groups"), [""; 0]);
-        for set in ["CapEff", "CapPrm", "CapBnd"] {
-            assert_eq!(status(&task, set), [CAPABILITIES], "{set}");
-        }
-        assert_eq!(status(&task, "NoNewPrivs"), ["1"]);
-        threads += 1;
-    }
-    assert!(threads > 1);
-
-    let menu = || {
-        run(Command::new("ip")
-            .args(["netns", "exec", &wire.machine, "curl", "-sS", "-m", "50"])
-            .arg("tftp://192.168.7.1/pxelinux.cfg/01-52-54-00-12-34-56"))
-    };
+    ready_and_confined(
+        &manager,
+        &service,
+        &["CapEff", "CapPrm", "CapInh", "CapBnd"],
+    );
+    let uid = uid();
+    let menu = || menu(&wire);
     assert!(menu().contains("p2v.shelf=1 "));
+    // Files are read before root is given up.
+    assert_eq!(fetched(&wire, "image/roots/vmlinuz"), "roots");
     let name = "e1".parse().unwrap();
     let owner = || {
         let file = fs::metadata(store.path(&name)).unwrap();
@@ -176,6 +258,9 @@ fn the_unit_is_one_that_systemd_understands_and_finds_well_confined() {
     let text = include_str!("../../systemd/p2v-serve.service");
     let command = env!("CARGO_BIN_EXE_p2v");
     fs::write(&unit, text.replace("/usr/sbin/p2v", command)).unwrap();
+    // It could not give up its capabilities: systemd counts that system call among the privileged ones.
+    let (_, after) = text.split_once("SystemCallFilter=~@privileged\n").unwrap();
+    assert!(after.starts_with("SystemCallFilter=capset\n"));
     let verified = Command::new("systemd-analyze")
         .args(["verify", "--man=no", "--recursive-errors=no"])
         .arg(&unit)

@@ -13,11 +13,18 @@ use crate::wire::{LIMIT, Service, Wire, run};
 const LISTED: [u8; 6] = [0x52, 0x54, 0, 0x12, 0x34, 0x0a];
 const OTHER: [u8; 6] = [0x52, 0x54, 0, 0x12, 0x34, 0x0b];
 
-/// What is printed on the host.
+/// What is printed on the host, UEFI HTTP boot and all.
 fn printed(dir: &Path, wire: &Wire, server: &str) -> String {
+    let secure = printed_with(dir, wire, server, "");
+    assert!(secure.contains("UEFI HTTP boot is left out"), "{secure}");
+    assert!(!secure.contains("http://"), "{secure}");
+    printed_with(dir, wire, server, "secure_boot = false\nhttp_port = 8080\n")
+}
+
+fn printed_with(dir: &Path, wire: &Wire, server: &str, more: &str) -> String {
     let settings = dir.join("p2v.toml");
     let text = "iface = \"p2vs\"\n[serve]\nmode = \"off\"\nallow = [\"52:54:00:12:34:0a\", \"52:54:00:12:34:aa\"]\n";
-    fs::write(&settings, text).unwrap();
+    fs::write(&settings, format!("{text}{more}")).unwrap();
     run(wire
         .on_host(env!("CARGO_BIN_EXE_p2v"))
         .arg("--config")
@@ -33,9 +40,14 @@ fn discover(mac: [u8; 6], architecture: Option<u16>, ipxe: bool) -> Vec<u8> {
     packet.resize(28, 0);
     packet.extend(mac);
     packet.resize(236, 0);
-    packet.extend([0x63, 0x82, 0x53, 0x63, 53, 1, 1, 55, 4, 1, 3, 66, 67]);
+    packet.extend([0x63, 0x82, 0x53, 0x63, 53, 1, 1, 55, 5, 1, 3, 60, 66, 67]);
     if let Some(architecture) = architecture {
-        let class = format!("PXEClient:Arch:{architecture:05}:UNDI:002001");
+        let name = if architecture == 16 {
+            "HTTPClient"
+        } else {
+            "PXEClient"
+        };
+        let class = format!("{name}:Arch:{architecture:05}:UNDI:002001");
         packet.extend([60, class.len() as u8]);
         packet.extend(class.bytes());
         packet.extend([93, 2]);
@@ -49,18 +61,19 @@ fn discover(mac: [u8; 6], architecture: Option<u16>, ipxe: bool) -> Vec<u8> {
         packet.extend(b"iPXE");
     }
     packet.push(255);
-    packet.resize(300, 0);
+    packet.resize(packet.len().max(300), 0);
     packet
 }
 
-/// The server and the boot file in an answer, from its fields or its options.
-fn told(answer: &[u8]) -> (Ipv4Addr, String) {
+/// The server, the boot file and the class (option 60) in an answer, from its fields or its options.
+fn told(answer: &[u8]) -> (Ipv4Addr, String, String) {
     let text = |bytes: &[u8]| {
         let end = bytes.iter().position(|b| *b == 0).unwrap_or(bytes.len());
         String::from_utf8_lossy(&bytes[..end]).into_owned()
     };
     let server: [u8; 4] = answer[20..24].try_into().unwrap();
     let mut file = text(&answer[108..236]);
+    let mut class = String::new();
     let mut options = &answer[240..];
     while let [code, length, rest @ ..] = options {
         if *code == 255 {
@@ -69,14 +82,16 @@ fn told(answer: &[u8]) -> (Ipv4Addr, String) {
         let (value, after) = rest.split_at(usize::from(*length));
         if *code == 67 {
             file = text(value);
+        } else if *code == 60 {
+            class = text(value);
         }
         options = after;
     }
-    (server.into(), file)
+    (server.into(), file, class)
 }
 
 /// What a machine is told. Asks again until there is an answer: the server may just be starting.
-fn ask(socket: &UdpSocket, question: &[u8]) -> (Ipv4Addr, String) {
+fn ask(socket: &UdpSocket, question: &[u8]) -> (Ipv4Addr, String, String) {
     let until = Instant::now() + LIMIT;
     let mut answer = [0; 1500];
     while Instant::now() < until {
@@ -94,9 +109,11 @@ fn ask(socket: &UdpSocket, question: &[u8]) -> (Ipv4Addr, String) {
     panic!("no DHCP answer");
 }
 
-/// Starts the server and asks it as each kind of machine.
-fn answers(wire: &Wire, mut server: Command) {
-    let mut service = Service(server.stdin(Stdio::null()).spawn().unwrap());
+/// Runs `f` on the wire's other end, with a socket for DHCP.
+fn as_a_machine<T: Send + 'static>(
+    wire: &Wire,
+    f: impl FnOnce(&UdpSocket) -> T + Send + 'static,
+) -> std::thread::Result<T> {
     let namespace = File::open(format!("/run/netns/{}", wire.machine)).unwrap();
     let asked = std::thread::spawn(move || {
         setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
@@ -105,6 +122,23 @@ fn answers(wire: &Wire, mut server: Command) {
         socket
             .set_read_timeout(Some(Duration::from_millis(500)))
             .unwrap();
+        f(&socket)
+    });
+    asked.join()
+}
+
+/// What a BIOS machine is told.
+pub fn boot_file_by_dhcp(wire: &Wire) -> String {
+    as_a_machine(wire, |socket| {
+        ask(socket, &discover(LISTED, Some(0), false)).1
+    })
+    .unwrap()
+}
+
+/// Starts the server and asks it as each kind of machine.
+fn answers(wire: &Wire, mut server: Command) {
+    let mut service = Service(server.stdin(Stdio::null()).spawn().unwrap());
+    let asked = as_a_machine(wire, |socket| {
         let here = Ipv4Addr::new(192, 168, 7, 1);
         // Each with a transaction of its own, by its address.
         for (architecture, ipxe, file) in [
@@ -115,17 +149,22 @@ fn answers(wire: &Wire, mut server: Command) {
             (0, true, "boot.ipxe"),
             (7, true, "boot.ipxe"),
         ] {
-            let answer = ask(&socket, &discover(LISTED, Some(architecture), ipxe));
-            assert_eq!(answer, (here, file.to_owned()), "{architecture} {ipxe}");
+            let (server, told, class) = ask(socket, &discover(LISTED, Some(architecture), ipxe));
+            assert_eq!((server, &*told), (here, file), "{architecture} {ipxe}");
+            assert_ne!(class, "HTTPClient");
         }
+        // UEFI HTTP boot takes a URL, and only from who answers in its own name.
+        let (_, url, class) = ask(socket, &discover(LISTED, Some(16), false));
+        assert_eq!(url, "http://192.168.7.1:8080/shimx64.efi");
+        assert_eq!(class, "HTTPClient");
         for question in [
             discover(OTHER, Some(0), false),
+            discover(OTHER, Some(16), false),
             discover(LISTED, None, false),
         ] {
-            assert_eq!(ask(&socket, &question).1, "");
+            assert_eq!(ask(socket, &question).1, "");
         }
     });
-    let asked = asked.join();
     assert!(
         service.0.try_wait().unwrap().is_none(),
         "the server has ended"

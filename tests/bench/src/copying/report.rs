@@ -1,6 +1,7 @@
 //! What the copies say, for people.
 
 use super::{Disk, Measured, Peer, Row, Taken};
+use crate::report::verdict;
 
 /// One row, as soon as it is known.
 pub fn line(measured: &Measured) {
@@ -117,11 +118,7 @@ pub fn goals(measured: &[Measured]) {
             let Some(figure) = figure else {
                 continue;
             };
-            let verdict = if (goal.reached)(figure) {
-                "reached    "
-            } else {
-                "NOT reached"
-            };
+            let verdict = verdict((goal.reached)(figure));
             println!(
                 "  {verdict} {figure:6.2} ({}) {}: {}",
                 goal.wanted, goal.what, measured.name

@@ -4,9 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde::Serialize;
 
+use crate::measured::{self, median};
 use crate::network::Network;
 
 mod clients;
@@ -32,6 +33,9 @@ pub enum Client {
 pub struct Row {
     pub client: Client,
     pub clients: u8,
+    /// The interface cuts what TCP sends into frames, and puts it together again, as those of Xen hosts do;
+    /// else the kernel does. TFTP's datagrams are frames anyway.
+    pub offloads: bool,
     pub servers: Vec<Server>,
 }
 
@@ -42,7 +46,8 @@ impl Row {
             Client::Atftp => "tftp by atftp",
             Client::CurlHttp => "http by curl",
         };
-        format!("netboot {client}, {} at once", self.clients)
+        let offloads = if self.offloads { "" } else { ", no offloads" };
+        format!("netboot {client}, {} at once{offloads}", self.clients)
     }
 
     /// A command of this row. With one block in flight the two ends work by turns, and share a processor:
@@ -55,10 +60,12 @@ impl Row {
         }
     }
 
-    /// Bytes of the file fetched: long enough to measure for one; for many the kernel, as it is.
+    /// Bytes of the file fetched: long enough to measure for one, by HTTP too, which takes a while to come up to
+    /// its speed; for many the kernel, as it is.
     fn bytes(&self) -> u64 {
-        match self.clients {
-            1 => 24 << 20,
+        match (self.clients, self.client) {
+            (1, Client::CurlHttp) => 256 << 20,
+            (1, _) => 24 << 20,
             _ => 8 << 20,
         }
     }
@@ -74,14 +81,20 @@ pub fn all() -> Vec<Row> {
     let row = |client, clients, servers: &Vec<Server>| Row {
         client,
         clients,
+        offloads: true,
         servers: servers.clone(),
     };
+    let http = vec![Server::P2v];
     vec![
         row(Client::CurlTftp, 1, &all),
         row(Client::Atftp, 1, &all),
         row(Client::CurlTftp, 100, &all),
-        row(Client::CurlHttp, 1, &vec![Server::P2v]),
-        row(Client::CurlHttp, 100, &vec![Server::P2v]),
+        row(Client::CurlHttp, 1, &http),
+        Row {
+            offloads: false,
+            ..row(Client::CurlHttp, 1, &http)
+        },
+        row(Client::CurlHttp, 100, &http),
     ]
 }
 
@@ -101,19 +114,7 @@ pub struct Taken {
 }
 
 /// What a row came to: by each server the median of its rounds.
-#[derive(Clone, Debug, Serialize)]
-pub struct Measured {
-    pub row: Row,
-    pub name: String,
-    pub results: Vec<(Server, Taken)>,
-}
-
-impl Measured {
-    pub fn of(&self, server: Server) -> Option<&Taken> {
-        let found = self.results.iter().find(|(s, _)| *s == server);
-        found.map(|(_, taken)| taken)
-    }
-}
+pub type Measured = measured::Measured<Row, Server, Taken>;
 
 /// Where the boot files are.
 pub struct BootFiles {
@@ -134,25 +135,13 @@ impl BootFiles {
     /// Measures a row so many times, the servers by turns, and takes the median of each by throughput,
     /// with the failures of all rounds.
     pub fn measure(&self, row: &Row, rounds: usize) -> Result<Measured> {
-        let mut taken: Vec<(Server, Vec<Taken>)> =
-            row.servers.iter().map(|server| (*server, vec![])).collect();
-        for _ in 0..rounds {
-            for (server, list) in &mut taken {
-                let one = self.once(row, *server);
-                list.push(one.with_context(|| format!("{}, {server:?}", row.name()))?);
-            }
-        }
-        let results = taken.into_iter().map(|(server, mut list)| {
-            list.sort_by(|a, b| a.megabytes.total_cmp(&b.megabytes));
+        let settle = |list: Vec<Taken>| {
             let failed = list.iter().map(|taken| taken.failed).sum();
-            let median = list.swap_remove(list.len() / 2);
-            (server, Taken { failed, ..median })
-        });
-        Ok(Measured {
-            name: row.name(),
-            row: row.clone(),
-            results: results.collect(),
-        })
+            let median = median(list, |taken| taken.megabytes);
+            Taken { failed, ..median }
+        };
+        let once = |server| self.once(row, server);
+        Measured::by_turns(row, row.name(), &row.servers, rounds, once, settle)
     }
 
     fn once(&self, row: &Row, server: Server) -> Result<Taken> {
@@ -170,9 +159,15 @@ impl BootFiles {
         }
         let network = Network::new(1500)?;
         network.with_addresses()?;
-        network.without_offloads()?;
+        if !row.offloads {
+            network.without_offloads()?;
+        }
         let addresses = network.with_more_load_addresses(row.clients)?;
         let running = Running::start(&self.programs, row, server, &network, &self.directory)?;
+        if row.clients == 1 {
+            // What is loaded and found for the first time is no part of a block's way.
+            clients::fetch(row, &network, &addresses, &self.directory)?;
+        }
         let before = running.processor_seconds()?;
         let fetched = clients::fetch(row, &network, &addresses, &self.directory)?;
         let used = running.processor_seconds()? - before;

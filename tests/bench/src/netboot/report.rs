@@ -1,6 +1,7 @@
 //! What the fetches say, for people.
 
 use super::{Client, Measured, Server};
+use crate::report::verdict;
 
 /// One row, as soon as it is known.
 pub fn line(measured: &Measured) {
@@ -32,11 +33,7 @@ fn against(measured: &Measured, server: Server) -> Option<f64> {
 pub fn goals(measured: &[Measured]) {
     println!("\ngoals");
     let tell = |reached: bool, figure: f64, what: &str, name: &str| {
-        let verdict = if reached {
-            "reached    "
-        } else {
-            "NOT reached"
-        };
+        let verdict = verdict(reached);
         println!("  {verdict} {figure:6.2} {what}: {name}");
     };
     for row in measured {
@@ -57,20 +54,18 @@ pub fn goals(measured: &[Measured]) {
             }
         }
     }
-    let single = |client| {
-        let row = measured
-            .iter()
-            .find(|m| m.row.client == client && m.row.clients == 1)?;
-        Some(row.of(Server::P2v)?.megabytes)
+    let singles = |client| {
+        let of_client = move |m: &&Measured| m.row.client == client && m.row.clients == 1;
+        measured.iter().filter(of_client)
     };
-    if let (Some(http), Some(tftp)) = (single(Client::CurlHttp), single(Client::CurlTftp)) {
-        let ratio = http / tftp;
-        tell(
-            ratio >= 10.0,
-            ratio,
-            "(at least 10) of TFTP",
-            "http by curl",
-        );
+    let speed = |row: &Measured| Some(row.of(Server::P2v)?.megabytes);
+    if let Some(tftp) = singles(Client::CurlTftp).next().and_then(speed) {
+        for row in singles(Client::CurlHttp) {
+            if let Some(http) = speed(row) {
+                let ratio = http / tftp;
+                tell(ratio >= 10.0, ratio, "(at least 10) of TFTP", &row.name);
+            }
+        }
     }
     println!(
         "one client shared a processor with the server; of tftpd-hpa, which forks for each client, \

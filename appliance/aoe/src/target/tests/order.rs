@@ -3,6 +3,8 @@
 use std::sync::Condvar;
 
 use super::*;
+use crate::acl::Reserve;
+use crate::frame::ErrorCode;
 
 /// What a disk does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -340,4 +342,37 @@ fn nothing_is_fetched_ahead_beside_a_write_to_it_that_starts_in_the_same_round()
     asked.ask(1003, false, 128, 2, 0);
     asked.answers(1);
     asked.disk.wait_until(ahead);
+}
+
+#[test]
+fn a_scan_that_is_asked_for_again_while_it_is_at_work_is_done_once() {
+    let bench = Bench::quiet();
+    let station = bench.segment.station(HOST);
+    let ask = |tag: u32| {
+        let request = Request::Digest { lba: 0, sectors: 8 };
+        let frame = Header::request(HOST, AGENT, E7_0, command::P2V, tag);
+        station
+            .send(&[frame.frame(&[&request.to_bytes()])])
+            .unwrap();
+    };
+    let held = bench.disk.data.lock().unwrap();
+    ask(5);
+    while bench.target.exports[0].scanned.lock().unwrap().is_none() {
+        std::thread::yield_now();
+    }
+    ask(5);
+    // Done after the other, if that is done.
+    ask(6);
+    while !bench.target.exports[0].scan.any(|job| job.reply.tag == 6) {
+        std::thread::yield_now();
+    }
+    drop(held);
+    let mut tags = Vec::new();
+    while tags.last() != Some(&6) {
+        let received = station.receive(Duration::from_secs(10), &mut |bytes| {
+            tags.push(frame::parse(bytes).unwrap().0.tag);
+        });
+        assert_ne!(received.unwrap(), 0, "the target is silent after {tags:?}");
+    }
+    assert_eq!(tags, [5, 6]);
 }

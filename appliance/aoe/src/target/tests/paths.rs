@@ -1,5 +1,6 @@
 //! Several ways to one target, and a target that falls silent.
 
+use std::os::fd::BorrowedFd;
 use std::sync::atomic::AtomicUsize;
 
 use super::*;
@@ -253,4 +254,65 @@ fn a_machine_that_restarts_is_waited_for_and_one_with_other_disks_is_noticed() {
         let error = whole(&mut session).unwrap_err();
         assert!(matches!(error, Error::Changed { .. }), "{error}");
     }
+}
+
+/// A station whose interface can go, and that counts how often it is told to pass over data.
+struct Removable {
+    station: Arc<Station>,
+    gone: Arc<AtomicBool>,
+    told: Arc<AtomicUsize>,
+}
+
+impl Wire for Removable {
+    fn mac(&self) -> MacAddr {
+        self.station.mac()
+    }
+
+    fn mtu(&self) -> usize {
+        self.station.mtu()
+    }
+
+    fn receive(&self, timeout: Duration, each: &mut dyn FnMut(&[u8])) -> io::Result<usize> {
+        if self.gone.swap(false, Ordering::Relaxed) {
+            return Err(io::Error::other("the interface is no more"));
+        }
+        self.station.receive(timeout, each)
+    }
+
+    fn readiness(&self) -> BorrowedFd<'_> {
+        self.station.readiness()
+    }
+
+    fn pass_over_data(&self) {
+        self.told.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn send_parts(&self, frames: &[[&[u8]; 2]]) -> io::Result<()> {
+        self.station.send_parts(frames)
+    }
+}
+
+#[test]
+fn a_session_without_data_stays_so_on_an_interface_that_is_opened_anew() {
+    let bench = Bench::quiet();
+    let (gone, told) = (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default());
+    let (segment, gone_, told_) = (bench.segment.clone(), gone.clone(), told.clone());
+    let open = move || {
+        Ok(Arc::new(Removable {
+            station: segment.station(HOST),
+            gone: gone_.clone(),
+            told: told_.clone(),
+        }) as Arc<dyn Wire>)
+    };
+    let initiator = Initiator::over("cable".into(), open).unwrap();
+    let mut session = initiator.attach(E7_0).unwrap();
+    session.without_data();
+    assert_eq!(told.load(Ordering::Relaxed), 1);
+    gone.store(true, Ordering::Relaxed);
+    session.digest(0, 8).unwrap();
+    assert_eq!(told.load(Ordering::Relaxed), 2, "opened anew");
+    assert!(matches!(
+        session.read(0, &mut [0; 512]),
+        Err(Error::Nonsense { .. })
+    ));
 }

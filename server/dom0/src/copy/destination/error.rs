@@ -100,6 +100,12 @@ pub enum DestinationError {
         /// What is on it.
         holds_what: Option<String>,
     },
+    /// Not to be written.
+    #[error("{} {READ_ONLY}", .0.display())]
+    ReadOnly(PathBuf),
+    /// DRBD lets nobody use it here.
+    #[error("{} {SECONDARY}", .0.display())]
+    Secondary(PathBuf),
     /// Sectors of another size.
     #[error(
         "{} has {size}-byte sectors: an old disk with 512-byte sectors cannot be put on it exactly. Name a \
@@ -156,6 +162,14 @@ pub enum DestinationError {
         source: io::Error,
     },
 }
+
+/// Why a device is of no use.
+pub(in crate::copy) const READ_ONLY: &str =
+    "is read-only on this host: it is a snapshot, or was mapped or set so (`blockdev --getro`)";
+
+/// What DRBD's refusal means, and what to do.
+pub(in crate::copy) const SECONDARY: &str = "is a DRBD device that is Secondary on this host, so DRBD lets nobody here \
+    open it: see with `drbdadm status` that no other host uses it, and make it Primary (`drbdadm primary RESOURCE`)";
 
 fn holds(what: &Option<String>) -> String {
     match what {

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+pub(super) use self::path::Marks;
 pub(super) use self::place::Place;
 use super::FileSink;
 use super::image;
@@ -16,13 +17,14 @@ use crate::tool::qemu_storage_daemon::Shown;
 
 mod error;
 mod identity;
+mod link;
 mod path;
 mod place;
 mod volume;
 
 pub use error::DestinationError;
 pub(super) use error::io_error;
-pub use identity::{device_identity, device_number, measure};
+pub use identity::{Unknown, device_number, identify, is_common, mark_of, measure, overlap};
 
 /// What the operator named with `--to`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,6 +56,15 @@ impl FromStr for Wanted {
 }
 
 impl Wanted {
+    /// What the operator calls a file or device.
+    pub fn path(&self) -> Option<String> {
+        let Wanted::Path(path) = self else {
+            return None;
+        };
+        let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+        Some(path.display().to_string())
+    }
+
     /// Whether several disks can go there.
     ///
     /// # Errors
@@ -139,7 +150,7 @@ pub fn prepare(
             marks,
         } => path::open_file(host, path, inode, (ours, marks), request),
         Place::NewImage(path) => image::make_new(host, path, request),
-        Place::Image { path, ours } => image::open_found(host, path, ours, request),
+        Place::Image { path, over } => image::open_found(host, path, over, request),
         Place::Device {
             path,
             rdev,

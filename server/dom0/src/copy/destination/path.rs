@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use p2v_aoe::SECTOR;
 
 use super::error::{DestinationError, io_error};
-use super::identity::{device_identity, logical_sector, stable_path};
+use super::identity::{identify, is_drbd, is_read_only, is_secondary, logical_sector};
+use super::link::stable_path;
 use super::place::Place;
 use super::{MayGo, Prepared, Request, refuse_domains_disk, volume};
 use crate::copy::image::{self, Format};
@@ -85,23 +86,27 @@ fn find_device(
     request: Request<'_>,
 ) -> Result<Place, DestinationError> {
     refuse_domains_disk(host, &path)?;
-    refuse_large_sectors(&path, rdev)?;
+    refuse_read_only(host, &path, rdev)?;
+    refuse_large_sectors(host, &path, rdev)?;
     // Nothing is written; it is only seen that nobody else has it (open(2), O_EXCL).
     let device = OpenOptions::new()
         .read(true)
         .custom_flags(nix::fcntl::OFlag::O_EXCL.bits())
         .open(&path)
-        .map_err(|e| open_error(&path, e))?;
+        .map_err(|e| open_error(&path, rdev, e))?;
     let size = (&device)
         .seek(SeekFrom::End(0))
         .map_err(|e| io_error("measure", &path, e))?;
     refuse_short(&path, size, request.sectors * SECTOR)?;
     // A device that has nothing to know it by may be another one after a restart: it is ours only
     // if the operator says so.
-    let destination = device_destination(&path, rdev);
+    let destination = device_destination(host, &path, rdev);
     let known =
         matches!(&destination, Destination::Device { identity, .. } if !identity.is_empty());
-    let ours = known && request.before == Some(&destination);
+    let ours = known
+        && request
+            .before
+            .is_some_and(|before| before.is_same(&destination));
     let marks = Marks::of(size, |at, bytes| device.read_exact_at(bytes, at))
         .map_err(|e| io_error("read", &path, e))?;
     drop(device);
@@ -207,7 +212,7 @@ pub(super) fn open_found_device(
         refuse_changed(&path, &sink, marks)?;
     }
     Ok(Prepared {
-        destination: device_destination(&path, rdev),
+        destination: device_destination(host, &path, rdev),
         sink,
         image: None,
         fresh: false,
@@ -216,10 +221,11 @@ pub(super) fn open_found_device(
     })
 }
 
-fn device_destination(path: &Path, rdev: u64) -> Destination {
+fn device_destination(host: &Host, path: &Path, rdev: u64) -> Destination {
+    let identity = identify(&host.paths, rdev).unwrap_or_default();
     Destination::Device {
-        path: stable_path(path, rdev),
-        identity: device_identity(rdev),
+        path: stable_path(&host.paths, path, rdev, &identity),
+        identity,
     }
 }
 
@@ -242,16 +248,20 @@ pub(super) fn open_device(
     need: u64,
 ) -> Result<FileSink, DestinationError> {
     refuse_domains_disk(host, path)?;
-    let sink = FileSink::open(path, true).map_err(|e| open_error(path, e))?;
+    let sink = FileSink::open(path, true).map_err(|e| {
+        let rdev = fs::metadata(path).map_or(0, |m| m.rdev());
+        open_error(path, rdev, e)
+    })?;
     refuse_short(path, sink.bytes(), need)?;
     let metadata = sink.file().metadata();
     let metadata = metadata.map_err(|e| io_error("look at", path, e))?;
-    refuse_large_sectors(path, metadata.rdev())?;
+    refuse_large_sectors(host, path, metadata.rdev())?;
     Ok(sink)
 }
 
-fn open_error(path: &Path, source: io::Error) -> DestinationError {
+fn open_error(path: &Path, rdev: u64, source: io::Error) -> DestinationError {
     match source.kind() {
+        _ if is_secondary(rdev, &source) => DestinationError::Secondary(path.to_owned()),
         io::ErrorKind::ResourceBusy => DestinationError::Busy(path.to_owned()),
         _ => io_error("open", path, source),
     }
@@ -268,9 +278,17 @@ fn refuse_short(path: &Path, have: u64, need: u64) -> Result<(), DestinationErro
     })
 }
 
+fn refuse_read_only(host: &Host, path: &Path, rdev: u64) -> Result<(), DestinationError> {
+    match is_read_only(&host.paths, rdev) {
+        false => Ok(()),
+        true if is_drbd(rdev) => Err(DestinationError::Secondary(path.to_owned())),
+        true => Err(DestinationError::ReadOnly(path.to_owned())),
+    }
+}
+
 /// An old disk has sectors of 512 bytes, and so must what its domain is to run from.
-fn refuse_large_sectors(path: &Path, rdev: u64) -> Result<(), DestinationError> {
-    match logical_sector(rdev).filter(|size| *size != SECTOR) {
+fn refuse_large_sectors(host: &Host, path: &Path, rdev: u64) -> Result<(), DestinationError> {
+    match logical_sector(&host.paths, rdev).filter(|size| *size != SECTOR) {
         None => Ok(()),
         Some(size) => Err(DestinationError::SectorSize {
             path: path.to_owned(),
@@ -301,7 +319,10 @@ pub(in crate::copy) struct Marks {
 
 impl Marks {
     /// Of something of `size` bytes, which `read` reads from an offset on.
-    fn of(size: u64, read: impl Fn(u64, &mut [u8]) -> io::Result<()>) -> io::Result<Marks> {
+    pub(in crate::copy) fn of(
+        size: u64,
+        read: impl Fn(u64, &mut [u8]) -> io::Result<()>,
+    ) -> io::Result<Marks> {
         let mut head = vec![0; usize::try_from(size).unwrap_or(HEAD).min(HEAD)];
         read(0, &mut head)?;
         let mut tail = vec![0; usize::try_from(size).unwrap_or(TAIL).min(TAIL)];

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use super::error::DestinationError;
 use super::path::Marks;
 use super::{Request, Wanted, path, volume};
+use crate::copy::image::Seen;
 use crate::host::Host;
 use crate::tool::lvm::{self, Volume};
 
@@ -31,8 +32,8 @@ pub(in crate::copy) enum Place {
     },
     /// An image to be made.
     NewImage(PathBuf),
-    /// An image that is this disk's copy, or a file that may be replaced by one.
-    Image { path: PathBuf, ours: bool },
+    /// An image that is this disk's copy, or a file (`over`) that may be replaced by one.
+    Image { path: PathBuf, over: Option<Seen> },
     /// A block device that is this disk's copy, or empty, or whose contents may go.
     Device {
         path: PathBuf,
@@ -93,9 +94,10 @@ impl fmt::Display for Place {
                 ..
             } if marks.blank => return write!(f, "{}, which is empty", path.display()),
             Place::Volume { volume, ours } => (format!("volume {}/{}", volume.vg, volume.lv), ours),
-            Place::File { path, ours, .. }
-            | Place::Image { path, ours }
-            | Place::Device { path, ours, .. } => (path.display().to_string(), ours),
+            Place::Image { path, over } => (path.display().to_string(), &over.is_none()),
+            Place::File { path, ours, .. } | Place::Device { path, ours, .. } => {
+                (path.display().to_string(), ours)
+            }
         };
         match ours {
             true => write!(

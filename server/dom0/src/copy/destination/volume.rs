@@ -181,6 +181,7 @@ mod tests {
             vg: "vg".into(),
             lv: "lv".into(),
             uuid: "u".into(),
+            vg_uuid: "v".into(),
             size: 1,
             tags: tags.iter().map(|t| (*t).to_owned()).collect(),
             active: true,

@@ -1,86 +1,31 @@
-//! The copy of one disk: its sessions, its destination, its journal and its certificate.
+//! The copy of one disk: its sessions, its destination and its journal.
 
-use std::fs;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use p2v_aoe::Address;
 use p2v_aoe::inventory::Disk;
-use p2v_aoe::{Address, SECTOR};
 
-use super::{CopyDone, CopyRequest, estimate};
-use crate::copy::certificate::Certificate;
+use super::taken::{ask_for_others, ask_for_others_at, give_up, warn_of_nameless};
+use super::{CopyRequest, estimate, used_extents};
 use crate::copy::destination::{self, Prepared, Wanted};
 use crate::copy::journal::{Identity, Journal};
 use crate::copy::{
-    self, BadAreas, CopyError, Limit, Options, Piece, RANGE_SECTORS, Sources, Summary, files_hit,
-    pieces,
+    self, BadAreas, CopyError, Limit, Options, Piece, RANGE_SECTORS, Sources, Summary, pieces,
 };
 use crate::name::MachineName;
-use crate::record::{CopyRecord, Destination, State, Verified};
+use crate::record::{CopyRecord, Destination, State};
 use crate::report::{self, Progress};
 use crate::timestamp::Timestamp;
-use crate::tool::lvm;
 use crate::tool::qemu_storage_daemon::Shown;
-use crate::used::{self, Extent, SourceView};
 use crate::wire::Export;
 use crate::workflow::{Contact, Context, Error, refused};
 
-/// How long a program may look into one file system. It reads all that is not the files' own data: minutes
-/// on a large one, over a slow disk more.
-const LOOK_LIMIT: Duration = Duration::from_secs(30 * 60);
-/// Silence of the old machine that a look into its file systems outlives.
-const LOOK_PATIENCE: Duration = Duration::from_secs(60);
+mod finish;
+
 /// Time that a disk may take for one request of a copy while its machine answers. Linux tries a sector up to
 /// six times and waits 30 s for each; a request reads 64 KiB together with others.
 const DISK_PATIENCE: Duration = Duration::from_secs(2 * 60 * 60);
-/// Time to find out which files are hit.
-const HITS_LIMIT: Duration = Duration::from_secs(120);
-
-/// What file systems use of a disk, and all that lies outside of them; tells what is copied of each part.
-pub(super) fn used_extents(
-    context: Context<'_>,
-    contact: &Contact,
-    address: Address,
-    disk: &Disk,
-    request: CopyRequest<'_>,
-) -> Result<Vec<(u64, u64)>, Error> {
-    let report = context.report;
-    let mut session = context.attach(contact, address, disk)?;
-    // What looks into file systems is ended when it takes too long; a read must not keep it.
-    session.wait_out_silence(LOOK_PATIENCE, Box::new(|_| {}));
-    report.step(&format!(
-        "asking the file systems of {address} what they use"
-    ));
-    let view = SourceView::new(disk.sectors, session);
-    let options = used::Options {
-        time_limit: LOOK_LIMIT,
-        stop: request.stop,
-        report,
-    };
-    let plan = used::plan(Arc::new(view), &context.host.tools, &options);
-    let plan = plan.map_err(|used::Stopped| CopyError::Interrupted)?;
-    for part in &plan.parts {
-        report.step(&format!("{address}: {}", part_words(part)));
-    }
-    Ok(plan.extents())
-}
-
-/// What is copied of a part, in a line.
-fn part_words(part: &used::Part) -> String {
-    let mib = |sectors: u64| sectors.div_ceil(2048);
-    let what = part.what.replace(char::is_control, "?");
-    match &part.extent {
-        Extent::Whole { why } if why.is_empty() => format!("{what}: all {} MiB", mib(part.sectors)),
-        Extent::Whole { why } => format!(
-            "{what}: all {} MiB, because {}",
-            mib(part.sectors),
-            why.replace(char::is_control, " ")
-        ),
-        Extent::UsedOnly => format!("{what}: {} of {} MiB", mib(part.copied), mib(part.sectors)),
-    }
-}
 
 /// What the copies of one command have in common.
 pub(super) struct Job<'a> {
@@ -182,7 +127,7 @@ impl DiskCopy {
 
     /// Leaves out what file systems do not use, and tells what is copied of each part.
     pub(super) fn leave_out_unused(&mut self, job: &Job<'_>) -> Result<(), Error> {
-        let extents = used_extents(
+        let extents = used_extents::of(
             job.context,
             job.contact,
             self.address,
@@ -203,11 +148,7 @@ impl DiskCopy {
         };
         // What a domain ran from is newer than the old disk: not a copy to bring up to date.
         let before = self.before.as_ref().filter(|copy| copy.moved.is_none());
-        if let Wanted::Path(path) = job.wanted {
-            let name = path.display().to_string();
-            let same = |to: &Destination| same_place(&to.path(), path);
-            ask_for_others(job, address, &name, &same)?;
-        }
+        let mut taken = ask_for_others_at(job.context, name, job.request, job.wanted, address)?;
         let prepared = destination::prepare(
             host,
             job.wanted,
@@ -221,14 +162,29 @@ impl DiskCopy {
             },
         )?;
         let to = prepared.destination.clone();
-        // Only now that it is ours: refused by anything else, the other copy would be forgotten for nothing.
-        let taken = ask_for_others(job, address, &to.name(), &|other| *other == to)?;
-        give_up(job, address, &to, &taken)?;
+        warn_of_nameless(job.context, job.wanted);
+        // As before: consent to one thing is not to be given by two names.
+        let asked_as = job.wanted.path().unwrap_or_else(|| to.name());
+        // Again: another command may have noted a copy there meanwhile.
+        let late = ask_for_others(
+            job.context,
+            name,
+            job.request,
+            address,
+            (&asked_as, &|other| other.is_same(&to)),
+        )?;
+        for one in late {
+            if !taken.contains(&one) {
+                taken.push(one);
+            }
+        }
+        // Only now that it is ours: refused by anything else, the other copies would be forgotten for nothing.
+        give_up(job.context, address, &to, &taken)?;
         if let Some(earlier) = self
             .before
             .as_ref()
             .map(|copy| &copy.destination)
-            .filter(|d| **d != to)
+            .filter(|d| !d.is_same(&to))
         {
             // One disk has one copy that the domain can be switched to: the operator must know which.
             report.warn(&format!(
@@ -236,7 +192,7 @@ impl DiskCopy {
                  one is left as it is (to use it again, run the copy to it again: only what differs is moved)"
             ));
         }
-        let same = before.filter(|copy| copy.destination == to && prepared.ours);
+        let same = before.filter(|copy| copy.destination.is_same(&to) && prepared.ours);
         self.begun = same.map_or_else(Timestamp::now, |copy| copy.begun);
         // What an unfinished run noted counts while nothing could write to the disk or to its copy. After
         // a finished one all is compared: that is what it is run again for.
@@ -410,244 +366,6 @@ impl DiskCopy {
             let what = format!("copying {label} ended: {error}");
             let _ = job.context.note(job.name(), &what);
         })?)
-    }
-
-    /// Makes sure that it was the same disk to the end, and writes down what the copy is.
-    pub(super) fn finish(&mut self, job: &Job<'_>, summary: Summary) -> Result<CopyDone, Error> {
-        let Context { host, .. } = job.context;
-        let (name, address) = (job.name(), self.address);
-        let Some(prepared) = self.prepared.take() else {
-            return refused(format!("{address} has no destination"));
-        };
-        let to = prepared.destination.clone();
-        // Before it is called a copy.
-        self.prepared = prepared.close_image()?;
-        // A restart of the old machine in between would have been heard as silence at most.
-        let now = self.data.inventory()?;
-        if now.boot_id != job.contact.inventory.boot_id {
-            return refused(format!(
-                "the old machine restarted while {address} was copied: its disk may have changed. Run the copy again; it \
-                 moves only what differs"
-            ));
-        }
-        let ended = Timestamp::now();
-        let certificate = if job.request.precopy {
-            None
-        } else {
-            let certificate = self.certificate(job, &summary, &to, ended);
-            let json = serde_json::to_vec_pretty(&certificate).map_err(std::io::Error::from);
-            for (ending, bytes) in [
-                ("certificate.json", json),
-                ("certificate.txt", Ok(certificate.to_string().into_bytes())),
-            ] {
-                let path = host.store.copy_file(name, address.slot, ending);
-                let written =
-                    bytes.and_then(|bytes| crate::atomic_file::replace(&path, &bytes, 0o600));
-                written.map_err(|source| CopyError::Journal { path, source })?;
-            }
-            Some(certificate)
-        };
-        host.store.update(name, |record| {
-            let disk = record.use_disk(address, &self.disk)?;
-            if let Some(copy) = disk.copy.as_mut().filter(|_| !job.request.precopy) {
-                copy.verified = Some(Verified {
-                    at: ended,
-                    boot_id: now.boot_id.clone(),
-                    unreadable: summary.unreadable.clone(),
-                    spots: self.spots(&summary),
-                    how: job.request.verify.word().into(),
-                });
-                copy.fresh = false;
-            }
-            record.note(
-                ended,
-                format!(
-                    "{address} compared with {to}: {} bytes moved, {} equal, {} zero, {} copied before, {} sectors \
-                     unreadable",
-                    summary.moved,
-                    summary.equal,
-                    summary.zeroed,
-                    summary.before,
-                    summary.unreadable_sectors()
-                ),
-            );
-            Ok::<_, Error>(())
-        })?;
-        if let Destination::Volume { vg, lv, .. } = &to
-            && summary.is_complete()
-            && !job.request.precopy
-        {
-            lvm::retag(&host.tools, vg, lv, &[], &[lvm::TAG_COPYING])?;
-        }
-        let files = self.files_hit(job, &to, &summary);
-        Ok(CopyDone {
-            address,
-            destination: to,
-            files,
-            summary,
-            certificate,
-        })
-    }
-
-    /// Which files have what could not be read. The destination is let go for it.
-    fn files_hit(
-        &mut self,
-        job: &Job<'_>,
-        to: &Destination,
-        summary: &Summary,
-    ) -> Vec<files_hit::FileHit> {
-        self.prepared = None;
-        if summary.is_complete() {
-            return Vec::new();
-        }
-        let Context { host, report, .. } = job.context;
-        report.step("looking which files the unreadable sectors belong to");
-        let path = match to {
-            Destination::Volume { vg, lv, .. } => host.paths.dev.join(vg).join(lv),
-            other => other.path(),
-        };
-        let hit =
-            |path: &Path| files_hit::files_hit(&host.tools, path, &summary.unreadable, HITS_LIMIT);
-        let Destination::Qcow2 { .. } = to else {
-            return hit(&path);
-        };
-        let (slot, sectors) = (self.address.slot, self.disk.sectors);
-        match destination::reopen(host, job.name(), slot, to, &path, sectors) {
-            Ok(image) => hit(image.raw(&path)),
-            Err(error) => {
-                report.warn(&format!("which files those are is not known: {error}"));
-                Vec::new()
-            }
-        }
-    }
-
-    /// The first and the last piece of which nothing is missing.
-    fn spots(&self, summary: &Summary) -> Vec<(u64, u32)> {
-        let whole = |piece: &&Piece| {
-            let missing =
-                |(lba, count): &(u64, u64)| *lba <= piece.last() && piece.lba < lba + count;
-            !summary.unreadable.iter().any(missing)
-        };
-        let first = self.pieces.iter().find(whole);
-        let last = self.pieces.iter().rev().find(whole);
-        let mut spots: Vec<(u64, u32)> = first
-            .into_iter()
-            .chain(last)
-            .map(|piece| (piece.lba, piece.count))
-            .collect();
-        spots.dedup();
-        spots
-    }
-
-    fn certificate(
-        &self,
-        job: &Job<'_>,
-        summary: &Summary,
-        to: &Destination,
-        ended: Timestamp,
-    ) -> Certificate {
-        let bytes: u64 = self.pieces.iter().map(|p| p.bytes() as u64).sum();
-        let root = self.journal.as_ref().and_then(|journal| {
-            let journal = journal.lock().ok()?;
-            journal.root()
-        });
-        Certificate {
-            version: 1,
-            p2v: env!("CARGO_PKG_VERSION").into(),
-            machine: job.name().clone(),
-            disk: self.address,
-            model: self.disk.model.clone(),
-            serial: self.disk.serial.clone(),
-            sectors: self.disk.sectors,
-            boot_id: job.contact.inventory.boot_id.clone(),
-            destination: to.clone(),
-            begun: self.begun,
-            ended,
-            pieces: self.pieces.len(),
-            bytes,
-            moved: summary.moved,
-            equal: summary.equal,
-            zeroed: summary.zeroed,
-            before: summary.before,
-            unused: self.disk.sectors * SECTOR - bytes,
-            extents: self.extents.clone(),
-            verified: job.request.verify.word().into(),
-            unchecked: summary.unchecked,
-            unreadable: summary.unreadable.clone(),
-            root: root.map(|root| root.to_string()),
-        }
-    }
-}
-
-/// The copies of other disks in a destination, which the operator says may go. Refused if a domain was switched
-/// to one of them.
-fn ask_for_others(
-    job: &Job<'_>,
-    address: Address,
-    name: &str,
-    is_same: &dyn Fn(&Destination) -> bool,
-) -> Result<Vec<(MachineName, Address)>, Error> {
-    let host = job.context.host;
-    let mut taken = Vec::new();
-    for other in host.store.list()?.records {
-        for (slot, disk) in &other.disks {
-            let own = other.name == *job.name() && *slot == address.slot;
-            let same = disk.copy.as_ref().filter(|copy| is_same(&copy.destination));
-            let Some(copy) = same.filter(|_| !own) else {
-                continue;
-            };
-            let theirs = Address::new(other.shelf, *slot);
-            if copy.moved.is_some() {
-                return refused(format!(
-                    "{name} is the disk of the moved system {} ({theirs}): what it holds is newer than the old disk. Copy \
-                     to another destination",
-                    other.name
-                ));
-            }
-            let holds = format!("the copy of {theirs} of {}", other.name);
-            if !(job.request.may_go)(name, Some(&holds)) {
-                return refused(format!(
-                    "{name} holds {holds}: name another destination, or say --overwrite={name} if that may go"
-                ));
-            }
-            taken.push((other.name.clone(), theirs));
-        }
-    }
-    Ok(taken)
-}
-
-/// Has the records of others forget their copies in a destination that is another disk's now.
-fn give_up(
-    job: &Job<'_>,
-    address: Address,
-    to: &Destination,
-    taken: &[(MachineName, Address)],
-) -> Result<(), Error> {
-    for (name, theirs) in taken {
-        job.context.host.store.update(name, |record| {
-            if let Some(disk) = record.disks.get_mut(&theirs.slot) {
-                disk.copy = None;
-            }
-            if record.state == State::Copied {
-                record.state = State::Copying;
-            }
-            let what = format!("the copy of {theirs} in {to} was given up for {address}");
-            record.note(Timestamp::now(), what);
-            Ok::<_, Error>(())
-        })?;
-    }
-    Ok(())
-}
-
-/// Whether two paths lead to one file or device.
-fn same_place(one: &Path, other: &Path) -> bool {
-    let (Ok(one), Ok(other)) = (fs::metadata(one), fs::metadata(other)) else {
-        return false;
-    };
-    let device = |m: &fs::Metadata| m.file_type().is_block_device();
-    match device(&one) && device(&other) {
-        true => one.rdev() == other.rdev(),
-        false => (one.dev(), one.ino()) == (other.dev(), other.ino()),
     }
 }
 

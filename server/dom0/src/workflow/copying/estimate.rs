@@ -30,11 +30,18 @@ pub(super) fn words(bytes: u64, rate: u64, limit: Option<u64>, disks: usize) -> 
     let share = limit.map(|limit| limit / disks.max(1) as u64);
     let rate = share.map_or(rate, |share| rate.min(share)).max(1);
     format!(
-        "about {} if all of its {} MiB must cross the wire, at {} MiB/s; zeros, and what is there already, take less",
+        "about {} if all of its {} MiB must cross the wire, at {}; zeros, and what is there already, take less",
         duration(Duration::from_secs(bytes / rate)),
         bytes >> 20,
-        rate >> 20
+        per_second(rate)
     )
+}
+
+fn per_second(rate: u64) -> String {
+    match rate >> 20 {
+        0..10 => format!("{} KiB/s", rate >> 10),
+        mib => format!("{mib} MiB/s"),
+    }
 }
 
 /// A duration to two figures, as a person would say it.
@@ -63,6 +70,10 @@ mod tests {
             text.starts_with("about 69 minutes") && text.contains("25 MiB/s"),
             "{text}"
         );
-        assert!(words(1, 1 << 20, None, 1).starts_with("about a minute"));
+        let text = words(1, 700 << 10, None, 1);
+        assert!(
+            text.starts_with("about a minute") && text.contains("at 700 KiB/s"),
+            "{text}"
+        );
     }
 }

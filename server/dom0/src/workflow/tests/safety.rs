@@ -324,3 +324,20 @@ fn a_saved_image_of_the_domain_is_in_the_way() {
     lab.cutover().unwrap();
     assert!(!crate::doctor::examine(&lab.host).iter().any(named));
 }
+
+#[test]
+fn no_copy_goes_over_a_file_that_an_unreadable_record_names() {
+    let lab = lab(1);
+    let file = lab.dir.path().join("other.img");
+    fs::write(&file, "a system that was moved here").unwrap();
+    let record = lab.host.store.path(&"moved".parse().unwrap());
+    let path = file.display();
+    fs::write(&record, format!("{{\"version\": 9, \"path\": \"{path}\"}}")).unwrap();
+    let to = path.to_string();
+    let go = |r: &mut CopyRequest<'_>| r.may_go = &|_, _| true;
+    let error = text(lab.copy_with(&to, go));
+    assert!(error.contains("moved.json cannot be read"), "{error}");
+    assert_eq!(fs::read(&file).unwrap(), b"a system that was moved here");
+    fs::remove_file(record).unwrap();
+    lab.copy_with(&to, go).unwrap();
+}

@@ -7,7 +7,7 @@ use super::handlers::{DirHandler, DirHandlerMode};
 use super::transfers::Transfers;
 use super::{Handler, ServerConfig, TftpServer};
 use crate::error::{Error, Result};
-use crate::utils;
+use crate::socket;
 
 /// TFTP server builder.
 pub struct TftpServerBuilder<H: Handler> {
@@ -59,7 +59,7 @@ impl<H: Handler> TftpServerBuilder<H> {
     pub fn with_handler(handler: H) -> Self {
         TftpServerBuilder {
             handle: handler,
-            addr: "0.0.0.0:69".parse().unwrap(),
+            addr: SocketAddr::from(([0, 0, 0, 0], 69)),
             socket: None,
             timeout: Duration::from_secs(3),
             block_size_limit: None,
@@ -93,7 +93,7 @@ impl<H: Handler> TftpServerBuilder<H> {
 
     /// Set underling UDP socket.
     pub fn std_socket(self, socket: UdpSocket) -> Result<Self> {
-        let socket = utils::from_std(socket)?;
+        let socket = socket::from_std(socket)?;
 
         Ok(TftpServerBuilder {
             socket: Some(socket),
@@ -199,7 +199,7 @@ impl<H: Handler> TftpServerBuilder<H> {
     pub async fn build(mut self) -> Result<TftpServer<H>> {
         let socket = match self.socket.take() {
             Some(socket) => socket,
-            None => utils::bind(self.addr).map_err(Error::Bind)?,
+            None => socket::bind(self.addr).map_err(Error::Bind)?,
         };
 
         let config = ServerConfig {

@@ -3,9 +3,11 @@
 mod builder;
 mod handler;
 mod read_req;
+mod rest;
 #[allow(clippy::module_inception)]
 mod server;
 mod transfers;
+mod window;
 mod write_req;
 
 pub mod handlers;

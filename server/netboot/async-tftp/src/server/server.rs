@@ -13,7 +13,7 @@ use super::{Handler, ReadEnd, ReadOutcome};
 use crate::error::*;
 use crate::packet::{self, Mode, Packet, PacketType, RwReq};
 use crate::parse::parse_u16_be;
-use crate::utils::bind;
+use crate::socket::bind;
 
 /// TFTP server.
 pub struct TftpServer<H>
@@ -54,6 +54,7 @@ where
         let mut buf = [0u8; 4096];
         // Transfers end with this future.
         let mut tasks = JoinSet::new();
+        let _ends_the_others = EndAll(Arc::clone(&self.transfers));
 
         loop {
             tokio::select! {
@@ -137,24 +138,18 @@ where
 
         // Prepare request future
         let req_fut = async move {
-            let (mut reader, size) = handler
+            let (reader, size) = handler
                 .read_req_open(&peer, req.filename.as_ref())
                 .await
                 .map_err(Error::Packet)?;
 
-            let mut read_req = ReadRequest::init(
-                &mut reader,
-                size,
-                peer,
-                &req,
-                config,
-                local_ip,
-                transfers,
-                running,
+            let read_req = ReadRequest::init(
+                reader, size, peer, &req, config, local_ip, transfers, running,
             )
             .await?;
 
-            let outcome = match read_req.handle().await {
+            let (done, bytes) = read_req.handle().await;
+            let outcome = match done {
                 Ok(()) => ReadOutcome::Complete,
                 Err(Error::Aborted(text)) => ReadOutcome::Aborted(text),
                 Err(Error::MaxSendRetriesReached(..))
@@ -163,7 +158,7 @@ where
             };
             let end = ReadEnd {
                 outcome,
-                bytes: read_req.bytes_acked(),
+                bytes,
                 elapsed: started.elapsed(),
             };
             handler.read_req_end(&peer, req.filename.as_ref(), end);
@@ -217,6 +212,15 @@ where
     }
 }
 
+/// Ends the transfers that threads work at, when dropped.
+struct EndAll(Arc<Transfers>);
+
+impl Drop for EndAll {
+    fn drop(&mut self) {
+        self.0.end_all();
+    }
+}
+
 async fn send_error(
     error: Error,
     peer: SocketAddr,
@@ -238,6 +242,12 @@ async fn run_req(
     transfer: Arc<Transfer>,
     local_ip: IpAddr,
 ) {
+    // However it ends: its request would be taken for one that is answered.
+    let _ended = Ended {
+        transfers,
+        peer,
+        transfer,
+    };
     if let Err(e) = req_fut.await {
         trace!("Request failed (peer: {}, error: {}", &peer, &e);
 
@@ -245,6 +255,17 @@ async fn run_req(
             trace!("Failed to send error to peer {}: {}", &peer, &e);
         }
     }
+}
 
-    transfers.end(peer, &transfer);
+/// Takes the transfer off the list, when dropped.
+struct Ended {
+    transfers: Arc<Transfers>,
+    peer: SocketAddr,
+    transfer: Arc<Transfer>,
+}
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.transfers.end(self.peer, &self.transfer);
+    }
 }

@@ -2,11 +2,13 @@
 //! address and port (a PXE ROM after a power cycle) is served at once.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
+use nix::sys::socket::{shutdown, Shutdown};
 use tokio::sync::futures::OwnedNotified;
 use tokio::sync::Notify;
 
@@ -36,6 +38,8 @@ pub(crate) struct Transfer {
     heard: AtomicUsize,
     sent: AtomicUsize,
     news: Arc<Notify>,
+    /// Where its thread waits, when it has one.
+    socket: OnceLock<Arc<UdpSocket>>,
 }
 
 impl Transfer {
@@ -48,6 +52,7 @@ impl Transfer {
             heard: AtomicUsize::new(request.len()),
             sent: AtomicUsize::new(0),
             news: Arc::default(),
+            socket: OnceLock::new(),
         }
     }
 
@@ -77,9 +82,19 @@ impl Transfer {
                 <= UNPROVEN_FACTOR * self.heard.load(Ordering::Relaxed)
     }
 
+    /// A thread waits for what comes to this socket from now on. It may be stale
+    /// already.
+    pub(crate) fn waits_at(&self, socket: Arc<UdpSocket>) {
+        let _ = self.socket.set(socket);
+    }
+
     fn end(&self) {
         self.stale.store(true, Ordering::Relaxed);
         self.news.notify_one();
+        if let Some(socket) = self.socket.get() {
+            // Linux wakes who waits there, with nothing.
+            let _ = shutdown(socket.as_raw_fd(), Shutdown::Read);
+        }
     }
 }
 
@@ -147,12 +162,16 @@ impl Transfers {
         if transfer.proven.swap(true, Ordering::Relaxed) {
             return;
         }
-        for earlier in self.lock().get(&peer).into_iter().flatten() {
-            if Arc::ptr_eq(earlier, transfer) {
-                break;
-            }
-            earlier.end();
-        }
+        let all = self.lock();
+        let of_port = all.get(&peer).map_or(&[][..], Vec::as_slice);
+        // It may have had to make room.
+        let earlier = of_port.iter().position(|t| Arc::ptr_eq(t, transfer));
+        of_port[..earlier.unwrap_or(0)].iter().for_each(|t| t.end());
+    }
+
+    /// The server ends.
+    pub(crate) fn end_all(&self) {
+        self.lock().values().flatten().for_each(|transfer| transfer.end());
     }
 
     pub(crate) fn end(&self, peer: SocketAddr, transfer: &Arc<Transfer>) {

@@ -10,7 +10,7 @@ use tokio::net::UdpSocket;
 use crate::error::{Error, Result};
 use crate::packet::{Opts, Packet, RwReq, PACKET_DATA_HEADER_LEN};
 use crate::server::{ServerConfig, DEFAULT_BLOCK_SIZE};
-use crate::utils::{bind, io_timeout};
+use crate::socket::{bind, io_timeout};
 
 pub(crate) struct WriteRequest<'w, W>
 where

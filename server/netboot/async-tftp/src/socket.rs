@@ -1,3 +1,5 @@
+//! UDP sockets of the runtime that runs us.
+
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;

@@ -1,0 +1,208 @@
+//! What only p2v's agent answers: the inventory, scans of the disk, control of the machine, counters.
+
+use std::time::Duration;
+
+use super::Session;
+use crate::frame::command;
+use crate::initiator::Error;
+use crate::inventory::Inventory;
+use crate::token::Token;
+use crate::vendor::{Access, Control, Finish, Reply, Request, Stats, control_tag, op};
+
+/// Time-out of requests that make the target read a long range.
+const SCAN_TIMEOUT: Duration = Duration::from_secs(3);
+/// An inventory of more bytes than this is nonsense.
+const INVENTORY_MAX: u32 = 1 << 20;
+
+/// Digest of a range of the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Digest {
+    /// Every byte is zero.
+    pub zero: bool,
+    /// BLAKE3 of the range.
+    pub blake3: [u8; 32],
+}
+
+impl Session {
+    fn vendor(
+        &mut self,
+        what: &'static str,
+        request: Request,
+        slow: Duration,
+        path: Option<usize>,
+    ) -> Result<Reply, Error> {
+        let answer = self.ask(what, command::P2V, &request.to_bytes(), slow, path)?;
+        self.vendor_reply(what, &answer)
+    }
+
+    fn vendor_reply(&self, what: &'static str, answer: &[u8]) -> Result<Reply, Error> {
+        match Reply::parse(answer).map_err(|e| self.nonsense(what, e))? {
+            Reply::Refused { status, lba, .. } => Err(Error::Vendor {
+                address: self.address(),
+                what,
+                status,
+                lba,
+            }),
+            reply => Ok(reply),
+        }
+    }
+
+    /// Reads the machine's inventory. A target that is not p2v's agent refuses.
+    pub fn inventory(&mut self) -> Result<Inventory, Error> {
+        let inventory = self.read_inventory(None)?;
+        self.boot_id = Some(inventory.boot_id.clone());
+        Ok(inventory)
+    }
+
+    pub(super) fn read_inventory(&mut self, path: Option<usize>) -> Result<Inventory, Error> {
+        let what = "give the machine's inventory";
+        let mut document = Vec::new();
+        loop {
+            let request = Request::Inventory {
+                offset: document.len() as u32,
+            };
+            let Reply::Inventory {
+                total,
+                offset,
+                data,
+            } = self.vendor(what, request, Duration::ZERO, path)?
+            else {
+                return Err(self.nonsense(what, "the reply is to another operation"));
+            };
+            let complete = document.len() + data.len() >= total as usize;
+            if offset as usize != document.len()
+                || total > INVENTORY_MAX
+                || (data.is_empty() && !complete)
+            {
+                return Err(
+                    self.nonsense(what, format!("{} bytes at {offset} of {total}", data.len()))
+                );
+            }
+            document.extend(data);
+            if complete {
+                return serde_json::from_slice(&document).map_err(|e| self.nonsense(what, e));
+            }
+        }
+    }
+
+    /// Digest of a range of at most [`crate::vendor::DIGEST_SECTORS_MAX`] sectors, computed by the
+    /// agent.
+    pub fn digest(&mut self, lba: u64, sectors: u32) -> Result<Digest, Error> {
+        let what = "compute a digest";
+        match self.vendor(what, Request::Digest { lba, sectors }, SCAN_TIMEOUT, None)? {
+            Reply::Digest {
+                lba: l,
+                sectors: s,
+                zero,
+                blake3,
+            } if (l, s) == (lba, sectors) => Ok(Digest { zero, blake3 }),
+            _ => Err(self.nonsense(what, "the reply is to another request")),
+        }
+    }
+
+    /// Which of `bits` ranges of `sectors_per_bit` sectors each, from `lba` on, read as zeros.
+    pub fn zero_map(
+        &mut self,
+        lba: u64,
+        sectors_per_bit: u32,
+        bits: u16,
+    ) -> Result<Vec<bool>, Error> {
+        let what = "look for zeros";
+        let request = Request::ZeroMap {
+            lba,
+            sectors_per_bit,
+            bits,
+        };
+        match self.vendor(what, request, SCAN_TIMEOUT, None)? {
+            Reply::ZeroMap {
+                lba: l,
+                sectors_per_bit: s,
+                bits: b,
+                map,
+            } if (l, s, b) == (lba, sectors_per_bit, bits) => Ok((0..usize::from(bits))
+                .map(|i| map[i / 8] & (1 << (i % 8)) != 0)
+                .collect()),
+            _ => Err(self.nonsense(what, "the reply is to another request")),
+        }
+    }
+
+    fn control(
+        &mut self,
+        what: &'static str,
+        operation: u8,
+        argument: u8,
+        token: &Token,
+        counter: u64,
+    ) -> Result<(), Error> {
+        // For the start of the agent whose inventory the caller has seen: one that was started again
+        // since, with other disks perhaps, refuses.
+        let boot_id = match &self.boot_id {
+            Some(seen) => seen.clone(),
+            None => self.inventory()?.boot_id,
+        };
+        let path = self.exchange.main();
+        let tag = control_tag(
+            token,
+            &boot_id,
+            self.exchange.own_mac(path),
+            self.address(),
+            operation,
+            argument,
+            counter,
+        );
+        let control = Control {
+            argument,
+            counter,
+            tag: *tag.as_bytes(),
+        };
+        let request = if operation == op::ACCESS {
+            Request::Access(control)
+        } else {
+            Request::Finish(control)
+        };
+        // Is it the same disk? Asked before: a machine that was told to end does not answer afterwards.
+        self.check_after_pause()?;
+        let request = request.to_bytes();
+        let answer = self.ask_whoever(what, command::P2V, &request, Duration::ZERO, Some(path));
+        let answer = answer.map_err(|error| self.with_whereabouts(error))?;
+        match self.vendor_reply(what, &answer)? {
+            Reply::Done {
+                operation: o,
+                argument: a,
+                counter: c,
+            } if (o, a, c) == (operation, argument, counter) => Ok(()),
+            _ => Err(self.nonsense(what, "the reply is to another request")),
+        }
+    }
+
+    /// Makes the export read-only or read-write. The order is for the start of the agent whose
+    /// inventory was read last in this session, and for no other. `counter` must be higher than that of every
+    /// control request before it in the machine's current boot.
+    pub fn access(&mut self, token: &Token, counter: u64, access: Access) -> Result<(), Error> {
+        let what = match access {
+            Access::ReadOnly => "make the export read-only",
+            Access::ReadWrite => "make the export read-write",
+        };
+        self.control(what, op::ACCESS, access as u8, token, counter)
+    }
+
+    /// Powers the machine off or restarts it. Refused while a disk of it is read-write.
+    pub fn finish(&mut self, token: &Token, counter: u64, finish: Finish) -> Result<(), Error> {
+        self.control(
+            "end the machine's session",
+            op::FINISH,
+            finish as u8,
+            token,
+            counter,
+        )
+    }
+
+    /// Counters of the export.
+    pub fn stats(&mut self) -> Result<Stats, Error> {
+        let what = "give its counters";
+        match self.vendor(what, Request::Stats, Duration::ZERO, None)? {
+            Reply::Stats(stats) => Ok(stats),
+            _ => Err(self.nonsense(what, "the reply is to another operation")),
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! Requests as values and as bytes.
+
+use super::{Control, Probe, Status, VENDOR_LEN, op};
+use crate::frame::{FrameError, fixed};
+
+/// A request's operation and fields.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// Bytes of the inventory from this offset on.
+    Inventory {
+        /// In bytes.
+        offset: u32,
+    },
+    /// Digest of a range.
+    Digest {
+        /// First sector.
+        lba: u64,
+        /// Sectors, 1 to [`DIGEST_SECTORS_MAX`](super::DIGEST_SECTORS_MAX).
+        sectors: u32,
+    },
+    /// Which ranges read as zeros.
+    ZeroMap {
+        /// First sector.
+        lba: u64,
+        /// Sectors for each bit, at least 1.
+        sectors_per_bit: u32,
+        /// Bits, 1 to [`ZERO_MAP_BITS_MAX`](super::ZERO_MAP_BITS_MAX).
+        bits: u16,
+    },
+    /// Set the export's state.
+    Access(Control),
+    /// End the machine's session.
+    Finish(Control),
+    /// Counters.
+    Stats,
+    /// A question about the way between the two.
+    Probe(Probe),
+}
+
+impl Request {
+    /// Reads the body of a request.
+    pub fn parse(body: &[u8]) -> Result<Request, Status> {
+        Self::parse_fields(body).map_err(|_| Status::BadArgument)?
+    }
+
+    fn parse_fields(body: &[u8]) -> Result<Result<Request, Status>, FrameError> {
+        let (&[operation, _, _, _], rest) = fixed::<VENDOR_LEN>(body)?;
+        Ok(Ok(match operation {
+            op::INVENTORY => Request::Inventory {
+                offset: u32::from_be_bytes(*fixed(rest)?.0),
+            },
+            op::DIGEST => {
+                let (lba, rest) = fixed(rest)?;
+                Request::Digest {
+                    lba: u64::from_be_bytes(*lba),
+                    sectors: u32::from_be_bytes(*fixed(rest)?.0),
+                }
+            }
+            op::ZERO_MAP => {
+                let (lba, rest) = fixed(rest)?;
+                let (sectors_per_bit, rest) = fixed(rest)?;
+                Request::ZeroMap {
+                    lba: u64::from_be_bytes(*lba),
+                    sectors_per_bit: u32::from_be_bytes(*sectors_per_bit),
+                    bits: u16::from_be_bytes(*fixed(rest)?.0),
+                }
+            }
+            op::ACCESS | op::FINISH => {
+                let (&[argument, ..], rest) = fixed::<8>(rest)?;
+                let (counter, rest) = fixed(rest)?;
+                let control = Control {
+                    argument,
+                    counter: u64::from_be_bytes(*counter),
+                    tag: *fixed(rest)?.0,
+                };
+                if operation == op::ACCESS {
+                    Request::Access(control)
+                } else {
+                    Request::Finish(control)
+                }
+            }
+            op::STATS => Request::Stats,
+            op::PROBE => match Probe::parse(rest)? {
+                Some(probe) => Request::Probe(probe),
+                None => return Ok(Err(Status::BadArgument)),
+            },
+            _ => return Ok(Err(Status::UnknownOperation)),
+        }))
+    }
+
+    /// The operation code.
+    pub fn operation(&self) -> u8 {
+        match self {
+            Request::Inventory { .. } => op::INVENTORY,
+            Request::Digest { .. } => op::DIGEST,
+            Request::ZeroMap { .. } => op::ZERO_MAP,
+            Request::Access(_) => op::ACCESS,
+            Request::Finish(_) => op::FINISH,
+            Request::Stats => op::STATS,
+            Request::Probe(_) => op::PROBE,
+        }
+    }
+
+    /// The body of the request as bytes.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = vec![self.operation(), 0, 0, 0];
+        match self {
+            Request::Inventory { offset } => bytes.extend(offset.to_be_bytes()),
+            Request::Digest { lba, sectors } => {
+                bytes.extend(lba.to_be_bytes());
+                bytes.extend(sectors.to_be_bytes());
+            }
+            Request::ZeroMap {
+                lba,
+                sectors_per_bit,
+                bits,
+            } => {
+                bytes.extend(lba.to_be_bytes());
+                bytes.extend(sectors_per_bit.to_be_bytes());
+                bytes.extend(bits.to_be_bytes());
+            }
+            Request::Access(control) | Request::Finish(control) => {
+                bytes.extend([control.argument, 0, 0, 0, 0, 0, 0, 0]);
+                bytes.extend(control.counter.to_be_bytes());
+                bytes.extend(control.tag);
+            }
+            Request::Stats => {}
+            Request::Probe(probe) => probe.write(&mut bytes),
+        }
+        bytes
+    }
+}

@@ -1,0 +1,186 @@
+//! Whether a record is one that p2v could have written.
+//!
+//! Records are files of the boot service's user, who answers strangers, and root's commands act on them. So
+//! what would make root use another path, volume or disk than p2v writes there is not taken for a record.
+
+use std::path::{Component, Path};
+
+use p2v_aoe::Address;
+use p2v_aoe::address::{SHELF_MAX, SLOT_MAX};
+
+use super::{Destination, DiskRecord, MappingKind, Record};
+use crate::tool::lvm;
+
+impl Record {
+    /// Checks what the types do not.
+    ///
+    /// # Errors
+    /// What p2v never writes.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        if self.shelf > SHELF_MAX {
+            return Err(format!("{} is no AoE shelf", self.shelf));
+        }
+        if self.boot_mac.is_zero() || self.boot_mac.is_multicast() {
+            return Err(format!("{} is no network card's address", self.boot_mac));
+        }
+        for (slot, disk) in &self.disks {
+            if *slot > SLOT_MAX {
+                return Err(format!("{slot} is no AoE slot"));
+            }
+            let address = Address::new(self.shelf, *slot);
+            disk.check(address)
+                .map_err(|why| format!("disk {address}: {why}"))?;
+        }
+        Ok(())
+    }
+}
+
+impl DiskRecord {
+    fn check(&self, address: Address) -> Result<(), String> {
+        let destination = self.copy.as_ref().map(|copy| &copy.destination);
+        match destination {
+            None => {}
+            Some(Destination::Volume { vg, lv, .. }) => {
+                for name in [vg, lv] {
+                    lvm::check_name(name).map_err(|e| e.to_string())?;
+                }
+            }
+            Some(
+                Destination::File { path, .. }
+                | Destination::Qcow2 { path, .. }
+                | Destination::Device { path, .. },
+            ) => check_path(path)?,
+        }
+        let Some(mapping) = &self.mapping else {
+            return Ok(());
+        };
+        check_path(&mapping.backing)?;
+        let named = matches!(
+            destination,
+            Some(Destination::File { .. } | Destination::Qcow2 { .. } | Destination::Device { .. })
+        );
+        if mapping.old_disk || !named {
+            check_plain(&mapping.backing)?;
+        }
+        let shown = mapping.backing.display();
+        if mapping.old_disk {
+            let device = address.to_string();
+            let is_it = mapping.kind == MappingKind::Linear && mapping.backing.ends_with(device);
+            return match is_it {
+                true => Ok(()),
+                false => Err(format!("{shown} is not the old machine's disk {address}")),
+            };
+        }
+        let is_the_copy = match (mapping.kind, destination) {
+            (MappingKind::File, Some(Destination::File { path, .. }))
+            | (MappingKind::Qcow2, Some(Destination::Qcow2 { path, .. }))
+            | (MappingKind::Linear, Some(Destination::Device { path, .. })) => {
+                *path == mapping.backing
+            }
+            (MappingKind::Linear, Some(Destination::Volume { vg, lv, .. })) => {
+                mapping.backing.ends_with(Path::new(vg).join(lv))
+            }
+            _ => false,
+        };
+        match is_the_copy {
+            true => Ok(()),
+            false => Err(format!("{shown} is not what the disk was copied to")),
+        }
+    }
+}
+
+/// An absolute path of one line. An operator may have named it with `..`.
+fn check_path(path: &Path) -> Result<(), String> {
+    let one_line = path
+        .to_str()
+        .is_some_and(|text| !text.chars().any(char::is_control));
+    match path.is_absolute() && one_line {
+        true => Ok(()),
+        false => Err(format!("{path:?} is no path that p2v would note")),
+    }
+}
+
+/// A path that p2v itself put together, of which only the end is compared.
+fn check_plain(path: &Path) -> Result<(), String> {
+    let plain = path
+        .components()
+        .all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
+    match plain {
+        true => Ok(()),
+        false => Err(format!("{path:?} is no device of p2v's")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn record(change: impl FnOnce(&mut Value)) -> Result<(), String> {
+        let volume = json!({"kind": "volume", "vg": "vg0", "lv": "e7-disk0", "uuid": "u"});
+        let mut record = json!({
+            "version": 1, "name": "e7", "boot_mac": "52:54:00:00:00:01", "shelf": 7, "state": "moved",
+            "disks": {
+                "0": {
+                    "sectors": 9, "model": "m", "serial": "s",
+                    "mapping": {"kind": "linear", "backing": "/dev/vg0/e7-disk0", "old_disk": false},
+                    "copy": {"destination": volume, "begun": "2026-11-20T22:16:40Z"},
+                },
+                "1": {
+                    "sectors": 9, "model": "m", "serial": "s",
+                    "mapping": {"kind": "linear", "backing": "/dev/etherd/e7.1", "old_disk": true},
+                },
+            },
+        });
+        change(&mut record);
+        serde_json::from_value::<Record>(record)
+            .map_err(|e| e.to_string())?
+            .check()
+    }
+
+    #[test]
+    fn what_p2v_writes_is_a_record() {
+        record(|_| {}).unwrap();
+        for (kind, mapping) in [("file", "file"), ("qcow2", "qcow2"), ("device", "linear")] {
+            record(|record| {
+                let disk = &mut record["disks"]["0"];
+                let path = "/srv/old server/../e7.img";
+                disk["copy"]["destination"] = json!({"kind": kind, "path": path, "identity": "1"});
+                disk["mapping"] = json!({"kind": mapping, "backing": path, "old_disk": false});
+            })
+            .unwrap();
+        }
+    }
+
+    #[test]
+    fn what_would_lead_root_elsewhere_is_none() {
+        for (at, value) in [
+            ("/name", json!("../e7")),
+            ("/shelf", json!(4095)),
+            ("/boot_mac", json!("00:00:00:00:00:00")),
+            ("/boot_mac", json!("01:00:5e:00:00:01")),
+            ("/disks/0/mapping/backing", json!("/dev/vg0/other")),
+            ("/disks/0/mapping/backing", json!("/dev/sda")),
+            ("/disks/0/mapping/backing", json!("/dev/../x/vg0/e7-disk0")),
+            ("/disks/0/mapping/kind", json!("file")),
+            ("/disks/0/mapping/old_disk", json!(true)),
+            ("/disks/0/copy/destination/lv", json!("../../sda")),
+            ("/disks/0/copy/destination/vg", json!("--help")),
+            ("/disks/0/copy", json!(null)),
+            ("/disks/1/mapping/backing", json!("/dev/sda")),
+            ("/disks/1/mapping/backing", json!("/dev/etherd/e8.1")),
+            ("/disks/1/mapping/backing", json!("e7.1")),
+            ("/disks/1/mapping/kind", json!("file")),
+        ] {
+            let checked = record(|record| *record.pointer_mut(at).unwrap() = value.clone());
+            assert!(checked.is_err(), "{at} {value}");
+        }
+        let elsewhere = json!({"kind": "file", "path": "/srv/e7.img\n", "identity": "1"});
+        record(|record| record["disks"]["0"]["copy"]["destination"] = elsewhere).unwrap_err();
+        let far = record(|record| {
+            let disk = record["disks"]["1"].take();
+            record["disks"] = json!({ "255": disk });
+        });
+        assert!(far.unwrap_err().contains("slot"));
+    }
+}

@@ -1,0 +1,109 @@
+//! What can be wrong with the records, and what to do about it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use p2v_aoe::MacAddr;
+use p2v_aoe::address::SHELF_MAX;
+
+use crate::lock::LockError;
+use crate::name::MachineName;
+
+/// What went wrong with the records.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The file system said no.
+    #[error("cannot {doing} {}: {source}", path.display())]
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// To what.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A record that cannot be understood is never replaced.
+    #[error(
+        "the machine record {} cannot be read: {why}. It was left as it is; repair it, or move it away \
+         if the machine is no longer needed",
+        path.display()
+    )]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// No such machine.
+    #[error("no machine is called `{name}`: {}", known(others))]
+    Unknown {
+        /// The name.
+        name: String,
+        /// Those there are.
+        others: Vec<String>,
+    },
+    /// The wanted name is taken.
+    #[error("the name {name} given to {mac} already belongs to the machine with MAC {owner}")]
+    NameTaken {
+        /// The name.
+        name: MachineName,
+        /// Who wanted it.
+        mac: MacAddr,
+        /// Who has it.
+        owner: MacAddr,
+    },
+    /// Two records claim one shelf.
+    #[error(
+        "machines {0} and {1} both have shelf {2}: two disks must not have one address; correct the \
+         record of one that no domain runs from (with a domain, the shelf stands in its mapping too: `p2v stop` first)"
+    )]
+    SharedShelf(MachineName, MachineName, u16),
+    /// Two records claim one machine.
+    #[error(
+        "the records of {0} and {1} both have the MAC {2}: move the one away that is not wanted"
+    )]
+    SharedMac(MachineName, MachineName, MacAddr),
+    /// As many machines as there may be were seen, and none of their agents heard.
+    #[error(
+        "{limit} machines were seen whose agent was not heard, and no more are met: run `p2v list` while their agents are up, \
+         which hears them; or name this one's MAC under [machines] in p2v.toml and restart p2v-serve; or move the records of \
+         `seen` machines that never were out of {}; or raise `seen_max` under [serve]",
+        machines.display()
+    )]
+    TooManySeen {
+        /// So many.
+        limit: u16,
+        /// The directory of the records.
+        machines: PathBuf,
+    },
+    /// No shelf is left.
+    #[error(
+        "all {SHELF_MAX} AoE shelves are taken; move records of machines that are gone out of the way"
+    )]
+    Full,
+    /// The system has no randomness for a token.
+    #[error("no random bytes for a boot token: {0}")]
+    Random(String),
+    /// Another command has the machine.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+}
+
+impl StoreError {
+    /// The file or directory that is the trouble.
+    pub(super) fn path(&self) -> Option<&Path> {
+        match self {
+            StoreError::Io { path, .. } | StoreError::Unreadable { path, .. } => Some(path),
+            _ => None,
+        }
+    }
+}
+
+/// Machines there are, for somebody who named another.
+fn known(others: &[String]) -> String {
+    match others {
+        [] => "no record of any can be read here; `p2v list` shows what there is".into(),
+        [one] => format!("there is {one}"),
+        [..] => format!("there are {}", others.join(", ")),
+    }
+}

@@ -1,0 +1,88 @@
+//! All records at once, those among them that cannot be read included.
+
+use std::path::Path;
+
+use p2v_aoe::MacAddr;
+
+use super::error::StoreError;
+use super::file::{boot_mac_in, text_of};
+use crate::record::Record;
+
+/// All that could be read, and what could not.
+#[derive(Debug, Default)]
+pub struct Listing {
+    /// Readable records, by shelf.
+    pub records: Vec<Record>,
+    /// One error per record that is not.
+    pub unreadable: Vec<StoreError>,
+}
+
+impl Listing {
+    /// The record of the machine that boots from `mac`, if there is one.
+    ///
+    /// # Errors
+    /// Two records have it or its shelf; or none has, and one that is unreadable might.
+    pub fn by_mac(&mut self, mac: MacAddr) -> Result<Option<Record>, StoreError> {
+        self.one(|r| r.boot_mac == mac)
+    }
+
+    /// Whether there is a record at this path that cannot be read.
+    pub fn cannot_read(&self, path: &Path) -> bool {
+        self.unreadable
+            .iter()
+            .any(|error| error.path() == Some(path))
+    }
+
+    /// Whether a record that cannot be understood has this address in its text: it may be that
+    /// machine's.
+    pub fn names_in_unreadable(&self, mac: MacAddr) -> bool {
+        let mac = mac.to_string();
+        self.unreadable_that(&|text| text.contains(&mac)).is_some()
+    }
+
+    /// A record that cannot be understood and whose text `names` something.
+    pub fn unreadable_that(&self, names: &dyn Fn(&str) -> bool) -> Option<&Path> {
+        self.unreadable.iter().find_map(|error| match error {
+            StoreError::Unreadable { path, .. } => {
+                let text = text_of(path).ok()?;
+                names(&String::from_utf8_lossy(&text)).then_some(path.as_path())
+            }
+            _ => None,
+        })
+    }
+
+    /// Records that cannot be understood, and whose text does not even say which card their machine boots
+    /// from: each may be anybody's.
+    pub fn silent(&self) -> impl Iterator<Item = &Path> {
+        let names_a_card = |path: &&Path| {
+            text_of(path).is_ok_and(|text| boot_mac_in(&String::from_utf8_lossy(&text)))
+        };
+        let paths = self.unreadable.iter().filter_map(StoreError::path);
+        paths.filter(move |path| !names_a_card(path))
+    }
+
+    /// The one record that `is` it.
+    pub(super) fn one(
+        &mut self,
+        is: impl Fn(&Record) -> bool,
+    ) -> Result<Option<Record>, StoreError> {
+        let Some(record) = self.records.iter().find(|r| is(r)) else {
+            // It might be one that cannot be read.
+            return self.unreadable.pop().map_or(Ok(None), Err);
+        };
+        let rival = |r: &&Record| r.name != record.name && (is(r) || r.shelf == record.shelf);
+        match self.records.iter().find(rival) {
+            Some(other) if other.shelf == record.shelf => Err(StoreError::SharedShelf(
+                record.name.clone(),
+                other.name.clone(),
+                record.shelf,
+            )),
+            Some(other) => Err(StoreError::SharedMac(
+                record.name.clone(),
+                other.name.clone(),
+                record.boot_mac,
+            )),
+            None => Ok(Some(record.clone())),
+        }
+    }
+}

@@ -1,0 +1,251 @@
+use super::*;
+
+fn mac(n: u8) -> MacAddr {
+    MacAddr::new(0x52, 0x54, 0, 0, 0, n)
+}
+
+fn at(seconds: u64) -> Timestamp {
+    Timestamp::from_unix(1_700_000_000 + seconds)
+}
+
+fn store() -> (tempfile::TempDir, Store) {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    (dir, store)
+}
+
+/// As root only: nobody else would be let change the directory, or mount.
+#[test]
+fn a_state_directory_that_cannot_be_changed_is_used_as_it_is() {
+    use nix::mount::{MsFlags, mount};
+    use nix::sched::{CloneFlags, unshare};
+
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    Store::open(dir.path()).unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o700)).unwrap();
+    let path = dir.path().to_owned();
+    // A thread, and its mounts with it, ends with the closure.
+    let opened = std::thread::spawn(move || {
+        unshare(CloneFlags::CLONE_NEWNS).unwrap();
+        let none = None::<&str>;
+        let bind = MsFlags::MS_BIND;
+        let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+        mount(none, "/", none, private, none).unwrap();
+        mount(Some(&path), &path, none, bind, none).unwrap();
+        let read_only = bind | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+        mount(none, &path, none, read_only, none).unwrap();
+        assert!(let_others_pass(&path).is_err());
+        Store::open_for_boot_service(&path).map(drop)
+    });
+    opened.join().unwrap().unwrap();
+}
+
+#[test]
+fn shelf_and_name_are_stable_and_first_free() {
+    let (dir, store) = store();
+    let a = store.menu(mac(1), None, at(0)).unwrap();
+    let b = store
+        .menu(mac(2), Some(&"web".parse().unwrap()), at(1))
+        .unwrap();
+    assert_eq!((a.shelf, a.name.as_str()), (1, "e1"));
+    assert_eq!((b.shelf, b.name.as_str()), (2, "web"));
+    // Another p2v on the same directory, later, with another wish.
+    let again = Store::open(dir.path()).unwrap();
+    let b2 = again
+        .menu(mac(2), Some(&"other".parse().unwrap()), at(500))
+        .unwrap();
+    assert_eq!((b2.shelf, b2.name.as_str()), (2, "web"));
+    assert_ne!(b2.token, b.token);
+    fs::remove_file(store.path(&a.name)).unwrap();
+    assert_eq!(store.menu(mac(3), None, at(2)).unwrap().shelf, 1);
+    assert!(matches!(
+        store.menu(mac(4), Some(&"web".parse().unwrap()), at(3)),
+        Err(StoreError::NameTaken { .. })
+    ));
+}
+
+#[test]
+fn half_a_record_is_named_and_left_alone() {
+    let (_dir, store) = store();
+    let facts = store.menu(mac(1), None, at(0)).unwrap();
+    let path = store.path(&facts.name);
+    let whole = fs::read(&path).unwrap();
+    for broken in [&whole[..whole.len() / 2], b"", b"{}", b"{\"version\": 99}"] {
+        fs::write(&path, broken).unwrap();
+        let error = store.get(&facts.name).unwrap_err().to_string();
+        assert!(error.contains("e1.json"), "{error}");
+        // Nothing gets a shelf while it could be the lost one's, and nothing is overwritten.
+        assert!(store.menu(mac(2), None, at(1)).is_err());
+        assert!(store.menu(mac(1), None, at(1)).is_err());
+        assert!(store.next_counter(&facts.name).is_err());
+        assert_eq!(fs::read(&path).unwrap(), broken);
+        let listing = store.list().unwrap();
+        assert_eq!((listing.records.len(), listing.unreadable.len()), (0, 1));
+    }
+    fs::write(&path, &whole).unwrap();
+    assert_eq!(store.get(&facts.name).unwrap().boot_mac, mac(1));
+}
+
+#[test]
+fn the_records_of_others_do_not_matter_to_a_known_machine() {
+    let (dir, store) = store();
+    for n in 1..=4 {
+        store.menu(mac(n), None, at(0)).unwrap();
+    }
+    let path = |n| dir.path().join(format!("machines/e{n}.json"));
+    fs::write(path(2), "{").unwrap();
+    // Machines 3 and 4 claim one shelf.
+    let text = fs::read_to_string(path(4)).unwrap();
+    fs::write(path(4), text.replace("\"shelf\": 4", "\"shelf\": 3")).unwrap();
+    assert_eq!(store.menu(mac(1), None, at(500)).unwrap().shelf, 1);
+    assert!(store.by_mac(mac(1)).unwrap().is_some());
+    assert!(store.by_shelf(1).unwrap().is_some());
+    for n in [2, 3, 4, 9] {
+        assert!(store.menu(mac(n), None, at(500)).is_err(), "{n}");
+        assert!(store.by_mac(mac(n)).is_err(), "{n}");
+    }
+    // Two records of one machine.
+    fs::write(
+        path(2),
+        text.replace("e4", "e2")
+            .replace("\"shelf\": 4", "\"shelf\": 2"),
+    )
+    .unwrap();
+    let error = store.by_mac(mac(4)).unwrap_err().to_string();
+    assert!(error.contains("e2") && error.contains("e4"), "{error}");
+}
+
+#[test]
+fn what_was_last_given_is_read_without_writing() {
+    let (dir, store) = store();
+    assert!(store.last_menu(mac(1)).unwrap().is_none());
+    let first = store.menu(mac(1), None, at(0)).unwrap();
+    let second = store.menu(mac(1), None, at(500)).unwrap();
+    assert_ne!(first.token, second.token);
+    let path = dir.path().join("machines/e1.json");
+    let before = fs::read(&path).unwrap();
+    let last = store.last_menu(mac(1)).unwrap().unwrap();
+    assert_eq!((last.shelf, last.token), (1, second.token));
+    assert_eq!(fs::read(&path).unwrap(), before);
+}
+
+#[test]
+fn the_counter_is_on_disk_before_it_is_used() {
+    let (dir, store) = store();
+    let name = store.menu(mac(1), None, at(0)).unwrap().name;
+    assert_eq!(store.next_counter(&name).unwrap(), 1);
+    assert_eq!(
+        Store::open(dir.path()).unwrap().get(&name).unwrap().counter,
+        1
+    );
+    assert_eq!(store.next_counter(&name).unwrap(), 2);
+}
+
+#[test]
+fn a_failed_change_writes_nothing_and_both_writers_are_heard() {
+    let (_dir, store) = store();
+    let name = store.menu(mac(1), None, at(0)).unwrap().name;
+    let failed: Result<(), StoreError> = store.update(&name, |r| {
+        r.counter = 77;
+        Err(StoreError::Full)
+    });
+    assert!(failed.is_err());
+    assert_eq!(store.get(&name).unwrap().counter, 0);
+    std::thread::scope(|s| {
+        for _ in 0..4 {
+            s.spawn(|| (0..50).for_each(|_| assert!(store.next_counter(&name).unwrap() > 0)));
+        }
+    });
+    assert_eq!(store.get(&name).unwrap().counter, 200);
+}
+
+#[test]
+fn a_closed_state_directory_of_roots_is_opened_to_pass_and_no_more() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o7777;
+    for (before, after) in [(0o700, 0o701), (0o750, 0o751), (0o755, 0o755)] {
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(before)).unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        assert_eq!(mode(dir.path()), after);
+        assert_eq!(mode(store.machines()), 0o700);
+    }
+    // Another user's is his own affair.
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o700)).unwrap();
+    std::os::unix::fs::chown(dir.path(), Some(1), Some(1)).unwrap();
+    Store::open(dir.path()).unwrap();
+    assert_eq!(mode(dir.path()), 0o700);
+}
+
+#[test]
+fn records_are_for_root_only() {
+    let (_dir, store) = store();
+    let name = store.menu(mac(1), None, at(0)).unwrap().name;
+    let mode = fs::metadata(store.path(&name))
+        .unwrap()
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+#[test]
+fn adopting_takes_no_shelf_that_is_taken() {
+    let (_dir, store) = store();
+    store.menu(mac(1), None, at(0)).unwrap();
+    assert_eq!(store.adopt(mac(2), 9, at(1)).unwrap().name.as_str(), "e9");
+    assert!(matches!(
+        store.adopt(mac(3), 1, at(1)),
+        Err(StoreError::SharedShelf(..))
+    ));
+    assert!(matches!(
+        store.adopt(mac(2), 1, at(1)),
+        Err(StoreError::SharedShelf(..))
+    ));
+}
+
+/// The directory may be another user's, and root reads what is there.
+#[test]
+fn only_a_file_of_ones_own_is_read_as_a_record() {
+    use std::os::unix::fs::symlink;
+    let (dir, store) = store();
+    let name = store.menu(mac(1), None, at(0)).unwrap().name;
+    let path = store.path(&name);
+    let aside = dir.path().join("e1.json");
+    fs::rename(&path, &aside).unwrap();
+    let unreadable = || {
+        let error = store.get(&name).unwrap_err().to_string();
+        assert!(error.contains("machines/e1.json"), "{error}");
+        assert_eq!(store.list().unwrap().unreadable.len(), 1);
+        fs::remove_file(&path).unwrap();
+        error
+    };
+    symlink(&aside, &path).unwrap();
+    unreadable();
+    symlink("/dev/zero", &path).unwrap();
+    unreadable();
+    // Nobody writes into it: a read would wait for ever.
+    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    assert!(unreadable().contains("not a regular file"));
+    let endless = fs::File::create(&path).unwrap();
+    endless.set_len(file::RECORD_BYTES_MAX + 1).unwrap();
+    assert!(unreadable().contains("larger than"));
+    let text = fs::read_to_string(&aside).unwrap();
+    let nobodys = text.replace(&mac(1).to_string(), "01:00:5e:00:00:01");
+    fs::write(&path, nobodys).unwrap();
+    assert!(unreadable().contains("no network card"));
+    fs::rename(&aside, &path).unwrap();
+    let before = store.get(&name).unwrap();
+    // And none is written that could not be read.
+    let change = |record: &mut Record| {
+        record.boot_mac = MacAddr::broadcast();
+        Ok::<_, StoreError>(())
+    };
+    let error = store.update(&name, change).unwrap_err().to_string();
+    assert!(error.contains("no network card"), "{error}");
+    assert_eq!(store.get(&name).unwrap(), before);
+}

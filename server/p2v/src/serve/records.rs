@@ -1,0 +1,336 @@
+//! What each machine is told when it asks: its record, and the settings, as the netboot service's policy.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+use p2v_aoe::MacAddr;
+use p2v_aoe::cmdline::BootArgs;
+use p2v_dom0::store::StoreError;
+use p2v_dom0::{Record, Store, Timestamp};
+use p2v_netboot::{BootDecision, BootEvent, Image, Machines, Notice};
+
+use super::last_known::LastKnown;
+use crate::boot_policy::{self, Facts, Rules, Verdict};
+use crate::boots::Boots;
+use crate::network_cards::{instead_of, not_by_this_card, second_card_of};
+use crate::service_manager;
+use crate::settings::Machine;
+
+#[cfg(test)]
+mod tests;
+
+/// The machine records, asked by the netboot service.
+pub(super) struct Records {
+    pub store: Store,
+    /// Addresses that the agents shall answer.
+    pub hosts: Vec<MacAddr>,
+    pub known: BTreeMap<MacAddr, Machine>,
+    /// `allow` and `deny`.
+    pub lists: p2v_netboot::Settings,
+    pub boots: Boots,
+    /// Each machine boots the agent one time.
+    pub once: bool,
+    /// For when a record cannot be read.
+    pub last_known: Mutex<LastKnown>,
+}
+
+/// Whose card asks.
+enum Asks {
+    Stranger,
+    Machine {
+        record: Box<Record>,
+        /// A machine has a record for each card that it has booted from. This is the one by another
+        /// card, if its server is on this host.
+        here: Option<Box<Record>>,
+        /// There may be such a one that cannot be read.
+        doubtful: bool,
+    },
+    /// By another card than it boots from.
+    SecondCard(Box<Record>),
+}
+
+/// Why there is no decision.
+struct Undecided {
+    error: StoreError,
+    /// The machine is one that p2v knows, or may be.
+    ours: bool,
+}
+
+impl Records {
+    fn whose(&self, mac: MacAddr) -> Result<Asks, Undecided> {
+        // What it holds is whole at every moment.
+        let mut last_known = self
+            .last_known
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let mut listing = self.store.list().map_err(|error| Undecided {
+            error,
+            ours: last_known.hides(&self.store, None, mac),
+        })?;
+        last_known.learn(&self.store, &listing);
+        let has_record = listing.records.iter().any(|record| record.boot_mac == mac);
+        let other = second_card_of(&listing.records, mac, |card| self.rules(card, None))
+            .map(|record| Box::new(record.clone()));
+        let here = match other {
+            Some(other) if !has_record => return Ok(Asks::SecondCard(other)),
+            other => other.filter(|record| Facts::of(record).server_is_here()),
+        };
+        let doubtful =
+            last_known.hides(&self.store, Some(&listing), mac) || listing.names_in_unreadable(mac);
+        match listing.by_mac(mac) {
+            Ok(Some(record)) => Ok(Asks::Machine {
+                record: Box::new(record),
+                here,
+                doubtful,
+            }),
+            Ok(None) => Ok(Asks::Stranger),
+            Err(error) => Err(Undecided {
+                error,
+                ours: has_record || doubtful,
+            }),
+        }
+    }
+
+    /// What the settings say of a card; `listed`: if that is known.
+    fn rules(&self, mac: MacAddr, listed: Option<bool>) -> Rules {
+        Rules {
+            wish: self.known.get(&mac).and_then(|machine| machine.boot),
+            listed: listed.unwrap_or_else(|| self.lists.allows(mac)),
+            once: self.once,
+        }
+    }
+
+    /// `listed`: `allow` and `deny` let the machine be booted. `for_its_menu`: else nothing is made for it.
+    /// `None`: it is not one of ours.
+    fn decide(
+        &self,
+        mac: MacAddr,
+        listed: bool,
+        for_its_menu: bool,
+    ) -> Result<Option<BootDecision>, Undecided> {
+        let hold = |message| Ok(Some(BootDecision::Hold { message }));
+        let (record, here, doubtful) = match self.whose(mac)? {
+            Asks::Stranger => (None, None, false),
+            Asks::Machine {
+                record,
+                here,
+                doubtful,
+            } => (Some(record), here, doubtful),
+            Asks::SecondCard(record) => return hold(not_by_this_card(&record, mac)),
+        };
+        let settings = self.known.get(&mac);
+        let name = record
+            .as_ref()
+            .map_or_else(String::new, |record| record.name.to_string());
+        let local = |why: &str| {
+            Ok(Some(BootDecision::LocalDisk {
+                why: why.to_owned(),
+            }))
+        };
+        let rules = self.rules(mac, Some(listed));
+        let verdict = boot_policy::decide(record.as_deref().map(Facts::of), rules);
+        let own = record.is_some().then_some(verdict);
+        if let Some(other) = instead_of(own, here.as_deref()) {
+            return hold(not_by_this_card(other, mac));
+        }
+        if doubtful && verdict.leaves_it_to_its_disk() {
+            return hold(format!(
+                "The Xen host cannot read a record that has this machine's network card {mac}, and its server may be \
+                 there now. `p2v list` names that record."
+            ));
+        }
+        match verdict {
+            Verdict::Agent if !for_its_menu => Ok(Some(BootDecision::Agent {
+                append: String::new(),
+                image: Image::Usual,
+            })),
+            Verdict::Agent => match self.agent(mac, settings) {
+                Ok(agent) => Ok(Some(agent)),
+                Err(error @ StoreError::TooManySeen { .. }) => {
+                    eprintln!("{mac}: held: {error}");
+                    hold(format!("The Xen host does not know this machine.\n{error}"))
+                }
+                // Unlisted, it is here only because its server is.
+                Err(error) => Err(Undecided { error, ours: true }),
+            },
+            Verdict::HoldReleased => hold(format!(
+                "This machine's server ({name}) runs on the Xen host now. Switch this machine off: its old disk must \
+                 not start a second one."
+            )),
+            Verdict::HoldMoved => hold(format!(
+                "This machine's server ({name}) was moved to the Xen host and runs from its copy there. Switch this \
+                 machine off: its old disk must not start a second one. (To have the old disk on the wire again, \
+                 read-only, say boot = \"agent\" for it under [machines] in p2v.toml.)"
+            )),
+            Verdict::Local => local("The Xen host's settings say so (boot = local)."),
+            Verdict::LocalAfterOnce => local(
+                "The Xen host has booted it once, and serves with --once. To boot it again, say boot = agent for it \
+                 under [machines] in p2v.toml.",
+            ),
+            Verdict::Ignore => Ok(Some(BootDecision::Ignore {
+                why: "the settings say boot = \"ignore\"".to_owned(),
+            })),
+            Verdict::NotOurs => Ok(None),
+        }
+    }
+
+    fn agent(&self, mac: MacAddr, settings: Option<&Machine>) -> Result<BootDecision, StoreError> {
+        let wanted = settings.and_then(|machine| machine.name.as_ref());
+        let is_named = settings.is_some() || self.lists.names(mac);
+        let seen_max = (!is_named).then_some(self.lists.seen_max);
+        let facts = self
+            .store
+            .menu_within(mac, wanted, seen_max, Timestamp::now())
+            .or_else(|error| match self.store.last_menu(mac) {
+                Ok(Some(facts)) => {
+                    // The file system is full, or cannot be written. An older token is as good.
+                    eprintln!("{mac}: given the token it had before: {error}");
+                    Ok(facts)
+                }
+                _ => Err(error),
+            })?;
+        let ours = BootArgs::render(facts.shelf, &self.hosts, &facts.token);
+        Ok(BootDecision::Agent {
+            append: Machine::with_kernel_arguments(settings, ours),
+            image: Machine::image(settings),
+        })
+    }
+
+    /// What to say of a machine that is not answered, and so will start its own disk, although its
+    /// server is here.
+    fn warning(&self, mac: MacAddr, event: &BootEvent) -> Option<String> {
+        if !matches!(
+            event,
+            BootEvent::NotServed { .. } | BootEvent::NoAddress { .. } | BootEvent::Relayed
+        ) {
+            return None;
+        }
+        let if_here = |record: &Record| {
+            let here = Facts::of(record).server_is_here();
+            here.then(|| record.name.to_string())
+        };
+        let whose = match self.whose(mac) {
+            Ok(Asks::Machine {
+                record,
+                here,
+                doubtful,
+            }) => if_here(&record)
+                .or_else(|| here.map(|record| record.name.to_string()))
+                .or_else(|| doubtful.then(|| "a record cannot be read".to_owned())),
+            // A server whose disks were only copied may start.
+            Ok(Asks::SecondCard(record)) => if_here(&record),
+            Ok(Asks::Stranger) => None,
+            Err(undecided) => undecided
+                .ours
+                .then(|| "its record cannot be read".to_owned()),
+        }?;
+        Some(format!(
+            "WARNING: this machine's server is on the Xen host ({whose}), and as it gets no answer, it will start its \
+             own disk, a second copy of that server. Switch it off"
+        ))
+    }
+
+    fn has_own_image(&self, mac: MacAddr) -> bool {
+        let machine = self.known.get(&mac);
+        machine.is_some_and(|machine| machine.image.is_some())
+    }
+
+    /// It has the whole initial RAM disk: that was its one boot.
+    fn note_the_one_boot(&self, mac: MacAddr) {
+        let noted = self.store.by_mac(mac).and_then(|record| match record {
+            Some(record) if record.booted_once.is_none() => {
+                self.store.update(&record.name, |record| {
+                    let now = Timestamp::now();
+                    record.booted_once = Some(now);
+                    record.note(now, "booted once, as p2v serve --once does");
+                    Ok(())
+                })
+            }
+            _ => Ok(()),
+        });
+        if let Err(error) = noted {
+            eprintln!(
+                "{mac}: it may be booted a second time, because that it was cannot be noted: {error}"
+            );
+        }
+    }
+
+    fn of_listed(&self, mac: MacAddr, for_its_menu: bool) -> BootDecision {
+        match self.decide(mac, true, for_its_menu) {
+            Ok(Some(decision)) => decision,
+            Ok(None) => BootDecision::Ignore {
+                why: "it is not on the list".to_owned(),
+            },
+            // Its disk must not be started because of our trouble: its server may run as a domain.
+            Err(undecided) => held(mac, &undecided.error),
+        }
+    }
+
+    fn of_unlisted(&self, mac: MacAddr, for_its_menu: bool) -> Option<BootDecision> {
+        match self.decide(mac, false, for_its_menu) {
+            Ok(decision) => {
+                if decision.is_some() {
+                    eprintln!(
+                        "{mac}: `allow` or `deny` leave it out. It is answered: its server is on this host, or its disks were copied"
+                    );
+                }
+                decision
+            }
+            // Other people's machines are not held up by a broken record, unless it is of them.
+            Err(undecided) => undecided.ours.then(|| held(mac, &undecided.error)),
+        }
+    }
+}
+
+fn held(mac: MacAddr, error: &StoreError) -> BootDecision {
+    eprintln!("{mac}: held, because its record cannot be used: {error}");
+    BootDecision::Hold {
+        message: format!(
+            "The Xen host cannot use its record of this machine, and its server may be running there, so its disk is \
+             not started.\n{error}"
+        ),
+    }
+}
+
+impl Machines for Records {
+    fn boot(&self, mac: MacAddr) -> BootDecision {
+        self.of_listed(mac, true)
+    }
+
+    fn boot_unlisted(&self, mac: MacAddr) -> Option<BootDecision> {
+        self.of_unlisted(mac, true)
+    }
+
+    fn boot_at_first(&self, mac: MacAddr, listed: bool) -> Option<BootDecision> {
+        match listed {
+            true => Some(self.of_listed(mac, false)),
+            false => self.of_unlisted(mac, false),
+        }
+    }
+
+    fn seen(&self, mac: MacAddr, event: &BootEvent) {
+        eprintln!("{mac}: {event}");
+        if let Some(warning) = self.warning(mac, event) {
+            eprintln!("{mac}: {warning}");
+        }
+        if let Some(boot) = self.boots.seen(mac, event) {
+            eprintln!("{mac}: has booted: {boot}");
+        }
+        service_manager::status(&format!("last: {mac}: {event}"));
+        match event.booted_image() {
+            // One that was to suit the machine was not there: this may have got it nowhere.
+            Some(Image::Usual) if self.once && self.has_own_image(mac) => eprintln!(
+                "{mac}: this does not count as its one boot: it was started with the usual image, in the place of its own"
+            ),
+            Some(_) if self.once => self.note_the_one_boot(mac),
+            _ => {}
+        }
+    }
+
+    fn noticed(&self, notice: &Notice) {
+        eprintln!("p2v serve: {notice}");
+        if let Notice::Serving { .. } = notice {
+            service_manager::ready(&notice.to_string());
+        }
+    }
+}
