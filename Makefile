@@ -38,16 +38,22 @@ help:
 
 # Installs what is missing, and asks apt for nothing when nothing is; no service that comes along is started
 # (policy-rc.d, invoke-rc.d(8)). Before the first kernel and the first root file system the package lists are
-# fetched too: old ones name packages that are gone.
+# fetched too: old ones name packages that are gone. Twice, where apt removes one of ours that does not go with
+# another (a qemu-utils of the backports beside Debian 12's qemu-system-x86): the second time gets the right one.
 setup:
 	@missing=(); \
-	for package in $(PACKAGES); do \
-		dpkg-query -W -f '$${db:Status-Status}\n' $$package 2>/dev/null | grep -qx installed || missing+=($$package); \
-	done; \
+	look() { \
+		missing=(); \
+		for package in $(PACKAGES); do \
+			dpkg-query -W -f '$${db:Status-Status}\n' $$package 2>/dev/null | grep -qx installed || missing+=($$package); \
+		done; \
+	}; \
+	look; \
 	if [ $${#missing[@]} -gt 0 ] || [ ! -d $(CACHE)/kernel ] || [ ! -d $(CACHE)/xen-host ]; then \
 		apt-get update -qq || echo "apt-get update failed: going on with the package lists there are" >&2; \
 	fi; \
-	if [ $${#missing[@]} -gt 0 ]; then \
+	for round in 1 2; do \
+		[ $${#missing[@]} -gt 0 ] || break; \
 		echo "installing $${missing[*]}"; \
 		if [ ! -e /usr/sbin/policy-rc.d ]; then \
 			trap 'rm -f /usr/sbin/policy-rc.d' EXIT; \
@@ -55,7 +61,9 @@ setup:
 		fi; \
 		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$${missing[@]}" </dev/null >$(or $(TMPDIR),/tmp)/p2v-setup.log 2>&1 || \
 			{ tail -n 30 $(or $(TMPDIR),/tmp)/p2v-setup.log; exit 1; }; \
-	fi
+		look; \
+	done; \
+	[ $${#missing[@]} -eq 0 ] || { echo "apt-get install does not bring: $${missing[*]}" >&2; exit 1; }
 	@command -v qemu-img >/dev/null || { echo "qemu-img is not there: apt-get install qemu-utils" >&2; exit 1; }
 
 build: setup

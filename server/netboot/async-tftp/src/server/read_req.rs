@@ -97,6 +97,7 @@ where
                     peer: self.peer,
                     socket: Arc::clone(&socket),
                     window: self.window,
+                    transfers: Arc::clone(&self.transfers),
                     transfer: Arc::clone(&self.transfer),
                     timeout: self.timeout,
                     max_send_retries: self.max_send_retries,

@@ -12,7 +12,7 @@ use futures_lite::AsyncRead;
 use log::trace;
 use tokio::sync::oneshot;
 
-use super::transfers::Transfer;
+use super::transfers::{Transfer, Transfers};
 use super::window::{heard, Heard, Window};
 use crate::error::{Error, Result};
 
@@ -24,6 +24,7 @@ pub(crate) struct Rest<R> {
     /// Connected to it.
     pub(crate) socket: Arc<UdpSocket>,
     pub(crate) window: Window<R>,
+    pub(crate) transfers: Arc<Transfers>,
     pub(crate) transfer: Arc<Transfer>,
     pub(crate) timeout: Duration,
     pub(crate) max_send_retries: u32,
@@ -59,6 +60,9 @@ where
             .stack_size(STACK)
             .spawn(move || {
                 let outcome = self.send_all();
+                // Here, and not when the runtime has come to it: its client's
+                // next request counts those that run.
+                self.transfers.end(self.peer, &self.transfer);
                 // Nobody waits for it when the server has ended.
                 let _ = done.send((outcome, self.window.bytes_acked()));
             });

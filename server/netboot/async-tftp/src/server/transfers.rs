@@ -13,7 +13,7 @@ use tokio::sync::futures::OwnedNotified;
 use tokio::sync::Notify;
 
 /// Transfers to one address and port at a time: the one in use, and those it
-/// left behind that have not run out of retries yet.
+/// asked for and has not answered to yet.
 const PER_PORT: usize = 4;
 /// Transfers to one address at a time, so that no one has them all.
 const PER_ADDRESS: usize = 64;
@@ -124,29 +124,36 @@ impl Transfers {
             again.news.notify_one();
             return None;
         }
-        let of_address =
-            all.iter().filter(|(other, _)| other.ip() == peer.ip());
-        if of_port.len() >= PER_PORT
-            || of_address.map(|(_, list)| list.len()).sum::<usize>()
-                >= PER_ADDRESS
-        {
+        let of_address = all
+            .iter()
+            .filter(|(other, _)| other.ip() == peer.ip())
+            .map(|(_, list)| list.len());
+        if of_address.sum::<usize>() >= PER_ADDRESS {
             return None;
         }
+        // Those that are about to end keep nobody waiting: a client that is quick
+        // has its next file before all of them have.
+        let going_on = of_port.iter().filter(|t| !t.is_stale());
+        if going_on.count() >= PER_PORT {
+            Self::make_room(&mut all, |other| other == peer)?;
+        }
         if all.values().map(Vec::len).sum::<usize>() >= IN_ALL {
-            Self::make_room(&mut all)?;
+            Self::make_room(&mut all, |_| true)?;
         }
         let transfer = Arc::new(Transfer::new(request));
         all.entry(peer).or_default().push(Arc::clone(&transfer));
         Some(transfer)
     }
 
-    /// Ends the oldest transfer that nobody has answered to: a flood of requests
-    /// from forged addresses keeps nobody out who answers.
+    /// Ends the oldest transfer that nobody at these ports has answered to: a flood
+    /// of requests from forged addresses keeps nobody out who answers.
     fn make_room(
         all: &mut HashMap<SocketAddr, Vec<Arc<Transfer>>>,
+        among: impl Fn(SocketAddr) -> bool,
     ) -> Option<()> {
         let (peer, oldest) = all
             .iter()
+            .filter(|(peer, _)| among(**peer))
             .flat_map(|(peer, list)| list.iter().map(move |t| (*peer, t)))
             .filter(|(_, t)| !t.is_proven())
             .min_by_key(|(_, t)| t.begun)
@@ -210,6 +217,29 @@ mod tests {
         transfers.end(peer, &first);
         transfers.end(peer, &second);
         assert!(transfers.lock().is_empty());
+    }
+
+    #[test]
+    fn a_client_that_is_quick_does_not_wait_for_the_ends_of_what_it_has() {
+        let transfers = Transfers::default();
+        let peer = "192.0.2.1:2070".parse().unwrap();
+        let all: Vec<_> = (0..20)
+            .map(|n| {
+                let transfer = transfers.begin(peer, &[n]).unwrap();
+                transfers.acked(peer, &transfer);
+                transfer
+            })
+            .collect();
+        assert_eq!(all.iter().filter(|t| !t.is_stale()).count(), 1);
+        // Nor for requests that it has forgotten; the file it takes goes on.
+        let asked: Vec<_> =
+            (20..40).map(|n| transfers.begin(peer, &[n]).unwrap()).collect();
+        assert_eq!(
+            asked.iter().filter(|t| !t.is_stale()).count(),
+            PER_PORT - 1
+        );
+        assert!(!all[19].is_stale() && !asked[19].is_stale());
+        assert_eq!(transfers.lock()[&peer].len(), 20 + PER_PORT - 1);
     }
 
     #[test]
