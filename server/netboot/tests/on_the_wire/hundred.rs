@@ -70,10 +70,7 @@ fn fetch(socket: &UdpSocket, name: &str) -> Result<Vec<u8>, u8> {
         }
         let mut buffer = [0; 2048];
         let Ok((len, from)) = socket.recv_from(&mut buffer) else {
-            println!(
-                "{name}: nothing came; next {next} to {to} sent {:?}",
-                &last[..4]
-            );
+            println!("{name}: nothing comes from {to}, block {next}: asked again");
             send = true;
             continue;
         };
