@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use p2v_aoe::inventory::{Disk, Inventory};
 use p2v_aoe::{Address, MacAddr};
@@ -16,7 +16,10 @@ use crate::name::MachineName;
 use crate::timestamp::Timestamp;
 use crate::tool::lvm;
 
+pub use destination::Destination;
+
 mod check;
+mod destination;
 #[cfg(test)]
 mod tests;
 
@@ -30,7 +33,7 @@ pub const HISTORY_KEPT: usize = 500;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
-    /// Its ROM asked for a boot file.
+    /// Its ROM asked for a boot file, or its menu was made for a server or a medium without us.
     Seen,
     /// Its agent answered on AoE and the inventory was read.
     Exported,
@@ -159,90 +162,6 @@ pub struct Mapping {
     pub backing: PathBuf,
     /// Whether that is the old machine's disk (`/dev/etherd/...`) rather than a copy of it.
     pub old_disk: bool,
-}
-
-/// Where a disk is copied to.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase", tag = "kind", deny_unknown_fields)]
-pub enum Destination {
-    /// A logical volume.
-    Volume {
-        /// Volume group.
-        vg: String,
-        /// Logical volume.
-        lv: String,
-        /// Its LVM UUID: another volume of that name is not the copy. Empty in records of before it
-        /// was kept.
-        #[serde(default)]
-        uuid: String,
-    },
-    /// A regular file.
-    File {
-        /// Its absolute path.
-        path: PathBuf,
-        /// What tells it from another file of that name (its inode number).
-        identity: String,
-    },
-    /// A qcow2 image in a regular file.
-    Qcow2 {
-        /// Its absolute path.
-        path: PathBuf,
-        /// What tells it from another file of that name (its inode number).
-        identity: String,
-    },
-    /// A block device that is not one of LVM's.
-    Device {
-        /// Its path; where there is one, a link that leads to it also after a restart.
-        path: PathBuf,
-        /// What tells it from another device of that name; empty if the device has nothing.
-        identity: String,
-    },
-}
-
-impl Destination {
-    /// The path to open.
-    pub fn path(&self) -> PathBuf {
-        match self {
-            Destination::Volume { vg, lv, .. } => Path::new("/dev").join(vg).join(lv),
-            Destination::File { path, .. }
-            | Destination::Qcow2 { path, .. }
-            | Destination::Device { path, .. } => path.clone(),
-        }
-    }
-}
-
-impl Destination {
-    /// Whether both are one thing. A device is what it is known by, whatever link leads to it.
-    pub fn is_same(&self, other: &Destination) -> bool {
-        match (self, other) {
-            (
-                Destination::Device { identity, .. },
-                Destination::Device {
-                    identity: theirs, ..
-                },
-            ) if !identity.is_empty() || !theirs.is_empty() => identity == theirs,
-            _ => self == other,
-        }
-    }
-
-    /// What an operator calls it: `vg/lv`, or the path.
-    pub fn name(&self) -> String {
-        match self {
-            Destination::Volume { vg, lv, .. } => format!("{vg}/{lv}"),
-            other => other.path().display().to_string(),
-        }
-    }
-}
-
-impl fmt::Display for Destination {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Destination::Volume { vg, lv, .. } => write!(f, "volume {vg}/{lv}"),
-            Destination::File { path, .. } => write!(f, "file {}", path.display()),
-            Destination::Qcow2 { path, .. } => write!(f, "qcow2 image {}", path.display()),
-            Destination::Device { path, .. } => write!(f, "device {}", path.display()),
-        }
-    }
 }
 
 /// A copy, begun or done.

@@ -22,28 +22,24 @@ use p2v_aoe::inventory::{Disk, Inventory};
 use p2v_aoe::token::Token;
 use p2v_aoe::{Address, MacAddr};
 
-use crate::config_file::ConfigFileError;
-use crate::copy::CopyError;
-use crate::copy::destination::DestinationError;
 use crate::disk_user;
-use crate::domain::Refusal;
 use crate::host::Host;
 use crate::name::MachineName;
-use crate::record::{DiskChanged, Record, exported};
+use crate::record::{Record, exported};
 use crate::report::Report;
-use crate::store::StoreError;
-use crate::table::BadTable;
 use crate::timestamp::Timestamp;
 use crate::tool::aoe_driver::AoeDriver;
 use crate::tool::{ToolError, dmsetup, xl};
 use crate::undo::Undo;
 use crate::wire::{Access, Export, Wire, WireError};
+use error::refused;
 
 mod config;
 mod copying;
 mod cutover;
 mod devices;
 mod discover;
+mod error;
 mod release;
 mod start;
 mod stop;
@@ -54,68 +50,11 @@ pub use copying::{CopyDone, CopyPlan, CopyRequest, CopyTarget, copy, plan_copy};
 pub use cutover::{CutoverOptions, cutover};
 pub use devices::{DeviceResult, devices_down, devices_up};
 pub use discover::{MachineView, discover, statistics};
+pub use error::Error;
 pub use release::{ReleaseOptions, release};
 pub use start::{StartOptions, start};
 pub use stop::{StopOptions, stop};
 pub use verify::{Against, VerifyDone, verify};
-
-/// Why a command did not do what it was asked to.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The machine records.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The old machine, over the wire.
-    #[error(transparent)]
-    Wire(#[from] WireError),
-    /// A program or driver of this host.
-    #[error(transparent)]
-    Tool(#[from] ToolError),
-    /// There is no domain that fits.
-    #[error("no domain fits this machine: {0}")]
-    Domain(#[from] Refusal),
-    /// The domain's config file.
-    #[error(transparent)]
-    Config(#[from] ConfigFileError),
-    /// The copy's destination.
-    #[error(transparent)]
-    Destination(#[from] DestinationError),
-    /// The copy.
-    #[error(transparent)]
-    Copy(#[from] CopyError),
-    /// The disks are not those they were.
-    #[error(transparent)]
-    DiskChanged(#[from] DiskChanged),
-    /// A device-mapper table.
-    #[error(transparent)]
-    Table(#[from] BadTable),
-    /// A rule that keeps data safe.
-    #[error("{0}")]
-    Refused(String),
-    /// A command failed half way.
-    #[error("{cause}. {}", undone(left))]
-    TakenBack {
-        /// What failed.
-        cause: Box<Error>,
-        /// What could not be taken back.
-        left: Vec<String>,
-    },
-}
-
-fn undone(left: &[String]) -> String {
-    if left.is_empty() {
-        "What had been done was taken back".into()
-    } else {
-        format!(
-            "NOT everything could be taken back, look at it now: {}",
-            left.join("; ")
-        )
-    }
-}
-
-fn refused<T>(why: impl Into<String>) -> Result<T, Error> {
-    Err(Error::Refused(why.into()))
-}
 
 /// What a command works with.
 #[derive(Clone, Copy)]

@@ -1,0 +1,174 @@
+//! An old machine in memory, and the wire to it.
+
+use super::*;
+
+/// A little more than one range of the copy.
+pub(super) const SECTORS: u64 = 9001;
+
+/// The old machine.
+pub(super) struct Machine {
+    pub(super) inventory: Inventory,
+    pub(super) data: Vec<Vec<u8>>,
+    pub(super) bad: Vec<u64>,
+    pub(super) stations: Vec<MacAddr>,
+    pub(super) token: Option<Token>,
+    pub(super) counter: u64,
+    pub(super) writable: bool,
+    pub(super) reserved: bool,
+    pub(super) on: bool,
+    pub(super) orders: Vec<String>,
+    /// A disk that takes no orders.
+    pub(super) deaf: Option<usize>,
+    /// Restarts after so many readings of its inventory.
+    pub(super) restarts_after: Option<u32>,
+}
+
+#[derive(Clone)]
+pub(super) struct FakeWire(pub(super) Arc<Mutex<Machine>>);
+
+pub(super) struct FakeExport {
+    pub(super) machine: Arc<Mutex<Machine>>,
+    pub(super) slot: usize,
+    pub(super) mac: MacAddr,
+}
+
+impl Wire for FakeWire {
+    fn discover(&self, _: Duration) -> Result<Vec<Found>, WireError> {
+        let machine = self.0.lock().unwrap();
+        if !machine.on {
+            return Ok(Vec::new());
+        }
+        let mut found = Vec::new();
+        for disk in &machine.inventory.disks {
+            for mac in &machine.stations {
+                found.push(Found {
+                    address: disk.address.unwrap(),
+                    mac: *mac,
+                });
+            }
+        }
+        Ok(found)
+    }
+
+    fn attach(&self, address: Address) -> Result<Box<dyn Export>, WireError> {
+        let machine = self.0.lock().unwrap();
+        match machine.stations.as_slice() {
+            [mac] if machine.on => Ok(Box::new(FakeExport {
+                machine: self.0.clone(),
+                slot: address.slot.into(),
+                mac: *mac,
+            })),
+            stations => Err(WireError(format!(
+                "{} stations answer for {address}",
+                stations.len()
+            ))),
+        }
+    }
+}
+
+impl Source for FakeExport {
+    fn sectors(&self) -> u64 {
+        self.machine.lock().unwrap().data[self.slot].len() as u64 / SECTOR
+    }
+
+    fn read(&mut self, lba: u64, buffer: &mut [u8]) -> Result<(), SourceError> {
+        let machine = self.machine.lock().unwrap();
+        let end = lba + buffer.len() as u64 / SECTOR;
+        let bad: Vec<u64> = machine
+            .bad
+            .iter()
+            .copied()
+            .filter(|b| (lba..end).contains(b))
+            .collect();
+        if !bad.is_empty() {
+            return Err(SourceError::Unreadable { bad });
+        }
+        assert!(!machine.writable, "copied while the disk could be written");
+        assert!(machine.reserved, "copied without a reservation");
+        buffer.copy_from_slice(&machine.data[self.slot][(lba * SECTOR) as usize..][..buffer.len()]);
+        Ok(())
+    }
+
+    fn digest(&mut self, lba: u64, sectors: u32) -> Result<Digest, SourceError> {
+        let machine = self.machine.lock().unwrap();
+        let end = lba + u64::from(sectors);
+        if let Some(bad) = machine.bad.iter().find(|b| (lba..end).contains(*b)) {
+            return Err(SourceError::Unreadable { bad: vec![*bad] });
+        }
+        let span = &machine.data[self.slot][(lba * SECTOR) as usize..(end * SECTOR) as usize];
+        Ok(Digest {
+            zero: span.iter().all(|b| *b == 0),
+            blake3: *blake3::hash(span).as_bytes(),
+        })
+    }
+}
+
+impl FakeExport {
+    pub(super) fn order(
+        &self,
+        token: &Token,
+        counter: u64,
+        order: String,
+    ) -> Result<(), WireError> {
+        let mut machine = self.machine.lock().unwrap();
+        assert!(
+            counter > machine.counter,
+            "a control counter was used twice"
+        );
+        machine.counter = counter;
+        if machine.token.as_ref() != Some(token) {
+            return Err(WireError("wrong token".into()));
+        }
+        if machine.deaf == Some(self.slot) {
+            return Err(WireError("does not answer".into()));
+        }
+        machine.orders.push(order);
+        Ok(())
+    }
+}
+
+impl Export for FakeExport {
+    fn mac(&self) -> MacAddr {
+        self.mac
+    }
+
+    fn wait_out_silence(&mut self, _: Duration, _: crate::wire::SilenceListener) {}
+
+    fn inventory(&mut self) -> Result<Inventory, WireError> {
+        let mut machine = self.machine.lock().unwrap();
+        match &mut machine.restarts_after {
+            Some(0) => machine.inventory.boot_id = "restarted".into(),
+            Some(count) => *count -= 1,
+            None => {}
+        }
+        Ok(machine.inventory.clone())
+    }
+
+    fn access(&mut self, token: &Token, counter: u64, access: Access) -> Result<(), WireError> {
+        self.order(token, counter, format!("{access:?}"))?;
+        self.machine.lock().unwrap().writable = access == Access::ReadWrite;
+        Ok(())
+    }
+
+    fn finish(&mut self, token: &Token, counter: u64, finish: Finish) -> Result<(), WireError> {
+        self.order(token, counter, format!("{finish:?}"))?;
+        let mut machine = self.machine.lock().unwrap();
+        assert!(!machine.writable);
+        machine.on = false;
+        Ok(())
+    }
+
+    fn stats(&mut self) -> Result<p2v_aoe::vendor::Stats, WireError> {
+        Ok(p2v_aoe::vendor::Stats::default())
+    }
+
+    fn reserve(&mut self) -> Result<(), WireError> {
+        self.machine.lock().unwrap().reserved = true;
+        Ok(())
+    }
+
+    fn release(&mut self) -> Result<(), WireError> {
+        self.machine.lock().unwrap().reserved = false;
+        Ok(())
+    }
+}
