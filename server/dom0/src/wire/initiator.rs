@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use p2v_aoe::frame::ErrorCode;
 use p2v_aoe::initiator::{Error, Initiator, Session};
 use p2v_aoe::inventory::Inventory;
 use p2v_aoe::token::Token;
@@ -33,6 +34,9 @@ impl Wire for Initiator {
         Ok(Box::new(Initiator::attach(self, address)?))
     }
 }
+
+/// What a target says to a command that it has not.
+const UNRECOGNISED: u8 = ErrorCode::UnrecognisedCommand as u8;
 
 fn source_error(error: Error) -> SourceError {
     match error {
@@ -68,7 +72,13 @@ impl Source for Session {
     }
 
     fn zeros(&mut self, lba: u64, sectors: u32, bits: u16) -> Result<Vec<bool>, SourceError> {
-        Session::zero_map(self, lba, sectors, bits).map_err(source_error)
+        match Session::zero_map(self, lba, sectors, bits) {
+            // A target that is not one of ours: it has no such command, and its sectors are read.
+            Err(Error::Refused {
+                code: UNRECOGNISED, ..
+            }) => Ok(vec![false; bits.into()]),
+            answer => answer.map_err(source_error),
+        }
     }
 }
 
