@@ -1,10 +1,12 @@
-//! One MAC address, or many: `52:54:00:12:34:56`, `52:54:00:*`, `*`.
+//! One MAC address, or many: `52:54:00:12:34:56`, `52:54:00:*`, `*`, with dashes too.
 
 use std::fmt;
 use std::str::FromStr;
 
 use pnet::util::MacAddr;
 use serde::Deserialize;
+
+use crate::mac::parse_mac;
 
 /// An entry of `allow` or `deny`. Each byte is two hexadecimal digits or `*`; a `*` at the end stands
 /// for all the rest.
@@ -27,6 +29,11 @@ impl MacPattern {
             .all(|(wanted, byte)| wanted.is_none_or(|wanted| wanted == byte))
     }
 
+    /// The bytes that it names, and where any is right.
+    pub fn bytes(&self) -> [Option<u8>; 6] {
+        self.0
+    }
+
     /// Whether it stands for this address, and for no other.
     pub fn is(&self, mac: MacAddr) -> bool {
         self.0 == mac.octets().map(Some)
@@ -38,7 +45,11 @@ impl FromStr for MacPattern {
 
     fn from_str(text: &str) -> Result<MacPattern, MacPatternError> {
         let refused = || MacPatternError(text.to_owned());
-        let parts: Vec<&str> = text.split(':').collect();
+        if let Ok(mac) = parse_mac(text) {
+            return Ok(mac.into());
+        }
+        let separator = if text.contains('-') { '-' } else { ':' };
+        let parts: Vec<&str> = text.trim().split(separator).collect();
         let open = parts.last() == Some(&"*");
         if parts.len() > 6 || (parts.len() < 6 && !open) {
             return Err(refused());
@@ -94,6 +105,9 @@ mod tests {
             ("52:54:00:12:34:56", true, false),
             ("52:54:00:*", true, false),
             ("52:54:*:12:34:56", true, true),
+            ("52-54-00-12-34-56", true, false),
+            ("52-54-00-*", true, false),
+            ("5254.0012.3456", true, false),
             ("52:54:*", true, true),
             ("00:*", false, false),
             ("*", true, true),
@@ -112,7 +126,8 @@ mod tests {
             "52:54:00:12:34:5",
             "52:54:00:12:34:+6",
             "52:54:00:12:34:56:78",
-            "52-54-00-12-34-56",
+            "52-54:00-12-34-56",
+            "5254.*",
             "52:5*:*",
             "**",
             "52:*:",

@@ -68,6 +68,7 @@ pub struct Settings {
     /// Seconds an address is given for; default 3600, at least 120.
     pub lease_seconds: u32,
     /// Addresses that belong to one machine each, by MAC; they may lie inside or outside `pool`.
+    #[serde(deserialize_with = "crate::mac::by_mac")]
     pub fixed: BTreeMap<MacAddr, Ipv4Addr>,
     /// If not empty, only these machines are booted.
     pub allow: Vec<MacPattern>,

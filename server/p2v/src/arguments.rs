@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::image::Unlisted;
 use crate::site_dhcp::DhcpServer;
 use p2v_aoe::MacAddr;
+use p2v_netboot::parse_mac;
 
 /// Exit codes, for scripts; also in `p2v help`.
 pub mod exit {
@@ -240,7 +241,7 @@ pub enum Image {
         /// The TFTP server's root
         dir: PathBuf,
         /// One more machine, by the MAC address it boots from
-        #[arg(long, value_name = "MAC")]
+        #[arg(long, value_name = "MAC", value_parser = parse_mac)]
         machine: Vec<MacAddr>,
         /// What a machine does that is none of these
         #[arg(long, value_enum, default_value_t = Unlisted::Local)]
@@ -266,7 +267,7 @@ pub enum Image {
 #[derive(Args, Debug)]
 pub struct Orders {
     /// MAC address of a Xen host that the agents answer [default: those of the interfaces and `hosts` in the settings]
-    #[arg(long, value_name = "MAC")]
+    #[arg(long, value_name = "MAC", value_parser = parse_mac)]
     pub host: Vec<MacAddr>,
     /// Let this host make the disks writable, as `p2v start` must: whoever can read the files can do so too, at any later
     /// boot. Without it the disks stay read-only, and can be copied

@@ -44,12 +44,14 @@ pub struct Settings {
     pub state: PathBuf,
     /// More MAC addresses that the agents answer, beside that of `iface`; for a host that is
     /// replaced, or a second one.
+    #[serde(deserialize_with = "p2v_netboot::list_of_macs")]
     pub hosts: Vec<MacAddr>,
     /// The netboot service.
     pub serve: p2v_netboot::Settings,
     /// The Xen host.
     pub xen: p2v_dom0::settings::Settings,
     /// What is known beforehand of some machines, by the MAC address they boot from.
+    #[serde(deserialize_with = "p2v_netboot::by_mac")]
     pub machines: BTreeMap<MacAddr, Machine>,
     /// The file they were read from; none: all are defaults.
     #[serde(skip)]
@@ -190,6 +192,12 @@ impl Settings {
             if let Err(wrong) = boot_menu::check_arguments(&machine.kernel_arguments()) {
                 bail!("`console` and `append` of {mac} under [machines] {wrong}");
             }
+            let theirs = machine.kernel_arguments();
+            if let Some(ours) = theirs.split(' ').find(|argument| is_ours(argument)) {
+                bail!(
+                    "`append` of {mac} under [machines] has {ours}, which p2v says itself: leave it out"
+                );
+            }
         }
         let mut names = BTreeMap::new();
         for (mac, machine) in &settings.machines {
@@ -203,6 +211,11 @@ impl Settings {
         }
         Ok(settings)
     }
+}
+
+/// Whether it is one of the kernel arguments that each menu has anyway.
+fn is_ours(argument: &str) -> bool {
+    argument.starts_with("p2v.") || argument.starts_with("BOOTIF=")
 }
 
 #[cfg(test)]
@@ -279,6 +292,11 @@ mod tests {
         let machine = |text| error(&format!("[machines.'52:54:00:00:00:01']\n{text}"));
         assert!(machine("append='a;b'").contains("52:54:00:00:00:01 under [machines] contain"));
         assert!(machine("console=['ttyS1\\n']").contains("contain"));
+        assert!(machine("append='quiet p2v.access=rw'").contains("has p2v.access=rw"));
+        let twice =
+            "[machines.'52:54:00:00:00:01']\nname='a'\n[machines.'52-54-00-00-00-01']\nname='b'";
+        assert!(error(twice).contains("is there twice"));
+        assert!(error("hosts=['52:54']").contains("`52:54` is no MAC address"));
         assert!(machine("boot='disk'").contains("local"));
         assert!(machine("loader='grub.efi'").contains("shimx64.efi"));
     }
