@@ -61,7 +61,9 @@ pub fn examine(host: &Host) -> Vec<Finding> {
     if host.settings.bridge != host.iface {
         findings.extend(interface(host, &host.iface, "interface"));
     }
-    if host.paths.sys_net.join(&host.settings.bridge).exists() {
+    // What is not there, or no bridge, is told of once.
+    let bridge_dir = host.paths.sys_net.join(&host.settings.bridge);
+    if bridge_dir.join("bridge").exists() {
         findings.extend(interface(host, &host.settings.bridge, "bridge"));
     }
     findings.push(bridge(host));

@@ -201,9 +201,9 @@ impl fmt::Display for BootEvent {
             BootEvent::SentToItsDisk { why } => write!(
                 f,
                 "not given its boot loader, so that it goes on with its own disk: {}",
-                Text(why)
+                Reason(why)
             ),
-            BootEvent::Ignored { why } => write!(f, "asks for boot: not answered, {}", Text(why)),
+            BootEvent::Ignored { why } => write!(f, "asks for boot: not answered, {}", Reason(why)),
             BootEvent::NoAddress { why } => write!(f, "asks for boot: not answered, {why}"),
             BootEvent::Declined { address } => {
                 write!(
@@ -256,7 +256,7 @@ impl fmt::Display for BootEvent {
             BootEvent::Silent { file, bytes } => {
                 write!(f, "{file}: the machine fell silent after {}", Size(*bytes))
             }
-            BootEvent::Failed { file, why } => write!(f, "{file}: {}", Text(why)),
+            BootEvent::Failed { file, why } => write!(f, "{file}: {}", Reason(why)),
         }
     }
 }
@@ -381,7 +381,7 @@ impl fmt::Display for Notice {
                  looks for its files nowhere else"
             ),
             Notice::ProbeFailed { why } => {
-                write!(f, "cannot look for other DHCP servers: {}", Text(why))
+                write!(f, "cannot look for other DHCP servers: {}", Reason(why))
             }
             Notice::Missing { why } => write!(f, "some machines cannot be booted: {why}"),
             Notice::NamedMissing { why } => write!(
@@ -409,21 +409,34 @@ impl fmt::Display for Notice {
 /// Somebody else's words, made fit for one line of a log: printable ASCII, 80 characters at most.
 struct Text<'a>(&'a str);
 
+/// Ours, which may have somebody else's in them: printable ASCII, and so many characters that no advice at their
+/// end is lost.
+struct Reason<'a>(&'a str);
+
 impl fmt::Display for Text<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for c in self.0.chars().take(80) {
-            let shown = if c == ' ' || c.is_ascii_graphic() {
-                c
-            } else {
-                '?'
-            };
-            fmt::Write::write_char(f, shown)?;
-        }
-        if self.0.chars().nth(80).is_some() {
-            f.write_str("...")
+        one_line(f, self.0, 80)
+    }
+}
+
+impl fmt::Display for Reason<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        one_line(f, self.0, 500)
+    }
+}
+
+fn one_line(f: &mut fmt::Formatter<'_>, text: &str, most: usize) -> fmt::Result {
+    for c in text.chars().take(most) {
+        let shown = if c == ' ' || c.is_ascii_graphic() {
+            c
         } else {
-            Ok(())
-        }
+            '?'
+        };
+        fmt::Write::write_char(f, shown)?;
+    }
+    match text.chars().nth(most) {
+        Some(_) => f.write_str("..."),
+        None => Ok(()),
     }
 }
 

@@ -204,7 +204,10 @@ fn allowed(settings: &Settings) -> Finding {
         count => finding(
             Severity::Good,
             what,
-            format!("{count} entries in `allow`"),
+            match count {
+                1 => "1 entry in `allow`".to_owned(),
+                _ => format!("{count} entries in `allow`"),
+            },
             "",
         ),
     }
@@ -236,6 +239,13 @@ fn service_user(settings: &Settings) -> Finding {
     }
 }
 
+/// Programs of this host that may give addresses.
+fn on_this_host() -> Vec<String> {
+    let mut programs = port_holders(67);
+    programs.retain(|program| !program.contains("p2v"));
+    programs
+}
+
 /// Who else gives addresses here.
 fn other_dhcp(settings: &Settings) -> Finding {
     let what = format!("DHCP on {}", settings.iface);
@@ -245,6 +255,16 @@ fn other_dhcp(settings: &Settings) -> Finding {
             what,
             error.to_string(),
             "name the right interface with --iface, and run as root",
+        ),
+        // One on this host does not hear what this host asks; in the other modes it has the port we need.
+        (Ok(servers), Mode::Off) if servers.is_empty() && !on_this_host().is_empty() => finding(
+            Severity::Good,
+            what,
+            format!(
+                "nobody else answers; on this host {} may (it is not asked)",
+                on_this_host().join(", ")
+            ),
+            "",
         ),
         (Ok(servers), Mode::Proxy | Mode::Off) if servers.is_empty() => finding(
             Severity::Warning,

@@ -3,12 +3,13 @@
 use std::fmt::Write;
 use std::net::Ipv4Addr;
 
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
 use clap::ValueEnum;
-use p2v_netboot::Loader;
 use p2v_netboot::loader::{FIRMWARES, Firmware, http_host};
+use p2v_netboot::{Loader, MacPattern};
 use serde_json::json;
 
+use crate::boot_policy::Wish;
 use crate::settings::Settings;
 
 /// A DHCP server that can be told.
@@ -26,26 +27,13 @@ pub enum DhcpServer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Pattern([Option<u8>; 6]);
 
-impl Pattern {
-    /// `52:54:00:12:34:56`, `52:54:00:*:*:*`, or `52:54:00:*`.
-    fn parse(text: &str) -> Result<Pattern> {
-        let mut octets = [None; 6];
-        let parts: Vec<&str> = text.split(':').collect();
-        let whole = parts.len() == 6 || (parts.len() < 6 && parts.last() == Some(&"*"));
-        if !whole {
-            bail!("`{text}` under `allow` is no MAC address or pattern of one");
-        }
-        for (octet, part) in octets.iter_mut().zip(parts) {
-            if part != "*" {
-                let value = u8::from_str_radix(part, 16).with_context(|| {
-                    format!("`{text}` under `allow` is no MAC address or pattern of one")
-                })?;
-                *octet = Some(value);
-            }
-        }
-        Ok(Pattern(octets))
+impl From<MacPattern> for Pattern {
+    fn from(pattern: MacPattern) -> Pattern {
+        Pattern(pattern.bytes())
     }
+}
 
+impl Pattern {
     /// Runs of octets that are given: the first one's place, and their values.
     fn runs(&self) -> Vec<(usize, Vec<u8>)> {
         let mut runs: Vec<(usize, Vec<u8>)> = Vec::new();
@@ -132,12 +120,8 @@ const PXE_CLASS: &str = "PXEClient";
 /// # Errors
 /// The interface has no address that machines could be told.
 pub fn print(server: DhcpServer, settings: &Settings) -> Result<String> {
-    let only = settings
-        .serve
-        .allow
-        .iter()
-        .map(|entry| Pattern::parse(&entry.to_string()))
-        .collect::<Result<_>>()?;
+    let allow = settings.serve.allow.iter().copied();
+    let only = allow.map(Pattern::from).collect();
     let address = p2v_netboot::server_address(&settings.serve)?;
     let has_http = !settings.serve.signed_grub();
     let site = Site {
@@ -147,7 +131,7 @@ pub fn print(server: DhcpServer, settings: &Settings) -> Result<String> {
     };
     let comment = if server == DhcpServer::Kea { "//" } else { "#" };
     let mut text = String::new();
-    for line in about(server, &site) {
+    for line in about(server, &site).into_iter().chain(left_out(settings)) {
         let _ = writeln!(text, "{comment} {line}");
     }
     text += &match server {
@@ -182,6 +166,43 @@ fn about(server: DhcpServer, site: &Site) -> Vec<String> {
         lines.push(
             "`allow` under [serve] is empty: this is for EVERY machine that boots from the network.".into(),
         );
+    }
+    lines
+}
+
+/// What the settings say of single machines, which is not in the text.
+fn left_out(settings: &Settings) -> Vec<String> {
+    let mut lines = Vec::new();
+    let machines = || settings.machines.iter();
+    for (mac, machine) in machines() {
+        if let Some(loader) = machine.loader {
+            lines.push(format!(
+                "NOT IN HERE: {mac} shall be given {loader} (`loader` under [machines]): say so for it by hand."
+            ));
+        }
+    }
+    let deny: Vec<String> = settings
+        .serve
+        .deny
+        .iter()
+        .map(MacPattern::to_string)
+        .collect();
+    if !deny.is_empty() {
+        lines.push(format!(
+            "NOT IN HERE: `deny` ({}). p2v serve sends such a machine on to its own disk; to have it left alone \
+             altogether, leave it out by hand.",
+            deny.join(", ")
+        ));
+    }
+    let ignored: Vec<String> = machines()
+        .filter(|(_, machine)| machine.boot == Some(Wish::Ignore))
+        .map(|(mac, _)| mac.to_string())
+        .collect();
+    if !ignored.is_empty() {
+        lines.push(format!(
+            "NOT IN HERE: boot = \"ignore\" ({}): the same.",
+            ignored.join(", ")
+        ));
     }
     lines
 }
@@ -325,7 +346,8 @@ mod tests {
 
     #[test]
     fn patterns_in_each_servers_words() {
-        let whole = Pattern::parse("52:54:00:0a:34:56").unwrap();
+        let pattern = |text: &str| Pattern::from(text.parse::<MacPattern>().unwrap());
+        let whole = pattern("52:54:00:0a:34:56");
         assert_eq!(whole.dnsmasq(), "52:54:00:0a:34:56");
         assert!(
             whole
@@ -333,17 +355,37 @@ mod tests {
                 .ends_with("hardware, 1, 6)) = \"52:54:0:a:34:56\")")
         );
         assert_eq!(whole.kea(), "(substring(pkt4.mac, 0, 6) == 0x5254000a3456)");
-        let some = Pattern::parse("52:54:00:*").unwrap();
-        assert_eq!(some, Pattern::parse("52:54:00:*:*:*").unwrap());
+        let some = pattern("52:54:00:*");
+        assert_eq!(some, pattern("52:54:00:*:*:*"));
         assert_eq!(some.dnsmasq(), "52:54:00:*:*:*");
-        let holes = Pattern::parse("52:*:00:*:34:56").unwrap();
+        let holes = pattern("52:*:00:*:34:56");
         assert_eq!(
             holes.runs(),
             [(0, vec![0x52]), (2, vec![0]), (4, vec![0x34, 0x56])]
         );
-        assert!(Pattern::parse("*").unwrap().runs().is_empty());
-        for bad in ["", "52:54", "52:54:00:12:34:5g", "52:54:00:12:34:56:78"] {
-            assert!(Pattern::parse(bad).is_err(), "{bad}");
+        assert!(pattern("*").runs().is_empty());
+    }
+
+    #[test]
+    fn what_single_machines_shall_have_is_said_where_it_is_left_out() {
+        let mut settings = Settings::default();
+        assert!(left_out(&settings).is_empty());
+        settings.serve.deny = vec!["52:54:00:*".parse().unwrap()];
+        let machine = |text| toml::from_str(text).unwrap();
+        let mac = |n| p2v_aoe::MacAddr::new(2, 0, 0, 0, 0, n);
+        settings.machines.insert(mac(1), machine("boot = 'ignore'"));
+        settings
+            .machines
+            .insert(mac(2), machine("loader = 'lpxelinux.0'"));
+        settings.machines.insert(mac(3), machine("boot = 'agent'"));
+        let lines = left_out(&settings);
+        for (line, parts) in lines.iter().zip([
+            ["02:00:00:00:00:02", "lpxelinux.0"],
+            ["52:54:00:*", "deny"],
+            ["02:00:00:00:00:01", "ignore"],
+        ]) {
+            assert!(parts.iter().all(|part| line.contains(part)), "{line}");
         }
+        assert_eq!(lines.len(), 3);
     }
 }

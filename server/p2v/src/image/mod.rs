@@ -12,6 +12,7 @@ use p2v_aoe::MacAddr;
 use p2v_dom0::{Record, Store, Timestamp};
 use p2v_netboot::BootDecision;
 use p2v_netboot::boot_menu::{self, MenuFormat, menu_name};
+use p2v_netboot::parse_mac;
 use serde_json::json;
 
 use crate::arguments::{Image, Orders};
@@ -143,6 +144,15 @@ fn install(
             menu_name(MenuFormat::Pxelinux, *mac)
         );
     }
+    for order in &all {
+        let known = settings.machines.get(&order.mac);
+        if let Some(loader) = known.and_then(|machine| machine.loader) {
+            eprintln!(
+                "p2v: {} shall have {loader} (`loader` in the settings): the site's DHCP server must tell it so",
+                order.mac
+            );
+        }
+    }
     for mac in &left_out {
         eprintln!("p2v: {mac} has no menu: `boot`, `allow` or `deny` in the settings leave it out");
     }
@@ -269,7 +279,7 @@ fn orders_for(
 
 /// The MAC address of a machine that is named.
 fn mac_of(store: &Store, settings: &Settings, machine: &str) -> Result<MacAddr> {
-    if let Ok(mac) = machine.parse() {
+    if let Ok(mac) = parse_mac(machine) {
         return Ok(mac);
     }
     let name = machine.parse()?;
