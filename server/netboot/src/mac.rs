@@ -11,22 +11,24 @@ use serde::{Deserialize, Deserializer};
 #[error("`{0}` is no MAC address: one is written like 52:54:00:12:34:56")]
 pub struct MacError(String);
 
-/// Reads `52:54:00:12:34:56`, and the same as Windows (`52-54-00-12-34-56`), switches (`5254.0012.3456`) and
-/// labels (`525400123456`) have it.
+/// Reads `52:54:00:12:34:56` (or `52:54:0:12:34:56`), and the same as Windows (`52-54-00-12-34-56`), switches
+/// (`5254.0012.3456`) and labels (`525400123456`) have it.
 ///
 /// # Errors
 /// It is none of these.
 pub fn parse_mac(text: &str) -> Result<MacAddr, MacError> {
     let refused = || MacError(text.to_owned());
-    let parts_of = |separator, digits| {
+    let parts_of = |separator, digits: usize, shorter| {
         let parts: Vec<&str> = text.trim().split(separator).collect();
-        let fits = parts.len() * digits == 12 && parts.iter().all(|part| part.len() == digits);
-        fits.then(|| parts.concat())
+        let fits = |part: &&str| part.len() == digits || shorter && part.len() == 1;
+        let fits = parts.len() * digits == 12 && parts.iter().all(fits);
+        fits.then(|| parts.iter().map(|part| format!("{part:0>digits$}")))
+            .map(Iterator::collect::<String>)
     };
-    let digits = parts_of(':', 2)
-        .or_else(|| parts_of('-', 2))
-        .or_else(|| parts_of('.', 4))
-        .or_else(|| parts_of(' ', 12))
+    let digits = parts_of(':', 2, true)
+        .or_else(|| parts_of('-', 2, true))
+        .or_else(|| parts_of('.', 4, false))
+        .or_else(|| parts_of(' ', 12, false))
         .filter(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()))
         .ok_or_else(refused)?;
     let number = u64::from_str_radix(&digits, 16).map_err(|_| refused())?;
@@ -79,6 +81,7 @@ mod tests {
             "52-54-00-AB-34-56",
             "5254.00ab.3456",
             "525400ab3456",
+            "52:54:0:AB:34:56",
             " 52:54:00:ab:34:56\n",
         ] {
             assert_eq!(parse_mac(text), Ok(mac), "{text:?}");
@@ -86,7 +89,8 @@ mod tests {
         for text in [
             "",
             "52:54:00:ab:34",
-            "52:54:00:ab:34:5",
+            "52:54:00:ab:34:",
+            "5254.0ab.3456",
             "52:54:00:ab:34:+6",
             "52:54:00:ab:34:56:78",
             "52:54-00:ab-34:56",

@@ -258,13 +258,16 @@ fn other_dhcp(settings: &Settings) -> Finding {
         ),
         // One on this host does not hear what this host asks; in the other modes it has the port we need.
         (Ok(servers), Mode::Off) if servers.is_empty() && !on_this_host().is_empty() => finding(
-            Severity::Good,
+            Severity::Warning,
             what,
             format!(
-                "nobody else answers; on this host {} may (it is not asked)",
+                "no DHCP server answers; {} on this host has the port, and does not hear what this host asks",
                 on_this_host().join(", ")
             ),
-            "",
+            format!(
+                "see that it serves {}: machines need an address to boot",
+                settings.iface
+            ),
         ),
         (Ok(servers), Mode::Proxy | Mode::Off) if servers.is_empty() => finding(
             Severity::Warning,

@@ -192,12 +192,6 @@ impl Settings {
             if let Err(wrong) = boot_menu::check_arguments(&machine.kernel_arguments()) {
                 bail!("`console` and `append` of {mac} under [machines] {wrong}");
             }
-            let theirs = machine.kernel_arguments();
-            if let Some(ours) = theirs.split(' ').find(|argument| is_ours(argument)) {
-                bail!(
-                    "`append` of {mac} under [machines] has {ours}, which p2v says itself: leave it out"
-                );
-            }
         }
         let mut names = BTreeMap::new();
         for (mac, machine) in &settings.machines {
@@ -211,11 +205,6 @@ impl Settings {
         }
         Ok(settings)
     }
-}
-
-/// Whether it is one of the kernel arguments that each menu has anyway.
-fn is_ours(argument: &str) -> bool {
-    argument.starts_with("p2v.") || argument.starts_with("BOOTIF=")
 }
 
 #[cfg(test)]
@@ -292,7 +281,6 @@ mod tests {
         let machine = |text| error(&format!("[machines.'52:54:00:00:00:01']\n{text}"));
         assert!(machine("append='a;b'").contains("52:54:00:00:00:01 under [machines] contain"));
         assert!(machine("console=['ttyS1\\n']").contains("contain"));
-        assert!(machine("append='quiet p2v.access=rw'").contains("has p2v.access=rw"));
         let twice =
             "[machines.'52:54:00:00:00:01']\nname='a'\n[machines.'52-54-00-00-00-01']\nname='b'";
         assert!(error(twice).contains("is there twice"));

@@ -181,27 +181,20 @@ fn left_out(settings: &Settings) -> Vec<String> {
             ));
         }
     }
-    let deny: Vec<String> = settings
+    let deny = settings
         .serve
         .deny
         .iter()
-        .map(MacPattern::to_string)
-        .collect();
-    if !deny.is_empty() {
-        lines.push(format!(
-            "NOT IN HERE: `deny` ({}). p2v serve sends such a machine on to its own disk; to have it left alone \
-             altogether, leave it out by hand.",
-            deny.join(", ")
-        ));
-    }
-    let ignored: Vec<String> = machines()
+        .map(|entry| format!("{entry} (`deny`)"));
+    let ignored = machines()
         .filter(|(_, machine)| machine.boot == Some(Wish::Ignore))
-        .map(|(mac, _)| mac.to_string())
-        .collect();
-    if !ignored.is_empty() {
+        .map(|(mac, _)| format!("{mac} (boot = \"ignore\")"));
+    let alone: Vec<String> = deny.chain(ignored).collect();
+    if !alone.is_empty() {
         lines.push(format!(
-            "NOT IN HERE: boot = \"ignore\" ({}): the same.",
-            ignored.join(", ")
+            "NOT IN HERE: {}. p2v serve sends such a machine on to its own disk, unless its server is on the Xen host: \
+             one that p2v runs or has moved must come to it, and is held there.",
+            alone.join(", ")
         ));
     }
     lines
@@ -381,11 +374,10 @@ mod tests {
         let lines = left_out(&settings);
         for (line, parts) in lines.iter().zip([
             ["02:00:00:00:00:02", "lpxelinux.0"],
-            ["52:54:00:*", "deny"],
-            ["02:00:00:00:00:01", "ignore"],
+            ["52:54:00:*:*:* (`deny`)", "02:00:00:00:00:01 (boot"],
         ]) {
             assert!(parts.iter().all(|part| line.contains(part)), "{line}");
         }
-        assert_eq!(lines.len(), 3);
+        assert_eq!(lines.len(), 2);
     }
 }

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use p2v_aoe::MacAddr;
+use p2v_dom0::store::StoreError;
 use p2v_dom0::{Record, Store, Timestamp};
 use p2v_netboot::BootDecision;
 use p2v_netboot::boot_menu::{self, MenuFormat, menu_name};
@@ -277,20 +278,24 @@ fn orders_for(
     Ok((record, append))
 }
 
-/// The MAC address of a machine that is named.
+/// The MAC address of a machine that is named. A name counts first: it may look like an address.
 fn mac_of(store: &Store, settings: &Settings, machine: &str) -> Result<MacAddr> {
-    if let Ok(mac) = parse_mac(machine) {
-        return Ok(mac);
-    }
-    let name = machine.parse()?;
+    let mac = parse_mac(machine);
+    let name = match (machine.parse(), &mac) {
+        (Err(_), Ok(mac)) => return Ok(*mac),
+        (name, _) => name?,
+    };
     let mut known = settings.machines.iter();
     if let Some((mac, _)) = known.find(|(_, known)| known.name.as_ref() == Some(&name)) {
         return Ok(*mac);
     }
-    let record = store
-        .get(&name)
-        .context("a machine that p2v has not met is named by its MAC address")?;
-    Ok(record.boot_mac)
+    match (store.get(&name), mac) {
+        (Ok(record), _) => Ok(record.boot_mac),
+        (Err(StoreError::Unknown { .. }), Ok(mac)) => Ok(mac),
+        (Err(error), _) => {
+            Err(error).context("a machine that p2v has not met is named by its MAC address")
+        }
+    }
 }
 
 /// What a machine other than those named is told.
@@ -333,7 +338,6 @@ fn example() -> Vec<orders::Order> {
 mod tests {
     use super::*;
     use p2v_dom0::State;
-    use p2v_dom0::store::StoreError;
     use p2v_netboot::ImageFiles;
     use std::fs;
 

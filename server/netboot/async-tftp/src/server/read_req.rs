@@ -161,6 +161,10 @@ where
         let mut retries = 0;
         let mut send = true;
         loop {
+            // It may have had to make room while its file was looked for.
+            if self.transfer.is_stale() {
+                return Err(Error::Superseded);
+            }
             if send {
                 self.transfer.sent(packet.len());
                 match self.socket.send(&packet).await {
@@ -173,10 +177,8 @@ where
                     self.transfers.acked(self.peer, &self.transfer);
                     return Ok(());
                 }
-                First::News if self.transfer.is_stale() => {
-                    return Err(Error::Superseded);
-                }
-                // Its request came again: so the answer goes out again.
+                // It is over, or its request came again, and so the answer goes
+                // out again.
                 First::News => send = true,
                 First::Late => {
                     trace!("RRQ (peer: {}) - Timeout", &self.peer);

@@ -117,8 +117,9 @@ impl Transfers {
     ) -> Option<Arc<Transfer>> {
         let mut all = self.lock();
         let of_port = all.get(&peer).map_or(&[][..], Vec::as_slice);
-        let again =
-            of_port.iter().find(|t| t.request == request && !t.is_proven());
+        let again = of_port
+            .iter()
+            .find(|t| t.request == request && !t.is_proven() && !t.is_stale());
         if let Some(again) = again {
             again.heard.fetch_add(request.len(), Ordering::Relaxed);
             again.news.notify_one();
@@ -132,28 +133,27 @@ impl Transfers {
             return None;
         }
         // Those that are about to end keep nobody waiting: a client that is quick
-        // has its next file before all of them have.
+        // has its next file before all of them have. (Only who answers makes one
+        // so, and who does not is sent no more for asking more.)
         let going_on = of_port.iter().filter(|t| !t.is_stale());
         if going_on.count() >= PER_PORT {
-            Self::make_room(&mut all, |other| other == peer)?;
+            return None;
         }
         if all.values().map(Vec::len).sum::<usize>() >= IN_ALL {
-            Self::make_room(&mut all, |_| true)?;
+            Self::make_room(&mut all)?;
         }
         let transfer = Arc::new(Transfer::new(request));
         all.entry(peer).or_default().push(Arc::clone(&transfer));
         Some(transfer)
     }
 
-    /// Ends the oldest transfer that nobody at these ports has answered to: a flood
-    /// of requests from forged addresses keeps nobody out who answers.
+    /// Ends the oldest transfer that nobody has answered to: a flood of requests
+    /// from the forged addresses of others keeps nobody out who answers.
     fn make_room(
         all: &mut HashMap<SocketAddr, Vec<Arc<Transfer>>>,
-        among: impl Fn(SocketAddr) -> bool,
     ) -> Option<()> {
         let (peer, oldest) = all
             .iter()
-            .filter(|(peer, _)| among(**peer))
             .flat_map(|(peer, list)| list.iter().map(move |t| (*peer, t)))
             .filter(|(_, t)| !t.is_proven())
             .min_by_key(|(_, t)| t.begun)
@@ -166,10 +166,11 @@ impl Transfers {
     /// The client acknowledged something: earlier transfers to the same port
     /// have no one at the other end any more.
     pub(crate) fn acked(&self, peer: SocketAddr, transfer: &Arc<Transfer>) {
+        // Locked first: nobody makes room by it who has seen it without this answer.
+        let all = self.lock();
         if transfer.proven.swap(true, Ordering::Relaxed) {
             return;
         }
-        let all = self.lock();
         let of_port = all.get(&peer).map_or(&[][..], Vec::as_slice);
         // It may have had to make room.
         let earlier = of_port.iter().position(|t| Arc::ptr_eq(t, transfer));
@@ -231,15 +232,17 @@ mod tests {
             })
             .collect();
         assert_eq!(all.iter().filter(|t| !t.is_stale()).count(), 1);
-        // Nor for requests that it has forgotten; the file it takes goes on.
+        // What it asks for and does not take up is little.
         let asked: Vec<_> =
-            (20..40).map(|n| transfers.begin(peer, &[n]).unwrap()).collect();
-        assert_eq!(
-            asked.iter().filter(|t| !t.is_stale()).count(),
-            PER_PORT - 1
-        );
-        assert!(!all[19].is_stale() && !asked[19].is_stale());
-        assert_eq!(transfers.lock()[&peer].len(), 20 + PER_PORT - 1);
+            (20..40).filter_map(|n| transfers.begin(peer, &[n])).collect();
+        assert_eq!(asked.len(), PER_PORT - 1);
+        assert!(!all[19].is_stale());
+        // It goes back to a file that it left before that had ended.
+        let left = transfers.begin(peer, &[0]);
+        assert!(left.is_none());
+        transfers.acked(peer, &asked[2]);
+        assert!(all[19].is_stale() && asked[0].is_stale());
+        assert!(transfers.begin(peer, &[20]).is_some());
     }
 
     #[test]
