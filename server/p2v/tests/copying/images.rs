@@ -6,13 +6,12 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Child, Command};
 
-use nix::mount::{MsFlags, mount};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::old_machine::{Lab, err, events, with_lab};
-use crate::{SECTORS, number};
+use crate::{SECTORS, number, out_of_room};
 
 fn run(program: &str, arguments: &[&str]) -> String {
     let done = Command::new(program).args(arguments).output();
@@ -181,23 +180,7 @@ fn a_strangers_image_is_named_and_kept_and_other_formats_are_refused() {
 #[test]
 fn a_full_file_system_is_told_of_and_the_image_goes_on_when_there_is_room() {
     with_lab(SECTORS, |lab| {
-        let small = lab.path("small");
-        fs::create_dir(&small).unwrap();
-        let tmpfs = |flags, size: &str| {
-            mount(Some("none"), &small, Some("tmpfs"), flags, Some(size)).unwrap();
-        };
-        tmpfs(MsFlags::empty(), "size=48m");
-        let image = small.join("copy.qcow2");
-        let full = lab.copy(&image, &[]);
-        assert_eq!(full.status.code(), Some(1));
-        let text = err(&full);
-        assert!(
-            text.contains("No space left") && text.contains("again"),
-            "{text}"
-        );
-        assert_nothing_shown(lab);
-        tmpfs(MsFlags::MS_REMOUNT, "size=400m");
-        assert_eq!(lab.copy(&image, &[]).status.code(), Some(0));
+        let image = out_of_room(lab, "copy.qcow2", assert_nothing_shown);
         assert_equal(lab, &image);
     });
 }

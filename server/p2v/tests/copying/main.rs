@@ -6,7 +6,9 @@ mod images;
 mod old_machine;
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Lines};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout};
 use std::time::Duration;
 
 use nix::mount::{MsFlags, mount};
@@ -22,6 +24,43 @@ fn number(event: &Value, key: &str) -> u64 {
     event[key]
         .as_u64()
         .unwrap_or_else(|| panic!("{key} in {event}"))
+}
+
+/// A copy that takes its time, so many events after its start.
+fn begun(lab: &Lab, image: &Path, events: u32) -> (Child, Lines<BufReader<ChildStdout>>) {
+    let address = lab.address.to_string();
+    let to = image.to_str().unwrap();
+    let copy = [
+        "--json", "copy", &address, "--to", to, "--limit", "40M", "--memory", "28M",
+    ];
+    let mut child = lab.start(&copy);
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    for _ in 0..events {
+        lines.next().unwrap().unwrap();
+    }
+    (child, lines)
+}
+
+/// Copies to a file system that is full before the end, and again when there is room; where to.
+fn out_of_room(lab: &Lab, file: &str, when_full: impl FnOnce(&Lab)) -> PathBuf {
+    let small = lab.path("small");
+    fs::create_dir(&small).unwrap();
+    let tmpfs = |flags, size: &str| {
+        mount(Some("none"), &small, Some("tmpfs"), flags, Some(size)).unwrap();
+    };
+    tmpfs(MsFlags::empty(), "size=48m");
+    let image = small.join(file);
+    let full = lab.copy(&image, &[]);
+    assert_eq!(full.status.code(), Some(1));
+    let text = err(&full);
+    assert!(
+        text.contains("No space left") && text.contains("again"),
+        "{text}"
+    );
+    when_full(lab);
+    tmpfs(MsFlags::MS_REMOUNT, "size=400m");
+    assert_eq!(lab.copy(&image, &[]).status.code(), Some(0));
+    image
 }
 
 #[test]
@@ -90,20 +129,7 @@ fn killed_at_any_moment_it_goes_on_where_it_was() {
 fn after_a_restart_of_the_old_machine_nothing_noted_is_believed() {
     with_lab(SECTORS, |lab| {
         let image = lab.path("copy.img");
-        let address = lab.address.to_string();
-        let copy = [
-            "--json",
-            "copy",
-            &address,
-            "--to",
-            image.to_str().unwrap(),
-            "--limit",
-            "40M",
-        ];
-        let mut child = lab.start(&copy);
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        lines.next().unwrap().unwrap();
-        lines.next().unwrap().unwrap();
+        let (mut child, _) = begun(lab, &image, 2);
         child.kill().unwrap();
         child.wait().unwrap();
         // Its own system ran meanwhile.
@@ -123,19 +149,7 @@ fn after_a_restart_of_the_old_machine_nothing_noted_is_believed() {
 fn a_cut_wire_costs_time_and_nothing_else() {
     with_lab(SECTORS, |lab| {
         let image = lab.path("copy.img");
-        let address = lab.address.to_string();
-        let copy = [
-            "--json",
-            "copy",
-            &address,
-            "--to",
-            image.to_str().unwrap(),
-            "--limit",
-            "40M",
-        ];
-        let mut child = lab.start(&copy);
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        lines.next().unwrap().unwrap();
+        let (mut child, lines) = begun(lab, &image, 1);
         ip("link set old0 down");
         // How long the cable is out, not a wait for anything.
         std::thread::sleep(Duration::from_secs(12));
@@ -150,26 +164,12 @@ fn a_cut_wire_costs_time_and_nothing_else() {
 #[test]
 fn a_full_destination_is_told_of_and_goes_on_when_there_is_room() {
     with_lab(SECTORS, |lab| {
-        let small = lab.path("small");
-        fs::create_dir(&small).unwrap();
-        let tmpfs = |flags, size: &str| {
-            mount(Some("none"), &small, Some("tmpfs"), flags, Some(size)).unwrap();
-        };
-        tmpfs(MsFlags::empty(), "size=48m");
-        let image = small.join("copy.img");
-        let full = lab.copy(&image, &[]);
-        assert_eq!(full.status.code(), Some(1));
-        let text = err(&full);
-        assert!(
-            text.contains("No space left") && text.contains("again"),
-            "{text}"
-        );
-        let shown = lab.p2v(&["--json", "list"]);
-        let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
-        assert!(shown.contains("copying"), "{shown}");
-        assert!(!lab.path("state/copies/e1-disk0.certificate.json").exists());
-        tmpfs(MsFlags::MS_REMOUNT, "size=400m");
-        assert_eq!(lab.copy(&image, &[]).status.code(), Some(0));
+        let image = out_of_room(lab, "copy.img", |lab| {
+            let shown = lab.p2v(&["--json", "list"]);
+            let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+            assert!(shown.contains("copying"), "{shown}");
+            assert!(!lab.path("state/copies/e1-disk0.certificate.json").exists());
+        });
         assert!(fs::read(&image).unwrap() == lab.data);
     });
 }
@@ -439,17 +439,8 @@ fn what_file_systems_do_not_use_stays_where_it_is() {
 }
 
 /// Begins a copy and kills it when something is checked.
-fn begin_and_kill(lab: &Lab, image: &std::path::Path) {
-    let address = lab.address.to_string();
-    let to = image.to_str().unwrap();
-    let copy = [
-        "--json", "copy", &address, "--to", to, "--limit", "40M", "--memory", "28M",
-    ];
-    let mut child = lab.start(&copy);
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    for _ in 0..3 {
-        lines.next().unwrap().unwrap();
-    }
+fn begin_and_kill(lab: &Lab, image: &Path) {
+    let (mut child, _) = begun(lab, image, 3);
     child.kill().unwrap();
     child.wait().unwrap();
 }

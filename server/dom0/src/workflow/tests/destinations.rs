@@ -112,6 +112,17 @@ fn a_copy_that_may_go_is_forgotten_however_it_was_found() {
     assert!(!has_copy(&lab, &other));
 }
 
+/// It was not moved after all.
+fn only_copied(lab: &Lab, name: &MachineName) {
+    let changed = lab.host.store.update(name, |record| {
+        let disk = record.disks.get_mut(&0).unwrap();
+        disk.copy.as_mut().unwrap().moved = None;
+        record.state = State::Copied;
+        Ok::<_, Error>(())
+    });
+    changed.unwrap();
+}
+
 #[test]
 fn a_second_way_to_a_disk_is_that_disk() {
     let lab = lab(1);
@@ -124,20 +135,7 @@ fn a_second_way_to_a_disk_is_that_disk() {
     let sdc = sdc.display().to_string();
     let error = text(lab.copy_with(&sdc, go));
     assert!(error.contains(&format!("moved system {other}")), "{error}");
-    lab.host
-        .store
-        .update(&other, |record| {
-            record
-                .disks
-                .get_mut(&0)
-                .unwrap()
-                .copy
-                .as_mut()
-                .unwrap()
-                .moved = None;
-            Ok::<_, Error>(())
-        })
-        .unwrap();
+    only_copied(&lab, &other);
     let error = text(lab.copy(&sdc));
     assert!(
         error.contains(&format!("of {other}")) && error.contains("--overwrite="),
@@ -165,21 +163,7 @@ fn the_volume_under_a_drbd_device_is_known_while_it_is_not_active() {
         let error = text(lab.copy_with(to, go));
         assert!(error.contains(&format!("moved system {other}")), "{error}");
     }
-    lab.host
-        .store
-        .update(&other, |record| {
-            record
-                .disks
-                .get_mut(&0)
-                .unwrap()
-                .copy
-                .as_mut()
-                .unwrap()
-                .moved = None;
-            record.state = State::Copied;
-            Ok::<_, Error>(())
-        })
-        .unwrap();
+    only_copied(&lab, &other);
     lab.copy_with("vg", go).unwrap();
     assert!(!has_copy(&lab, &other));
 }
