@@ -4,4 +4,5 @@
 
 mod confinement;
 mod site_dhcp;
+mod systemd;
 mod wire;
