@@ -20,6 +20,8 @@ pub fn parse_mac(text: &str) -> Result<MacAddr, MacError> {
     let refused = || MacError(text.to_owned());
     let parts_of = |separator, digits: usize, shorter| {
         let parts: Vec<&str> = text.trim().split(separator).collect();
+        // One that leaves zeros out leaves them out everywhere: else a digit is missing.
+        let shorter = shorter && !parts.iter().any(|p| p.len() > 1 && p.starts_with('0'));
         let fits = |part: &&str| part.len() == digits || shorter && part.len() == 1;
         let fits = parts.len() * digits == 12 && parts.iter().all(fits);
         fits.then(|| parts.iter().map(|part| format!("{part:0>digits$}")))
@@ -90,6 +92,7 @@ mod tests {
             "",
             "52:54:00:ab:34",
             "52:54:00:ab:34:",
+            "52:54:00:ab:34:5",
             "5254.0ab.3456",
             "52:54:00:ab:34:+6",
             "52:54:00:ab:34:56:78",

@@ -34,6 +34,16 @@ impl MacPattern {
         self.0
     }
 
+    /// The address, if it stands for only one.
+    pub fn only(&self) -> Option<MacAddr> {
+        match self.0 {
+            [Some(a), Some(b), Some(c), Some(d), Some(e), Some(f)] => {
+                Some(MacAddr::new(a, b, c, d, e, f))
+            }
+            _ => None,
+        }
+    }
+
     /// Whether it stands for this address, and for no other.
     pub fn is(&self, mac: MacAddr) -> bool {
         self.0 == mac.octets().map(Some)
@@ -123,7 +133,7 @@ mod tests {
             "",
             "52",
             "52:54:00:12:34",
-            "52:54:00:12:34:",
+            "52:54:00:12:34:5",
             "52:54:00:12:34:+6",
             "52:54:00:12:34:56:78",
             "52-54:00-12-34-56",

@@ -15,6 +15,10 @@ use crate::datagram::{self, Ends};
 use crate::interface::{Interface, InterfaceError};
 use crate::socket::{FrameSocket, SocketError};
 
+/// How long another DHCP server may take to answer: dnsmasq looks for 3 s whether anybody has an address
+/// before it offers it for the first time (`ping-check`, on by default).
+pub const PROBE_WAIT: Duration = Duration::from_secs(5);
+
 /// A DHCP server that answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct DhcpServer {

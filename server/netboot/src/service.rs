@@ -4,7 +4,6 @@ use std::future::Future;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -23,20 +22,16 @@ use crate::lease_file::{LeaseFile, LeaseFileError};
 use crate::loader::http_host;
 use crate::machines::Machines;
 use crate::peers::Peers;
-use crate::probe::Probe;
+use crate::probe::{PROBE_WAIT, Probe};
 use crate::settings::{Mode, Settings, SettingsError, plan_addresses};
-use crate::socket::{FrameSocket, SocketError, tcp_port, udp_port};
+use crate::socket::{DHCP_PORT, FrameSocket, SocketError, tcp_port, udp_port};
 use crate::subnet::Subnet;
 use crate::tftp::Files;
 
-/// DHCP servers' port.
-const DHCP_PORT: u16 = 67;
 /// PXE specification 2.1, section 2.2.1: the proxy's port for clients that have an address.
 const PROXY_PORT: u16 = 4011;
 /// TFTP's port.
 const TFTP_PORT: u16 = 69;
-/// Servers that check an address by ping before they offer it take a second or more.
-const PROBE_WAIT: Duration = Duration::from_secs(4);
 
 /// Why the service does not run.
 #[derive(Debug, thiserror::Error)]

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::mem::size_of;
-use std::net::{SocketAddrV4, TcpListener, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use nix::sys::socket::{
@@ -11,8 +11,12 @@ use nix::sys::socket::{
 };
 use pnet::util::MacAddr;
 
-use crate::interface::Interface;
+use crate::interface::{Interface, server_address};
 use crate::port_holder::{port_holders, tcp_port_holders};
+use crate::settings::Settings;
+
+/// DHCP servers' port.
+pub(crate) const DHCP_PORT: u16 = 67;
 
 /// Bytes of a TCP connection in the kernel at most (it doubles this for its own needs): enough for a
 /// wire of 10 Gbit/s, and the end of a file is not told long before the client has it.
@@ -115,6 +119,32 @@ pub(crate) fn tcp_port(
             vec![]
         },
     })
+}
+
+/// Asks for a UDP port as [`serve`](crate::serve) would, and gives it back: a program that has that port of another
+/// interface only is not in its way.
+///
+/// # Errors
+/// The interface, or what the system said.
+pub fn try_udp_port(settings: &Settings, port: u16) -> io::Result<()> {
+    let interface = Interface::find(&settings.iface).map_err(io::Error::other)?;
+    let address = match port {
+        DHCP_PORT => Ipv4Addr::UNSPECIFIED,
+        _ => server_address(settings).map_err(io::Error::other)?,
+    };
+    let tried = udp_port(&interface, SocketAddrV4::new(address, port), "");
+    tried.map(drop).map_err(|error| error.source)
+}
+
+/// The same of a TCP port.
+///
+/// # Errors
+/// As [`try_udp_port`].
+pub fn try_tcp_port(settings: &Settings, port: u16) -> io::Result<()> {
+    let interface = Interface::find(&settings.iface).map_err(io::Error::other)?;
+    let address = server_address(settings).map_err(io::Error::other)?;
+    let tried = tcp_port(&interface, SocketAddrV4::new(address, port), "");
+    tried.map(drop).map_err(|error| error.source)
 }
 
 /// IPv4 or ARP packets in Ethernet frames of our making, on one interface.

@@ -235,7 +235,8 @@ pub enum Command {
 pub enum Image {
     /// Lay out DIR, the root of a TFTP server: boot loaders, the image, and a menu for each machine
     ///
-    /// For the machines with a record, those under [machines] in the settings, and those of --machine. The tree does not
+    /// For the machines with a record, those that the settings name (under [machines], or in `allow`), and those of
+    /// --machine. The tree does not
     /// follow what happens to them: run this again after each change.
     Install {
         /// The TFTP server's root

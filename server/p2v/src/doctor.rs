@@ -1,22 +1,21 @@
 //! `p2v doctor`: this host's findings and the netboot service's, in one list.
 
-use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, UdpSocket};
+use std::io::ErrorKind;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anyhow::Result;
 use p2v_dom0::Host;
 use p2v_dom0::doctor::{Finding, Severity, examine};
-use p2v_netboot::{Missing, Mode, Need, missing_files, port_holders, probe, tcp_port_holders};
+use p2v_netboot::{
+    Missing, Mode, Need, PROBE_WAIT, missing_files, port_holders, probe, tcp_port_holders,
+    try_tcp_port, try_udp_port,
+};
 
 use crate::arguments::exit;
 use crate::privileges;
 use crate::settings::{SETTINGS_FILE, Settings};
 
 mod images;
-
-/// How long another DHCP server may take to answer.
-const PROBE_WAIT: Duration = Duration::from_secs(3);
 
 /// Looks at everything and changes nothing.
 pub fn run(host: &Host, settings: &Settings, json: bool) -> Result<ExitCode> {
@@ -149,9 +148,12 @@ fn ports(settings: &Settings) -> Vec<Finding> {
     ports
         .into_iter()
         .map(|(port, name)| {
-            let tried = UdpSocket::bind(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port)).map(drop);
-            let todo = "stop that program on this interface; or set [serve] mode = \"off\" and have it name this host \
-                        as boot server (see `p2v serve --print`)";
+            let tried = try_udp_port(&settings.serve, port);
+            let todo = match port {
+                69 => "keep that program off this interface: p2v's own TFTP is needed in every mode",
+                _ => "keep that program off this interface; or set [serve] mode = \"off\" and have it name this \
+                      host as boot server (see `p2v serve --print`)",
+            };
             port_finding(format!("UDP port {port} ({name})"), tried, || port_holders(port), todo)
         })
         .chain(http_port(settings))
@@ -164,7 +166,7 @@ fn http_port(settings: &Settings) -> Option<Finding> {
     if port == 0 {
         return None;
     }
-    let tried = TcpListener::bind(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port)).map(drop);
+    let tried = try_tcp_port(&settings.serve, port);
     let todo = "stop that program on this interface; or set another [serve] http_port, or 0";
     let what = format!("TCP port {port} (HTTP)");
     Some(port_finding(what, tried, || tcp_port_holders(port), todo))
@@ -179,6 +181,10 @@ fn port_finding(
     let Err(error) = tried else {
         return finding(Severity::Good, what, "free", "");
     };
+    if error.kind() != ErrorKind::AddrInUse {
+        let todo = "p2v serve needs an interface with an IPv4 address: `iface` in the settings, or --iface";
+        return finding(Severity::Bad, what, error.to_string(), todo);
+    }
     let holders = holders();
     if holders.iter().any(|holder| holder.contains("p2v")) {
         return finding(Severity::Good, what, "used by p2v serve", "");

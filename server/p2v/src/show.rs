@@ -308,9 +308,7 @@ fn next_step(name: &str, state: Option<State>, runs: bool, answers: bool) -> Str
     match state {
         None => "it answers and has no record here: restart it so that it boots from `p2v serve` on this host".into(),
         Some(State::Seen) => {
-            "its menu was made, and its agent was not heard yet: restart it from the network if that is still to come, or \
-             look at its screen"
-                .into()
+            "its agent was not heard yet: look at its screen; `p2v list --boot` says how far it came over the network".into()
         }
         Some(State::Exported) if !answers => {
             "its agent does not answer: look at its screen and its cable, or restart it from the network".into()

@@ -96,12 +96,17 @@ struct Site {
     http: Option<String>,
     /// The machines that are meant; empty: all that boot from the network.
     only: Vec<Pattern>,
+    /// What BIOS machines load.
+    bios_loader: Loader,
 }
 
 impl Site {
     /// What can be booted, and the file that it is told.
     fn firmwares(&self) -> Vec<(Firmware, String)> {
         let told = |firmware: Firmware| match (firmware.http, &self.http) {
+            (false, _) if firmware.loader == Loader::Pxelinux => {
+                Some((firmware, self.bios_loader.to_string()))
+            }
             (false, _) => Some((firmware, firmware.loader.to_string())),
             (true, Some(host)) => Some((firmware, format!("http://{host}/{}", firmware.loader))),
             (true, None) => None,
@@ -128,6 +133,7 @@ pub fn print(server: DhcpServer, settings: &Settings) -> Result<String> {
         server: address,
         http: http_host(address, settings.serve.http_port).filter(|_| has_http),
         only,
+        bios_loader: settings.serve.bios_loader,
     };
     let comment = if server == DhcpServer::Kea { "//" } else { "#" };
     let mut text = String::new();
@@ -177,7 +183,7 @@ fn left_out(settings: &Settings) -> Vec<String> {
     for (mac, machine) in machines() {
         if let Some(loader) = machine.loader {
             lines.push(format!(
-                "NOT IN HERE: {mac} shall be given {loader} (`loader` under [machines]): say so for it by hand."
+                "FOR YOU TO ADD: {mac} shall be given {loader} (`loader` under [machines])."
             ));
         }
     }
@@ -192,8 +198,8 @@ fn left_out(settings: &Settings) -> Vec<String> {
     let alone: Vec<String> = deny.chain(ignored).collect();
     if !alone.is_empty() {
         lines.push(format!(
-            "NOT IN HERE: {}. p2v serve sends such a machine on to its own disk, unless its server is on the Xen host: \
-             one that p2v runs or has moved must come to it, and is held there.",
+            "SENT TO P2V ALL THE SAME: {}. p2v serve sends such a machine on to its own disk, unless its server is on \
+             the Xen host: one that p2v runs or has moved must come to it, and is held there.",
             alone.join(", ")
         ));
     }

@@ -102,7 +102,7 @@ impl StoreError {
 /// Machines there are, for somebody who named another.
 fn known(others: &[String]) -> String {
     match others {
-        [] => "no record of any can be read here; `p2v list` shows what there is".into(),
+        [] => "there is no record here yet, or none that can be read; `p2v list` shows what there is".into(),
         [one] => format!("there is {one}"),
         [..] => format!("there are {}", others.join(", ")),
     }

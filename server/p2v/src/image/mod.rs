@@ -11,12 +11,12 @@ use clap::ValueEnum;
 use p2v_aoe::MacAddr;
 use p2v_dom0::store::StoreError;
 use p2v_dom0::{Record, Store, Timestamp};
-use p2v_netboot::BootDecision;
 use p2v_netboot::boot_menu::{self, MenuFormat, menu_name};
-use p2v_netboot::parse_mac;
+use p2v_netboot::{BootDecision, MacPattern, parse_mac};
 use serde_json::json;
 
 use crate::arguments::{Image, Orders};
+use crate::boot_policy::Wish;
 use crate::serve;
 use crate::settings::{Machine, Settings};
 use decide::{Decided, decide};
@@ -73,16 +73,18 @@ fn install(
         return Err(error.into());
     }
     let mut macs: Vec<MacAddr> = listing.records.iter().map(|r| r.boot_mac).collect();
-    for mac in settings.machines.keys().chain(more) {
-        if !macs.contains(mac) {
-            macs.push(*mac);
+    let allowed = settings.serve.allow.iter().filter_map(MacPattern::only);
+    let named = settings.machines.keys().chain(more).copied();
+    for mac in named.chain(allowed) {
+        if !macs.contains(&mac) {
+            macs.push(mac);
         }
     }
     let tree = Tree::open(dir)?;
     // Menus of an earlier time are taken back also when no machine is left.
     if macs.is_empty() && tree.is_new() {
         bail!(
-            "there is no machine to make a menu for: name them with --machine MAC, or under [machines] in the settings"
+            "there is no machine to make a menu for: name them with --machine MAC, or in the settings: in `allow`, or under [machines]"
         );
     }
     let (usual, missing) = boot_files::usual(settings)?;
@@ -155,7 +157,13 @@ fn install(
         }
     }
     for mac in &left_out {
-        eprintln!("p2v: {mac} has no menu: `boot`, `allow` or `deny` in the settings leave it out");
+        let wish = settings.machines.get(mac).and_then(|known| known.boot);
+        let why = match wish {
+            Some(Wish::Local) => "boot = \"local\" in the settings leaves it out",
+            Some(Wish::Ignore) => "boot = \"ignore\" in the settings leaves it out",
+            _ => "`allow` or `deny` in the settings leave it out (--machine overrules them)",
+        };
+        eprintln!("p2v: {mac} has no menu: {why}");
     }
     for what in missing {
         eprintln!("p2v: {what}");
