@@ -102,7 +102,10 @@ impl StoreError {
 /// Machines there are, for somebody who named another.
 fn known(others: &[String]) -> String {
     match others {
-        [] => "there is no record here yet, or none that can be read; `p2v list` shows what there is".into(),
+        [] => {
+            "there is no record here yet, or none that can be read; `p2v list` shows what there is"
+                .into()
+        }
         [one] => format!("there is {one}"),
         [..] => format!("there are {}", others.join(", ")),
     }
