@@ -392,10 +392,15 @@ fn find_or_make(
     }
     let records = listing.records;
     let taken = |shelf: u16| records.iter().find(|r| r.shelf == shelf);
+    // A name that the settings gave may look like that of a shelf.
+    let has_its_name = |shelf| {
+        let usual = MachineName::of_shelf(shelf);
+        wanted.is_some() || records.iter().all(|r| r.name != usual)
+    };
     let shelf = match fixed_shelf {
         Some(shelf) => shelf,
         None => (1..=SHELF_MAX)
-            .find(|s| taken(*s).is_none())
+            .find(|s| taken(*s).is_none() && has_its_name(*s))
             .ok_or(StoreError::Full)?,
     };
     let name = wanted

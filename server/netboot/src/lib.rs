@@ -47,7 +47,7 @@ pub use mac_pattern::{MacPattern, MacPatternError};
 pub use machines::{BootDecision, Machines};
 pub use port_holder::{port_holders, tcp_port_holders};
 pub use probe::{DhcpServer, PROBE_WAIT, ProbeError, probe};
-pub use service::{Error, Opened, open, serve};
+pub use service::{Error, Opened, check, open, serve};
 pub use settings::{Mode, Pool, Settings, SettingsError};
 pub use socket::{SocketError, try_tcp_port, try_udp_port};
 pub use subnet::Subnet;

@@ -90,18 +90,36 @@ struct DhcpPorts {
     arp: Option<FrameSocket>,
 }
 
-/// Opens and reads everything, so that an error has changed nothing. Needs CAP_NET_BIND_SERVICE for ports
-/// below 1024, and CAP_NET_RAW. Blocks, and starts no thread.
+/// Looks whether the settings suit the interface: what [`open`] would refuse them for, without its files and ports.
 ///
 /// # Errors
-/// What could not be opened, read or bound, and what to do about it.
-pub fn open(settings: Settings) -> Result<Opened, Error> {
+/// The interface, or a contradiction.
+pub fn check(settings: &Settings) -> Result<(), Error> {
+    let (_, address, subnet) = place(settings)?;
+    if settings.mode == Mode::Dhcp {
+        plan_addresses(settings, address, subnet)?;
+    }
+    Ok(())
+}
+
+/// The interface, and our address and network on it.
+fn place(settings: &Settings) -> Result<(Interface, Ipv4Addr, Subnet), Error> {
     let interface = Interface::find(&settings.iface)?;
     let (address, subnet) = interface.address(settings.server)?;
     let subnet = match settings.netmask {
         Some(mask) => Subnet::new(address, mask).ok_or(SettingsError::Netmask(mask))?,
         None => subnet,
     };
+    Ok((interface, address, subnet))
+}
+
+/// Opens and reads everything, so that an error has changed nothing. Needs CAP_NET_BIND_SERVICE for ports
+/// below 1024, and CAP_NET_RAW. Blocks, and starts no thread.
+///
+/// # Errors
+/// What could not be opened, read or bound, and what to do about it.
+pub fn open(settings: Settings) -> Result<Opened, Error> {
+    let (interface, address, subnet) = place(&settings)?;
     let (set, missing) = BootSet::read(&settings, address)?;
     let dhcp = match settings.mode {
         Mode::Off => None,

@@ -26,6 +26,7 @@ pub fn run(host: &Host, settings: &Settings, json: bool) -> Result<ExitCode> {
         missing.into_iter().partition(|m| m.need == Need::Image);
     findings.extend(loaders_of_some(of_some));
     findings.extend(images::findings(settings, of_images));
+    findings.push(netboot(settings));
     findings.extend(ports(settings));
     findings.push(allowed(settings));
     findings.push(service_user(settings));
@@ -136,6 +137,20 @@ fn loaders_of_some(missing: Vec<Missing>) -> Vec<Finding> {
         .collect()
 }
 
+/// Whether the settings suit the interface.
+fn netboot(settings: &Settings) -> Finding {
+    let what = format!("[serve] on {}", settings.iface);
+    match p2v_netboot::check(&settings.serve) {
+        Ok(()) => finding(Severity::Good, what, "its settings suit the interface", ""),
+        Err(error) => finding(
+            Severity::Bad,
+            what,
+            error.to_string(),
+            "p2v serve does not start with that: mend it in the settings, or on the interface",
+        ),
+    }
+}
+
 /// The ports that `p2v serve` needs.
 fn ports(settings: &Settings) -> Vec<Finding> {
     let mut ports = vec![(69, "TFTP")];
@@ -181,9 +196,14 @@ fn port_finding(
     let Err(error) = tried else {
         return finding(Severity::Good, what, "free", "");
     };
+    // Why is said of the interface.
     if error.kind() != ErrorKind::AddrInUse {
-        let todo = "p2v serve needs an interface with an IPv4 address: `iface` in the settings, or --iface";
-        return finding(Severity::Bad, what, error.to_string(), todo);
+        return finding(
+            Severity::Warning,
+            what,
+            format!("cannot be tried: {error}"),
+            "",
+        );
     }
     let holders = holders();
     if holders.iter().any(|holder| holder.contains("p2v")) {

@@ -43,7 +43,10 @@ pub enum StoreError {
         others: Vec<String>,
     },
     /// The wanted name is taken.
-    #[error("the name {name} given to {mac} already belongs to the machine with MAC {owner}")]
+    #[error(
+        "the name {name} given to {mac} already belongs to the machine with MAC {owner}: give it another one under \
+         [machines] in the settings"
+    )]
     NameTaken {
         /// The name.
         name: MachineName,

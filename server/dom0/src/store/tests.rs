@@ -52,6 +52,12 @@ fn shelf_and_name_are_stable_and_first_free() {
         .unwrap();
     assert_eq!((a.shelf, a.name.as_str()), (1, "e1"));
     assert_eq!((b.shelf, b.name.as_str()), (2, "web"));
+    // One that the settings called as the next would be called by its shelf.
+    store
+        .menu(mac(13), Some(&"e4".parse().unwrap()), at(1))
+        .unwrap();
+    let next = store.menu(mac(14), None, at(1)).unwrap();
+    assert_eq!((next.shelf, next.name.as_str()), (5, "e5"));
     // Another p2v on the same directory, later, with another wish.
     let again = Store::open(dir.path()).unwrap();
     let b2 = again
