@@ -17,6 +17,7 @@ use serde_json::json;
 
 use crate::arguments::{Image, Orders};
 use crate::boot_policy::Wish;
+use crate::network_cards::cards;
 use crate::serve;
 use crate::settings::{Machine, Settings};
 use decide::{Decided, decide};
@@ -73,7 +74,10 @@ fn install(
         return Err(error.into());
     }
     let mut macs: Vec<MacAddr> = listing.records.iter().map(|r| r.boot_mac).collect();
+    // Not the other cards of machines that are known: they have their machine's word (`second_card_of`).
+    let theirs: Vec<MacAddr> = listing.records.iter().flat_map(cards).collect();
     let allowed = settings.serve.allow.iter().filter_map(MacPattern::only);
+    let allowed = allowed.filter(|mac| settings.serve.allows(*mac) && !theirs.contains(mac));
     let named = settings.machines.keys().chain(more).copied();
     for mac in named.chain(allowed) {
         if !macs.contains(&mac) {
@@ -448,8 +452,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let there = dir.path().join("there");
         fs::write(&there, "x").unwrap();
-        let settings = settings(&there);
+        let mut settings = settings(&there);
         let mac = |n| MacAddr::new(0x52, 0x54, 0, 0, 0, n);
+        // `allow` names both cards: the second is no machine of its own for that.
+        settings.serve.allow = vec![mac(1).into(), mac(2).into()];
         let store = Store::open(&dir.path().join("state")).unwrap();
         let name = store
             .find_or_add(mac(1), None, Timestamp::now())

@@ -3,11 +3,12 @@
 use std::fs::{self, File};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::time::Instant;
 
-use crate::wire::{Service, Wire, run};
+use crate::wire::{LIMIT, Service, Wire, run};
 
 /// The watchdog's time, so that it need not be waited for; else the unit is as it is.
-const DROP_IN: &str = "[Service]\nWatchdogSec=4\n";
+const DROP_IN: &str = "[Service]\nWatchdogSec=10\n";
 
 /// A host with systemd, gone when dropped.
 struct Host {
@@ -26,10 +27,10 @@ impl Host {
         write("p2v.toml", "iface = \"p2vs\"\n[serve]\nmode = \"off\"\n");
         let here = Path::new(env!("CARGO_MANIFEST_DIR"));
         let log = File::create(dir.path().join("log")).unwrap();
-        let init = wire
-            .on_host(here.join("tests/service/systemd-host").to_str().unwrap())
+        let init = Command::new(here.join("tests/service/systemd-host"))
             .args([dir.path(), Path::new(env!("CARGO_BIN_EXE_p2v"))])
             .arg(here.join("systemd"))
+            .arg(&wire.host)
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
@@ -57,8 +58,11 @@ impl Host {
             ]);
         let output = curl.output().unwrap();
         if !output.status.success() {
-            let log = fs::read(self.dir.path().join("log")).unwrap_or_default();
-            panic!("{url}: {output:?}\n{}", String::from_utf8_lossy(&log));
+            let logs = ["log", "console"].map(|file| {
+                let log = fs::read(self.dir.path().join(file)).unwrap_or_default();
+                String::from_utf8_lossy(&log).into_owned()
+            });
+            panic!("{url}: {output:?}\n{}", logs.concat());
         }
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
@@ -94,8 +98,12 @@ impl Drop for Host {
     fn drop(&mut self) {
         let _ = self._init.0.kill();
         let _ = self._init.0.wait();
-        // The control groups are left, and empty.
-        if let Ok(group) = fs::read_to_string(self.dir.path().join("group")) {
+        // The control groups are left, and empty when all that was in them has ended.
+        let Ok(group) = fs::read_to_string(self.dir.path().join("group")) else {
+            return;
+        };
+        let until = Instant::now() + LIMIT;
+        while Path::new(group.trim()).exists() && Instant::now() < until {
             let _ = Command::new("find")
                 .args([group.trim(), "-depth", "-type", "d", "-exec", "rmdir"])
                 .args(["{}", ";"])
@@ -159,13 +167,16 @@ fn the_unit_is_ready_confined_and_comes_back() {
     assert_eq!(String::from_utf8_lossy(&owner.stdout), "p2v 600\n");
 
     // It is started anew when it hangs, and when it is killed.
-    for (restarts, signal) in [("1", "-STOP"), ("2", "-KILL")] {
-        let before = host.property("MainPID");
-        run(host.command("kill").args([signal, &before]));
-        while host.property("NRestarts") != restarts || host.property("SubState") != "running" {
+    let restarts = || host.property("NRestarts").parse::<u32>().unwrap();
+    for signal in ["-STOP", "-KILL"] {
+        let (before, pid) = (restarts(), host.property("MainPID"));
+        run(host.command("kill").args([signal, &pid]));
+        let until = Instant::now() + LIMIT;
+        while restarts() == before || host.property("SubState") != "running" {
+            assert!(Instant::now() < until, "it is not started again");
             kernel();
         }
-        assert_ne!(host.property("MainPID"), before);
+        assert_ne!(host.property("MainPID"), pid);
         kernel();
     }
     run(host.command("systemctl").args(["stop", "p2v-serve"]));
