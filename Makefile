@@ -63,7 +63,7 @@ setup:
 			{ tail -n 30 $(or $(TMPDIR),/tmp)/p2v-setup.log; exit 1; }; \
 		look; \
 	done; \
-	[ $${#missing[@]} -eq 0 ] || { echo "apt-get install does not bring: $${missing[*]}" >&2; exit 1; }
+	[ $${#missing[@]} -eq 0 ] || { echo "apt-get install does not bring: $${missing[*]} (what it said is in $(or $(TMPDIR),/tmp)/p2v-setup.log)" >&2; exit 1; }
 	@command -v qemu-img >/dev/null || { echo "qemu-img is not there: apt-get install qemu-utils" >&2; exit 1; }
 
 build: setup

@@ -196,14 +196,14 @@ fn port_finding(
     let Err(error) = tried else {
         return finding(Severity::Good, what, "free", "");
     };
-    // Why is said of the interface.
     if error.kind() != ErrorKind::AddrInUse {
-        return finding(
-            Severity::Warning,
-            what,
-            format!("cannot be tried: {error}"),
-            "",
-        );
+        let todo = match error.kind() {
+            ErrorKind::PermissionDenied => "run `p2v doctor` as root",
+            // More is said of it beside this.
+            _ => "mend the interface first, and ask again",
+        };
+        let found = format!("cannot be tried: {error}");
+        return finding(Severity::Warning, what, found, todo);
     }
     let holders = holders();
     if holders.iter().any(|holder| holder.contains("p2v")) {

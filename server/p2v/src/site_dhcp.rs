@@ -187,13 +187,15 @@ fn left_out(settings: &Settings) -> Vec<String> {
             ));
         }
     }
-    let deny = settings
-        .serve
-        .deny
-        .iter()
+    // Who is not sent here at all needs no word.
+    let allow = &settings.serve.allow;
+    let is_sent = |mac| allow.is_empty() || allow.iter().any(|entry| entry.matches(mac));
+    let deny = settings.serve.deny.iter();
+    let deny = deny
+        .filter(|entry| entry.only().is_none_or(is_sent))
         .map(|entry| format!("{entry} (`deny`)"));
     let ignored = machines()
-        .filter(|(_, machine)| machine.boot == Some(Wish::Ignore))
+        .filter(|(mac, machine)| machine.boot == Some(Wish::Ignore) && is_sent(**mac))
         .map(|(mac, _)| format!("{mac} (boot = \"ignore\")"));
     let alone: Vec<String> = deny.chain(ignored).collect();
     if !alone.is_empty() {
@@ -385,5 +387,8 @@ mod tests {
             assert!(parts.iter().all(|part| line.contains(part)), "{line}");
         }
         assert_eq!(lines.len(), 2);
+        settings.serve.allow = vec![mac(3).into()];
+        settings.serve.deny = vec![mac(4).into()];
+        assert_eq!(left_out(&settings).len(), 1);
     }
 }

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use p2v_netboot::{BootDecision, ImageFiles, Mode};
+use p2v_netboot::{BootDecision, Mode};
 
 use crate::lab::{CLIENT_END, LIMIT, Lab, SERVER, SERVER_END, pattern, run};
 
@@ -162,11 +162,9 @@ fn nothing_but_the_boot_set_is_there() {
     std::fs::write(lab.path("secret"), "top secret").unwrap();
     std::fs::write(lab.path("own"), "its own").unwrap();
     let mut settings = lab.settings(Mode::Off);
-    let files = ImageFiles {
-        kernel: lab.path("own"),
-        initrd: lab.path("initrd"),
-    };
-    settings.images.insert("old".parse().unwrap(), files);
+    settings
+        .images
+        .insert("old".parse().unwrap(), lab.own_image());
     let _service = lab.serve(settings);
     let absolute = lab.path("vmlinuz");
     for target in [

@@ -227,6 +227,14 @@ impl Lab {
         run(self.server.command("nft").arg(rules));
     }
 
+    /// An image whose kernel is the file `own`.
+    pub fn own_image(&self) -> ImageFiles {
+        ImageFiles {
+            kernel: self.path("own"),
+            initrd: self.path("initrd"),
+        }
+    }
+
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use p2v_netboot::{ImageFiles, Mode};
+use p2v_netboot::Mode;
 
 use crate::lab::{Lab, pattern, run};
 
@@ -12,11 +12,9 @@ fn curl_atftp_and_tftp_hpa_get_the_same_bytes() {
     let own = pattern(1408 * 30 + 7);
     std::fs::write(lab.path("own"), &own).unwrap();
     let mut settings = lab.settings(Mode::Off);
-    let files = ImageFiles {
-        kernel: lab.path("own"),
-        initrd: lab.path("initrd"),
-    };
-    settings.images.insert("old".parse().unwrap(), files);
+    settings
+        .images
+        .insert("old".parse().unwrap(), lab.own_image());
     let _service = lab.serve(settings);
     let to = lab.path("got");
     let got = |command: &mut Command| {
