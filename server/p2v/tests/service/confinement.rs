@@ -42,6 +42,14 @@ impl Manager {
             }
         }
     }
+
+    /// Nothing more can be told it until it reads.
+    fn be_busy(path: &Path) {
+        let full = UnixDatagram::unbound().unwrap();
+        full.connect(path).unwrap();
+        full.set_nonblocking(true).unwrap();
+        while full.send(b"STATUS=busy").is_ok() {}
+    }
 }
 
 /// A field of a process's or thread's status, its words.
@@ -197,6 +205,8 @@ fn started_by_root_it_goes_on_as_its_user_and_shares_the_records_with_root() {
         &service,
         &["CapEff", "CapPrm", "CapInh", "CapBnd"],
     );
+    // A manager that does not read keeps no machine waiting.
+    Manager::be_busy(&dir.path().join("notify"));
     let uid = uid();
     let menu = || menu(&wire);
     assert!(menu().contains("p2v.shelf=1 "));
