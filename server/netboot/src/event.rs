@@ -58,6 +58,8 @@ pub enum BootEvent {
         xid: u32,
         /// The address offered; `None` from a proxy.
         offered: Option<Ipv4Addr>,
+        /// What it is told to fetch: a loader's name, or its URL.
+        loader: Option<String>,
     },
     /// It took our address.
     Given {
@@ -180,17 +182,19 @@ impl fmt::Display for BootEvent {
         match self {
             BootEvent::Asked {
                 client,
-                offered: Some(address),
+                offered,
+                loader,
                 ..
             } => {
-                write!(f, "{client}, asks for boot, offered {address}")
-            }
-            BootEvent::Asked {
-                client,
-                offered: None,
-                ..
-            } => {
-                write!(f, "{client}, asks for boot, told to boot from here")
+                write!(f, "{client}, asks for boot, ")?;
+                match offered {
+                    Some(address) => write!(f, "offered {address}")?,
+                    None => f.write_str("told to boot from here")?,
+                }
+                match loader {
+                    Some(loader) => write!(f, ", {loader}"),
+                    None => Ok(()),
+                }
             }
             BootEvent::Given { address } => write!(f, "given {address}"),
             BootEvent::Refused { wanted } => write!(f, "cannot have {wanted}, told to ask anew"),
@@ -323,6 +327,13 @@ pub enum Notice {
         /// What.
         name: String,
     },
+    /// An address has as many connections by HTTP as it may have; more are closed until it has fewer. Told once.
+    ManyConnections {
+        /// Whose.
+        peer: IpAddr,
+        /// So many.
+        most: usize,
+    },
     /// A transfer to somebody whose hardware address is not known.
     Transfer {
         /// Who.
@@ -400,6 +411,11 @@ impl fmt::Display for Notice {
             Notice::WriteRefused { peer, name } => {
                 write!(f, "{peer} tried to write {}: refused", Text(name))
             }
+            Notice::ManyConnections { peer, most } => write!(
+                f,
+                "{peer} has {most} connections by HTTP, and more are closed until it ends some: do several machines come \
+                 from one address?"
+            ),
             Notice::Transfer { peer, event } => write!(f, "{peer}: {event}"),
             Notice::Failed { why } => f.write_str(why),
         }

@@ -7,14 +7,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context, Result, bail};
 use p2v_aoe::Address;
 use p2v_aoe::initiator::Initiator;
-use p2v_dom0::Host;
 use p2v_dom0::copy::rescue::Fill;
 use p2v_dom0::copy::{Salvage, Verify};
 use p2v_dom0::name::MachineName;
 use p2v_dom0::workflow::{
     self, CopyRequest, CopyTarget, CutoverOptions, ReleaseOptions, StartOptions, StopOptions,
 };
-use p2v_netboot::Mode;
+use p2v_dom0::{Host, Store};
+use p2v_netboot::{Mode, parse_mac};
 use serde_json::json;
 
 use crate::arguments::{Arguments, Command, Devices, exit};
@@ -47,7 +47,9 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     match &arguments.command {
         Command::Serve(_) => Ok(ExitCode::SUCCESS),
         Command::Doctor => doctor::run(&host, &settings, json),
-        Command::Config { name, write } => config(&host, &told, &name_of(name)?, *write),
+        Command::Config { name, write } => {
+            config(&host, &told, &name_of(&host.store, name)?, *write)
+        }
         Command::Image { action } => image::run(&host.store, &settings, action, json),
         Command::Devices { action } => devices(&host, &told, *action),
         Command::List { boot: true } => with_wire(&host, &settings, &told, |context| {
@@ -58,7 +60,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             show::list(&workflow::discover(context)?, json)
         }),
         Command::Show { name } => with_wire(&host, &settings, &told, |context| {
-            let wanted = name_of(name)?;
+            let wanted = name_of(&host.store, name)?;
             let machines = workflow::discover(context)?;
             let machine = machines.iter().find(|m| m.name.as_ref() == Some(&wanted));
             let machine = machine.ok_or_else(|| host.store.unknown(&wanted))?;
@@ -71,7 +73,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             discard_moved,
             without_disk,
         } => with_wire(&host, &settings, &told, |context| {
-            let name = name_of(name)?;
+            let name = name_of(&host.store, name)?;
             let config = workflow::start(
                 context,
                 &name,
@@ -93,7 +95,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }),
         Command::Stop { name, destroy } => with_wire(&host, &settings, &told, |context| {
-            let name = name_of(name)?;
+            let name = name_of(&host.store, name)?;
             workflow::stop(context, &name, StopOptions { destroy: *destroy })?;
             done(
                 json,
@@ -126,7 +128,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
                         "`{what}` is no disk's address: eSHELF.SLOT, as in e7.0, with shelf 0 to 4094 and slot 0 to 254"
                     )
                 }
-                Err(_) => CopyTarget::Machine(name_of(what)?),
+                Err(_) => CopyTarget::Machine(name_of(&host.store, what)?),
             };
             let typed = Mutex::default();
             let may_go =
@@ -159,7 +161,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             name,
             from_certificate,
         } => with_wire(&host, &settings, &told, |context| {
-            let name = name_of(name)?;
+            let name = name_of(&host.store, name)?;
             let done = workflow::verify(context, &name, *from_certificate, stop_on_signal()?)?;
             Ok(copying::verified(&done, json))
         }),
@@ -171,7 +173,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             old_machine_gone,
             without_disk,
         } => with_wire(&host, &settings, &told, |context| {
-            let name = name_of(name)?;
+            let name = name_of(&host.store, name)?;
             let options = CutoverOptions {
                 autostart: *autostart,
                 accept_unreadable: *accept_unreadable,
@@ -202,7 +204,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }),
         Command::Release { name, off } => with_wire(&host, &settings, &told, |context| {
-            let name = name_of(name)?;
+            let name = name_of(&host.store, name)?;
             workflow::release(context, &name, ReleaseOptions { off: *off })?;
             done(
                 json,
@@ -214,7 +216,9 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     }
 }
 
-fn name_of(text: &str) -> Result<MachineName> {
+/// The machine that is meant: by its name, or by the MAC address it boots from, as it stands in logs and on labels. A
+/// name counts first: it may look like an address.
+fn name_of(store: &Store, text: &str) -> Result<MachineName> {
     if let Ok(address) = text.parse::<Address>() {
         bail!(
             "`{text}` is a disk's address, and this takes the machine: its name is e{} unless the settings or `p2v list` \
@@ -222,7 +226,17 @@ fn name_of(text: &str) -> Result<MachineName> {
             address.shelf
         );
     }
-    Ok(text.parse::<MachineName>()?)
+    let name = text.parse::<MachineName>();
+    let is_there = name.as_ref().is_ok_and(|name| store.path(name).exists());
+    match parse_mac(text) {
+        Ok(mac) if !is_there => match store.by_mac(mac)? {
+            Some(record) => Ok(record.name),
+            None => bail!(
+                "`{text}` is neither the name of a machine nor the MAC address that one boots from (`p2v list` has both)"
+            ),
+        },
+        _ => Ok(name?),
+    }
 }
 
 fn with_wire(
@@ -303,4 +317,37 @@ fn devices(host: &Host, told: &Told, action: Devices) -> Result<ExitCode> {
         }
     }
     Ok(code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use p2v_aoe::MacAddr;
+    use p2v_dom0::Timestamp;
+
+    #[test]
+    fn a_machine_is_named_by_its_name_or_by_the_card_it_boots_from() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let add = |n, name: &str| {
+            let mac = MacAddr::new(0x52, 0x54, 0, 0, 0, n);
+            let name = name.parse().unwrap();
+            store
+                .find_or_add(mac, Some(&name), Timestamp::now())
+                .unwrap();
+        };
+        add(1, "mail");
+        // Somebody called a machine by the card of the other.
+        add(2, "525400000001");
+        let named = |text: &str| name_of(&store, text).map(|name| name.to_string());
+        assert_eq!(named("mail").unwrap(), "mail");
+        assert_eq!(named("52:54:00:00:00:01").unwrap(), "mail");
+        assert_eq!(named("52-54-00-00-00-01").unwrap(), "mail");
+        assert_eq!(named("525400000001").unwrap(), "525400000001");
+        assert_eq!(named("web").unwrap(), "web");
+        let stranger = named("52:54:00:00:00:03").unwrap_err().to_string();
+        assert!(stranger.contains("p2v list"), "{stranger}");
+        assert!(named("e1.0").unwrap_err().to_string().contains("address"));
+        assert!(named("a/b").is_err());
+    }
 }

@@ -184,7 +184,12 @@ impl Settings {
         let mut settings: Settings = toml::from_str(text)?;
         for (mac, machine) in &settings.machines {
             if let Some(address) = machine.address {
-                settings.serve.fixed.insert(*mac, address);
+                let other = settings.serve.fixed.insert(*mac, address);
+                if let Some(other) = other.filter(|other| *other != address) {
+                    bail!(
+                        "{mac} is given {address} under [machines] and {other} under [serve.fixed]: take one away"
+                    );
+                }
             }
             if let Some(loader) = machine.loader {
                 settings.serve.loaders.insert(*mac, loader);
@@ -284,6 +289,9 @@ mod tests {
         let twice =
             "[machines.'52:54:00:00:00:01']\nname='a'\n[machines.'52-54-00-00-00-01']\nname='b'";
         assert!(error(twice).contains("is there twice"));
+        let both = "[serve]\nfixed={'52-54-00-00-00-01'='10.0.0.1'}\n\
+             [machines.'52:54:00:00:00:01']\naddress='10.0.0.2'";
+        assert!(error(both).contains("10.0.0.1 under [serve.fixed]"));
         assert!(error("hosts=['52:54']").contains("`52:54` is no MAC address"));
         assert!(machine("boot='disk'").contains("local"));
         assert!(machine("loader='grub.efi'").contains("shimx64.efi"));

@@ -248,6 +248,9 @@ fn an_image_is_laid_out_only_where_it_harms_nothing() {
     assert_eq!(output.status.code(), Some(0), "{}", err(&output));
     assert!(err(&output).contains("52:54:00:00:00:09 has no menu"));
     assert!(!tree.join("pxelinux.cfg/01-52-54-00-00-00-09").exists());
+    let output = install(&["--machine", "52:54:00:00:00:09"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(err(&output).contains("take one of the two away"));
     for file in [&menu, &tree.join("grub/grub.cfg"), &tree.join("boot.ipxe")] {
         let text = std::fs::read_to_string(file).unwrap();
         // (Screens break lines.)

@@ -152,11 +152,6 @@ impl<'a> Packet<'a> {
         }
     }
 
-    pub(crate) fn encode_data_head(block_id: u16, buf: &mut BytesMut) {
-        buf.put_u16(PacketType::Data.into());
-        buf.put_u16(block_id);
-    }
-
     pub(crate) fn to_bytes(&self) -> Bytes {
         let mut buf = BytesMut::new();
         self.encode(&mut buf);

@@ -295,6 +295,7 @@ fn answered(request: &Request, port: Port, reply: &Reply) -> Option<BootEvent> {
             client: request.client,
             xid: request.xid,
             offered,
+            loader: reply.boot.as_ref().map(|boot| boot.file.clone()),
         },
         (_, ReplyKind::Ack, Some(address)) => BootEvent::Given { address },
         (_, ReplyKind::Ack, None) => return None,

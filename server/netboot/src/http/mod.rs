@@ -26,7 +26,7 @@ use tokio::task::JoinSet;
 
 use crate::boot_menu::Wanted;
 use crate::catalogue::Catalogue;
-use crate::event::BootEvent;
+use crate::event::{BootEvent, Notice};
 use answer::{Part, name, part};
 use connection::{End, Watched};
 use parts::Parts;
@@ -75,12 +75,19 @@ impl Http {
                 }
                 Err(e) => return Err(e),
             };
-            if let Some(place) = room.take(peer.ip()) {
-                let (catalogue, parts) = (Arc::clone(&self.0), Arc::clone(&parts));
-                connections.spawn(async move {
-                    converse(catalogue, parts, stream, peer).await;
-                    drop(place);
-                });
+            match room.take(peer.ip()) {
+                Ok(place) => {
+                    let (catalogue, parts) = (Arc::clone(&self.0), Arc::clone(&parts));
+                    connections.spawn(async move {
+                        converse(catalogue, parts, stream, peer).await;
+                        drop(place);
+                    });
+                }
+                Err(full) if full.first => self.0.machines.noticed(&Notice::ManyConnections {
+                    peer: peer.ip(),
+                    most: PER_ADDRESS,
+                }),
+                Err(_) => {}
             }
         }
     }

@@ -18,7 +18,22 @@ pub(super) struct Places {
 pub(super) struct Share {
     all: Arc<Semaphore>,
     per_address: usize,
-    held: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    held: Arc<Mutex<HashMap<IpAddr, Held>>>,
+}
+
+/// What an address has.
+#[derive(Debug, Default)]
+struct Held {
+    places: usize,
+    /// It was refused one.
+    refused: bool,
+}
+
+/// An address has all it may have.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Full {
+    /// Since it last had none it was refused no other.
+    pub first: bool,
 }
 
 impl Share {
@@ -47,19 +62,20 @@ pub(super) struct Room<'a> {
 }
 
 impl Room<'_> {
-    /// A place for this address; `None`: it has all it may have.
-    pub fn take(self, address: IpAddr) -> Option<Place> {
+    /// A place for this address.
+    pub fn take(self, address: IpAddr) -> Result<Place, Full> {
         let mut held = self
             .share
             .held
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        let count = held.get(&address).copied().unwrap_or(0);
-        if count >= self.share.per_address {
-            return None;
+        let its = held.entry(address).or_default();
+        if its.places >= self.share.per_address {
+            let first = !std::mem::replace(&mut its.refused, true);
+            return Err(Full { first });
         }
-        held.insert(address, count + 1);
-        Some(Place {
+        its.places += 1;
+        Ok(Place {
             address,
             held: Arc::clone(&self.share.held),
             _permit: self.permit,
@@ -71,16 +87,16 @@ impl Room<'_> {
 #[derive(Debug)]
 pub(super) struct Place {
     address: IpAddr,
-    held: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    held: Arc<Mutex<HashMap<IpAddr, Held>>>,
     _permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = held.get_mut(&self.address) {
-            *count -= 1;
-            if *count == 0 {
+        if let Some(its) = held.get_mut(&self.address) {
+            its.places -= 1;
+            if its.places == 0 {
                 held.remove(&self.address);
             }
         }
@@ -98,13 +114,16 @@ mod tests {
             per_address: 2,
         });
         let (one, other) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2]));
-        let first = share.room().await.take(one);
+        let first = share.room().await.take(one).unwrap();
         let second = share.room().await.take(one).unwrap();
-        assert!(share.room().await.take(one).is_none());
+        for first in [true, false] {
+            let full = share.room().await.take(one).unwrap_err();
+            assert_eq!(full, Full { first });
+        }
         let _third = share.room().await.take(other).unwrap();
         assert_eq!(share.all.available_permits(), 0);
         drop(first);
-        assert!(share.room().await.take(one).is_some());
+        assert!(share.room().await.take(one).is_ok());
         drop(second);
         assert_eq!(share.held.lock().unwrap().len(), 1);
     }

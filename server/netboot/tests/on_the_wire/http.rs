@@ -285,6 +285,8 @@ fn slow_clients_harm_nobody_else_and_are_cut_off() {
     }
     let begun = Instant::now();
     assert_eq!(rest(&connect(&lab)), b"", "a 17th of one address is closed");
+    let full = "192.168.7.2 has 16 connections by HTTP";
+    lab.recorder.wait_for(full);
     let other = ["--interface", "192.168.7.3", "http://192.168.7.1/initrd"];
     assert!(curl(&lab, &other) == initrd);
     assert!(begun.elapsed() < AT_ONCE, "{:?}", begun.elapsed());

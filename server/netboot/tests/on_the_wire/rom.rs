@@ -50,8 +50,9 @@ fn beside_the_sites_own_dhcp_server_the_kernel_is_fetched() {
     let machine = Machine::start(&lab, Firmware::Bios, "e1000");
     machine.says("Loading initrd...");
     machine.shows("this machine starts the p2v agent from the network");
-    lab.recorder
-        .wait_for("52:54:00:12:34:56: BIOS (iPXE), asks for boot, told to boot from here");
+    lab.recorder.wait_for(
+        "52:54:00:12:34:56: BIOS (iPXE), asks for boot, told to boot from here, pxelinux.0",
+    );
     lab.recorder
         .wait_for("52:54:00:12:34:56: menu sent: start the agent");
     // What this lab serves as a kernel is none: PXELINUX says so once it has it all.

@@ -206,7 +206,7 @@ fn by_http_boot_of_32_bit_uefi_the_kernel_is_started() {
     let machine = Machine::start(&lab, Firmware::Uefi32Http, "virtio-net-pci,romfile=");
     machine.says("Start HTTP Boot over IPv4");
     for line in [
-        "52:54:00:12:34:56: UEFI HTTP boot IA32, asks for boot, offered 192.168.7.200",
+        "52:54:00:12:34:56: UEFI HTTP boot IA32, asks for boot, offered 192.168.7.200, http://192.168.7.1/grubia32.efi",
         "52:54:00:12:34:56: grubia32.efi 4",
         "52:54:00:12:34:56: menu sent: start the agent",
         // The menu is made for the signed GRUB, which has no HTTP: by TFTP.

@@ -122,6 +122,7 @@ mod tests {
             client: ClientKind::Bios { ipxe: false },
             xid,
             offered: None,
+            loader: None,
         }
     }
 

@@ -84,6 +84,16 @@ fn install(
             macs.push(mac);
         }
     }
+    let against = more.iter().find_map(|mac| {
+        let wish = settings.machines.get(mac)?.boot?;
+        (wish != Wish::Agent).then_some(mac)
+    });
+    if let Some(mac) = against {
+        bail!(
+            "--machine {mac} asks for a menu, and `boot` in the settings (under [machines]) says that it shall have none: \
+             take one of the two away"
+        );
+    }
     let tree = Tree::open(dir)?;
     // Menus of an earlier time are taken back also when no machine is left.
     if macs.is_empty() && tree.is_new() {

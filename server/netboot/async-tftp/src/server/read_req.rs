@@ -149,7 +149,8 @@ where
             self.send_first(buff.freeze(), 0).await
         } else {
             // Without options there is one block at a time.
-            let block = self.window.blocks()[0].clone();
+            let block = self.window.blocks()[0].packet();
+            let block = Bytes::copy_from_slice(block);
             self.send_first(block, self.window.base()).await?;
             self.window.acked(1);
             Ok(())

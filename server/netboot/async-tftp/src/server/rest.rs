@@ -100,7 +100,7 @@ where
         let mut retries = 0;
         loop {
             for block in self.window.blocks() {
-                match self.socket.send(block) {
+                match self.socket.send(block.packet()) {
                     Ok(_) => {}
                     Err(e) => lost_or_gone(e)?,
                 }

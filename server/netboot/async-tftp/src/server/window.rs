@@ -1,14 +1,12 @@
 //! The blocks of a file that are on their way, and what is heard of them.
 
 use std::collections::VecDeque;
-use std::slice;
 
-use bytes::{BufMut, Bytes, BytesMut};
 use futures_lite::{AsyncRead, AsyncReadExt};
 use log::trace;
 
 use crate::error::{Error, Result};
-use crate::packet::{Packet, PACKET_DATA_HEADER_LEN};
+use crate::packet::{Packet, PacketType, PACKET_DATA_HEADER_LEN};
 
 /// What a datagram says while an acknowledgement is waited for.
 #[derive(Debug, PartialEq, Eq)]
@@ -44,19 +42,60 @@ pub(crate) fn heard(datagram: &[u8], base: u16, blocks: u16) -> Result<Heard> {
     }
 }
 
+/// A DATA packet.
+pub(crate) struct Block {
+    /// The header, and room for a whole block.
+    buffer: Vec<u8>,
+    /// Bytes of the file in it.
+    len: usize,
+}
+
+impl Block {
+    fn with_room_for(block_size: usize) -> Block {
+        Block {
+            buffer: vec![0; PACKET_DATA_HEADER_LEN + block_size],
+            len: 0,
+        }
+    }
+
+    pub(crate) fn packet(&self) -> &[u8] {
+        &self.buffer[..PACKET_DATA_HEADER_LEN + self.len]
+    }
+
+    /// Takes the next of the file; less than there is room for only at its end.
+    async fn read<R>(&mut self, number: u16, reader: &mut R) -> Result<()>
+    where
+        R: AsyncRead + Unpin,
+    {
+        let (header, data) = self.buffer.split_at_mut(PACKET_DATA_HEADER_LEN);
+        header[..2].copy_from_slice(&u16::from(PacketType::Data).to_be_bytes());
+        header[2..].copy_from_slice(&number.to_be_bytes());
+        self.len = 0;
+        while self.len < data.len() {
+            match reader.read(&mut data[self.len..]).await? {
+                0 => break,
+                more => self.len += more,
+            }
+        }
+        Ok(())
+    }
+}
+
 /// The blocks that were sent, or are to be sent, and not acknowledged.
 pub(crate) struct Window<R> {
     reader: R,
     block_size: usize,
     /// Blocks in it at most.
     size: usize,
-    blocks: VecDeque<Bytes>,
+    blocks: VecDeque<Block>,
+    /// Of those that were: a block costs no allocation of its own.
+    spare: Vec<Block>,
     /// Number of its first block.
     base: u16,
     /// The file ends with its last block.
     is_last: bool,
     /// The block after it, read while the client has its turn.
-    next: Option<(Bytes, bool)>,
+    next: Option<(Block, bool)>,
     bytes_acked: u64,
 }
 
@@ -70,6 +109,7 @@ where
             block_size,
             size,
             blocks: VecDeque::with_capacity(size),
+            spare: Vec::with_capacity(size),
             base: 1,
             is_last: false,
             next: None,
@@ -81,7 +121,7 @@ where
         self.base
     }
 
-    pub(crate) fn blocks(&self) -> &VecDeque<Bytes> {
+    pub(crate) fn blocks(&self) -> &VecDeque<Block> {
         &self.blocks
     }
 
@@ -137,36 +177,20 @@ where
     /// So many blocks arrived.
     pub(crate) fn acked(&mut self, count: u16) {
         self.base = self.base.wrapping_add(count);
-        let arrived = self.blocks.drain(..usize::from(count));
-        let header = PACKET_DATA_HEADER_LEN;
-        self.bytes_acked +=
-            arrived.map(|block| (block.len() - header) as u64).sum::<u64>();
+        for block in self.blocks.drain(..usize::from(count)) {
+            self.bytes_acked += block.len as u64;
+            self.spare.push(block);
+        }
     }
 
-    async fn read_block(&mut self) -> Result<(Bytes, bool)> {
+    async fn read_block(&mut self) -> Result<(Block, bool)> {
         let number = self.base.wrapping_add(self.blocks.len() as u16);
-        let mut buffer =
-            BytesMut::with_capacity(PACKET_DATA_HEADER_LEN + self.block_size);
-        Packet::encode_data_head(number, &mut buffer);
-
-        // Read block in buffer
-        unsafe {
-            let uninit_buf = buffer.chunk_mut();
-            let data_buf = slice::from_raw_parts_mut(
-                uninit_buf.as_mut_ptr(),
-                uninit_buf.len(),
-            );
-
-            let mut len = 0;
-            while len < data_buf.len() {
-                match self.reader.read(&mut data_buf[len..]).await? {
-                    0 => break,
-                    more => len += more,
-                }
-            }
-            buffer.advance_mut(len);
-            Ok((buffer.freeze(), len < self.block_size))
-        }
+        let spare = self.spare.pop();
+        let mut block =
+            spare.unwrap_or_else(|| Block::with_room_for(self.block_size));
+        block.read(number, &mut self.reader).await?;
+        let is_last = block.len < self.block_size;
+        Ok((block, is_last))
     }
 }
 
@@ -177,7 +201,10 @@ mod tests {
     use futures_lite::io::Cursor;
 
     fn numbers(window: &Window<Cursor<Vec<u8>>>) -> Vec<u16> {
-        let number = |block: &Bytes| u16::from_be_bytes([block[2], block[3]]);
+        let number = |block: &Block| {
+            let packet = block.packet();
+            u16::from_be_bytes([packet[2], packet[3]])
+        };
         window.blocks.iter().map(number).collect()
     }
 
@@ -199,7 +226,7 @@ mod tests {
         // Five full ones, and one that says so.
         block_on(window.fill()).unwrap();
         assert_eq!(numbers(&window), [6]);
-        assert_eq!(window.blocks[0].len(), PACKET_DATA_HEADER_LEN);
+        assert_eq!(window.blocks[0].packet(), [0, 3, 0, 6]);
         window.acked(1);
         block_on(window.fill()).unwrap();
         assert!(window.is_done() && window.bytes_acked() == 40);
