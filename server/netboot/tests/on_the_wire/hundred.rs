@@ -110,6 +110,7 @@ fn a_hundred_machines_at_once_all_boot_and_share_fairly() {
     ]);
     let _service = lab.serve(settings);
 
+    let begun = Instant::now();
     let port = client_port(&lab, PATIENCE);
     let class = pxe("PXEClient:Arch:00000:UNDI:002001", 0);
     // 0x80: the answers are broadcast, as to a ROM that cannot hear others.
@@ -117,11 +118,13 @@ fn a_hundred_machines_at_once_all_boot_and_share_fairly() {
         message(kind, mac(number), 0x80, Ipv4Addr::UNSPECIFIED, options)
     };
     let offers = ask_for_all(&port, 2, |number| ask(number, 1, &[&class]));
+    println!("all have offers after {:?}", begun.elapsed());
     let given = ask_for_all(&port, 5, |number| {
         let wanted = [&[50, 4], &offers[&number].octets()[..]].concat();
         let server = [&[54, 4], &SERVER.octets()[..]].concat();
         ask(number, 3, &[&class, &wanted, &server])
     });
+    println!("all have their addresses after {:?}", begun.elapsed());
     let mut addresses: Vec<Ipv4Addr> = given.values().copied().collect();
     addresses.sort();
     addresses.dedup();

@@ -2,6 +2,9 @@
 
 use std::io::ErrorKind;
 use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use p2v_netboot::{BootDecision, Image, ImageFiles, ImageName, Mode};
@@ -83,71 +86,130 @@ impl Client {
     }
 }
 
+/// Clients in the middle of a file, who take their time for each block.
+struct Others {
+    gone: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Others {
+    /// More than have a thread each in the service.
+    const MANY: usize = 8;
+    /// Between two blocks: less than the service's time-out.
+    const PACE: Duration = Duration::from_millis(300);
+
+    fn new(lab: &Lab) -> Others {
+        let clients: Vec<Client> = (0..Others::MANY).map(|_| Client::new(lab)).collect();
+        for client in &clients {
+            client.read("initrd", b"");
+            let (_, from) = client.hear();
+            client.ack(from, 1);
+        }
+        let gone = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&gone);
+        let thread = std::thread::spawn(move || {
+            for client in &clients {
+                client.0.set_nonblocking(true).unwrap();
+            }
+            while !told.load(Ordering::Relaxed) {
+                std::thread::sleep(Others::PACE);
+                for client in &clients {
+                    if let Some((packet, from)) = client.try_hear() {
+                        client.ack(from, u16::from_be_bytes([packet[2], packet[3]]));
+                    }
+                }
+            }
+        });
+        Others {
+            gone,
+            thread: Some(thread),
+        }
+    }
+}
+
+impl Drop for Others {
+    fn drop(&mut self) {
+        self.gone.store(true, Ordering::Relaxed);
+        let ended = self.thread.take().unwrap().join();
+        if !std::thread::panicking() {
+            ended.unwrap();
+        }
+    }
+}
+
+/// The service serves a few otherwise than many.
+fn alone_and_among_many(story: impl Fn(&Lab, Client)) {
+    for others in [false, true] {
+        let lab = Lab::with_address();
+        let _service = lab.serve(lab.settings(Mode::Off));
+        let _others = others.then(|| Others::new(&lab));
+        story(&lab, Client::new(&lab));
+    }
+}
+
 #[test]
 fn a_machine_that_is_power_cycled_in_the_middle_is_served_again_at_once() {
-    let lab = Lab::with_address();
-    let _service = lab.serve(lab.settings(Mode::Off));
-    let client = Client::new(&lab);
-    for _ in 0..3 {
-        client.read("vmlinuz", b"");
-        let mut old = None;
-        for block in 1..=20_u16 {
-            let (packet, from) = client.hear();
-            assert_eq!(packet[2..4], block.to_be_bytes());
-            client.ack(from, block);
-            old = Some(from);
+    alone_and_among_many(|lab, client| {
+        for _ in 0..3 {
+            client.read("vmlinuz", b"");
+            let mut old = None;
+            for block in 1..=20_u16 {
+                let (packet, from) = client.hear();
+                assert_eq!(packet[2..4], block.to_be_bytes());
+                client.ack(from, block);
+                old = Some(from);
+            }
+            // Block 21 is on its way; the ROM starts anew from the same port, and drops what it does
+            // not know.
+            client.read("vmlinuz", b"");
+            let begun = Instant::now();
+            let new = loop {
+                let (packet, from) = client.hear();
+                if Some(from) != old {
+                    assert_eq!(packet[..4], [0, 3, 0, 1]);
+                    break from;
+                }
+            };
+            assert!(begun.elapsed() < AT_ONCE);
+            client.ack(new, 1);
+            let second = loop {
+                let (packet, from) = client.hear();
+                if from == new {
+                    break packet;
+                }
+            };
+            assert_eq!(second[4..], pattern(300_001)[512..1024]);
+            client.0.send_to(b"\0\x05\0\0enough\0", new).unwrap();
+            while client.try_hear().is_some_and(|(_, from)| from != new) {}
         }
-        // Block 21 is on its way; the ROM starts anew from the same port, and drops what it does
-        // not know.
-        client.read("vmlinuz", b"");
-        let begun = Instant::now();
-        let new = loop {
-            let (packet, from) = client.hear();
-            if Some(from) != old {
-                assert_eq!(packet[..4], [0, 3, 0, 1]);
-                break from;
-            }
-        };
-        assert!(begun.elapsed() < AT_ONCE);
-        client.ack(new, 1);
-        let second = loop {
-            let (packet, from) = client.hear();
-            if from == new {
-                break packet;
-            }
-        };
-        assert_eq!(second[4..], pattern(300_001)[512..1024]);
-        client.0.send_to(b"\0\x05\0\0enough\0", new).unwrap();
-        while client.try_hear().is_some_and(|(_, from)| from != new) {}
-    }
-    lab.recorder
-        .wait_for("vmlinuz: stopped by the machine after 512 bytes: enough");
-    lab.recorder
-        .wait_for("vmlinuz: the machine fell silent after 10 kB");
+        lab.recorder
+            .wait_for("vmlinuz: stopped by the machine after 512 bytes: enough");
+        lab.recorder
+            .wait_for("vmlinuz: the machine fell silent after 10 kB");
+    });
 }
 
 #[test]
 fn a_machine_that_aborts_in_the_middle_is_served_again_at_once() {
-    let lab = Lab::with_address();
-    let _service = lab.serve(lab.settings(Mode::Off));
-    let client = Client::new(&lab);
-    client.read("vmlinuz", b"");
-    for block in 1..20_u16 {
-        let (packet, from) = client.hear();
-        assert_eq!(packet[2..4], block.to_be_bytes());
-        client.ack(from, block);
-    }
-    let (block, old) = client.hear();
-    assert_eq!(block[..4], [0, 3, 0, 20]);
-    client.0.send_to(b"\0\x05\0\0enough\0", old).unwrap();
-    // From the same port, for the same file.
-    client.read("vmlinuz", b"");
-    let (block, new) = client.hear();
-    assert_eq!((&block[..4], new == old), (&[0, 3, 0, 1][..], false));
-    client.ack(new, 1);
-    assert_eq!(client.hear().0[4..], pattern(300_001)[512..1024]);
-    lab.recorder
-        .wait_for("vmlinuz: stopped by the machine after 9728 bytes: enough");
+    alone_and_among_many(|lab, client| {
+        client.read("vmlinuz", b"");
+        for block in 1..20_u16 {
+            let (packet, from) = client.hear();
+            assert_eq!(packet[2..4], block.to_be_bytes());
+            client.ack(from, block);
+        }
+        let (block, old) = client.hear();
+        assert_eq!(block[..4], [0, 3, 0, 20]);
+        client.0.send_to(b"\0\x05\0\0enough\0", old).unwrap();
+        // From the same port, for the same file.
+        client.read("vmlinuz", b"");
+        let (block, new) = client.hear();
+        assert_eq!((&block[..4], new == old), (&[0, 3, 0, 1][..], false));
+        client.ack(new, 1);
+        assert_eq!(client.hear().0[4..], pattern(300_001)[512..1024]);
+        lab.recorder
+            .wait_for("vmlinuz: stopped by the machine after 9728 bytes: enough");
+    });
 }
 
 #[test]
@@ -237,43 +299,67 @@ fn an_address_that_never_answers_is_sent_little() {
 
 #[test]
 fn a_client_that_has_closed_its_port_is_not_sent_more() {
-    let lab = Lab::with_address();
-    let _service = lab.serve(lab.settings(Mode::Off));
-    let client = Client::new(&lab);
-    client.read("vmlinuz", b"");
-    let (_, from) = client.hear();
-    client.ack(from, 1);
-    client.hear();
-    let begun = Instant::now();
-    drop(client);
-    // Its kernel says so when the next block comes: after one timeout, not after all of them.
-    lab.recorder
-        .wait_for("vmlinuz: stopped by the machine after 512 bytes: its port is closed");
-    assert!(
-        begun.elapsed() < Duration::from_secs(4),
-        "{:?}",
-        begun.elapsed()
-    );
+    alone_and_among_many(|lab, client| {
+        client.read("vmlinuz", b"");
+        let (_, from) = client.hear();
+        client.ack(from, 1);
+        client.hear();
+        let begun = Instant::now();
+        drop(client);
+        // Its kernel says so when the next block comes: after one timeout, not after all of them.
+        lab.recorder
+            .wait_for("vmlinuz: stopped by the machine after 512 bytes: its port is closed");
+        assert!(
+            begun.elapsed() < Duration::from_secs(4),
+            "{:?}",
+            begun.elapsed()
+        );
+    });
 }
 
 #[test]
 fn a_lost_first_block_of_a_window_is_sent_again_at_once() {
-    let lab = Lab::with_address();
-    let _service = lab.serve(lab.settings(Mode::Off));
-    let client = Client::new(&lab);
-    client.read("vmlinuz", b"windowsize\x004\0");
-    let (_, from) = client.hear();
-    client.ack(from, 0);
-    for _ in 0..4 {
-        client.hear();
-    }
-    // As if block 1 had not come.
-    client.ack(from, 0);
-    for block in 1..=4_u8 {
-        assert_eq!(client.hear().0[..4], [0, 3, 0, block]);
-    }
-    client.ack(from, 4);
-    assert_eq!(client.hear().0[..4], [0, 3, 0, 5]);
+    alone_and_among_many(|_, client| {
+        client.read("vmlinuz", b"windowsize\x004\0");
+        let (_, from) = client.hear();
+        client.ack(from, 0);
+        for _ in 0..4 {
+            client.hear();
+        }
+        // As if block 1 had not come.
+        client.ack(from, 0);
+        for block in 1..=4_u8 {
+            assert_eq!(client.hear().0[..4], [0, 3, 0, block]);
+        }
+        client.ack(from, 4);
+        assert_eq!(client.hear().0[..4], [0, 3, 0, 5]);
+    });
+}
+
+/// A time-out for each, and the client is told in the end.
+#[test]
+fn a_block_that_is_lost_is_sent_again_until_the_client_is_given_up() {
+    alone_and_among_many(|lab, client| {
+        let patience = Some(Duration::from_secs(10));
+        client.0.set_read_timeout(patience).unwrap();
+        client.read("vmlinuz", b"");
+        let (_, from) = client.hear();
+        client.ack(from, 1);
+        let next = |block: u8| {
+            let (packet, again) = client.hear();
+            assert_eq!((&packet[..4], again), (&[0, 3, 0, block][..], from));
+        };
+        next(2);
+        let begun = Instant::now();
+        next(2);
+        assert!(begun.elapsed() > AT_ONCE, "{:?}", begun.elapsed());
+        client.ack(from, 2);
+        (0..6).for_each(|_| next(3));
+        let (packet, _) = client.hear();
+        assert_eq!(packet[..4], [0, 5, 0, 0], "{packet:?}");
+        lab.recorder
+            .wait_for("vmlinuz: the machine fell silent after 1024 bytes");
+    });
 }
 
 #[test]

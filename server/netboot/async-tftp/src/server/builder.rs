@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::handlers::{DirHandler, DirHandlerMode};
+use super::rest::Rest;
 use super::transfers::Transfers;
 use super::{Handler, ServerConfig, TftpServer};
 use crate::error::{Error, Result};
@@ -213,10 +214,12 @@ impl<H: Handler> TftpServerBuilder<H> {
         };
 
         let local_ip = socket.local_addr()?.ip();
+        let transfers = Arc::<Transfers>::default();
         Ok(TftpServer {
             socket,
             handler: Arc::new(self.handle),
-            transfers: Arc::new(Transfers::default()),
+            rest: Arc::new(Rest::new(Arc::clone(&transfers))),
+            transfers,
             config,
             local_ip,
         })

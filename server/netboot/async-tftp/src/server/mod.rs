@@ -1,6 +1,8 @@
 //! Server side implementation.
 
 mod builder;
+mod conversation;
+mod crowd;
 mod handler;
 mod read_req;
 mod rest;

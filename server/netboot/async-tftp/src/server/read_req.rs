@@ -15,12 +15,16 @@ use crate::packet::{self, Opts, Packet, RwReq, PACKET_DATA_HEADER_LEN};
 use crate::server::{ServerConfig, DEFAULT_BLOCK_SIZE};
 use crate::socket::bind;
 
-use super::rest::{lost_or_gone, Rest};
+use super::conversation::{lost_or_gone, Conversation};
+use super::rest::Rest;
 use super::transfers::{Transfer, Transfers};
 use super::window::{heard, Heard, Window};
 
 /// A read request, until its client has answered once; then [`Rest`] goes on.
-pub(crate) struct ReadRequest<R> {
+pub(crate) struct ReadRequest<R>
+where
+    R: AsyncRead + Send + Unpin + 'static,
+{
     peer: SocketAddr,
     /// Connected: the kernel keeps out what others send, and tells when the
     /// client has closed its port.
@@ -31,6 +35,7 @@ pub(crate) struct ReadRequest<R> {
     oack_opts: Option<Opts>,
     transfers: Arc<Transfers>,
     transfer: Arc<Transfer>,
+    rest: Arc<Rest<R>>,
 }
 
 impl<R> ReadRequest<R>
@@ -47,6 +52,7 @@ where
         local_ip: IpAddr,
         transfers: Arc<Transfers>,
         transfer: Arc<Transfer>,
+        rest: Arc<Rest<R>>,
     ) -> Result<ReadRequest<R>> {
         let oack_opts = build_oack_opts(&config, req, file_size);
 
@@ -80,6 +86,7 @@ where
             oack_opts,
             transfers,
             transfer,
+            rest,
         })
     }
 
@@ -93,16 +100,15 @@ where
         };
         let (done, bytes) = match begun {
             Ok(()) if !self.window.is_done() => {
-                let rest = Rest {
-                    peer: self.peer,
-                    socket: Arc::clone(&socket),
-                    window: self.window,
-                    transfers: Arc::clone(&self.transfers),
-                    transfer: Arc::clone(&self.transfer),
-                    timeout: self.timeout,
-                    max_send_retries: self.max_send_retries,
-                };
-                rest.run().await
+                let conversation = Conversation::new(
+                    self.peer,
+                    Arc::clone(&socket),
+                    self.window,
+                    Arc::clone(&self.transfer),
+                    self.timeout,
+                    self.max_send_retries,
+                );
+                self.rest.run(conversation).await
             }
             begun => (begun, bytes),
         };

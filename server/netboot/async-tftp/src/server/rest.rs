@@ -1,160 +1,187 @@
-//! A transfer after its client has answered once: by a thread of its own, in
-//! which a block is two system calls, and nothing wakes that is not needed.
+//! Transfers after their clients have answered once. A few have a thread each,
+//! in which a block is two system calls, and nothing wakes that is not needed;
+//! many are a crowd's.
 //! (Whoever has not answered may have forged its address, and is worth no thread.)
 
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::UdpSocket;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
-use futures_lite::future::block_on;
 use futures_lite::AsyncRead;
-use log::trace;
 use tokio::sync::oneshot;
 
-use super::transfers::{Transfer, Transfers};
-use super::window::{heard, Heard, Window};
+use super::conversation::{Conversation, Turn, HEARD_MAX};
+use super::crowd::Crowd;
+use super::transfers::Transfers;
 use crate::error::{Error, Result};
 
 /// Bytes of the thread's stack; little of it is used.
 const STACK: usize = 128 * 1024;
+/// Transfers that have a thread each, when there are no more. With more, a
+/// thread that has to be woken for each block costs more than it spares.
+const ALONE_MAX: usize = 4;
 
-pub(crate) struct Rest<R> {
-    pub(crate) peer: SocketAddr,
-    /// Connected to it.
-    pub(crate) socket: Arc<UdpSocket>,
-    pub(crate) window: Window<R>,
-    pub(crate) transfers: Arc<Transfers>,
-    pub(crate) transfer: Arc<Transfer>,
-    pub(crate) timeout: Duration,
-    pub(crate) max_send_retries: u32,
-}
-
-/// What the system says of a connected UDP socket.
-pub(crate) fn lost_or_gone(error: io::Error) -> Result<()> {
-    match error.kind() {
-        // Nobody listens at the client's port any more (ICMP said so).
-        io::ErrorKind::ConnectionRefused => {
-            Err(Error::Aborted("its port is closed".to_string()))
-        }
-        // It did not answer ARP just now, like a packet that is lost.
-        io::ErrorKind::HostUnreachable
-        | io::ErrorKind::NetworkUnreachable
-        // The interface takes nothing just now.
-        | io::ErrorKind::WouldBlock
-        | io::ErrorKind::Interrupted => Ok(()),
-        _ => Err(Error::Io(error)),
-    }
+/// Where transfers go on.
+pub(crate) struct Rest<R>
+where
+    R: AsyncRead + Send + Unpin + 'static,
+{
+    transfers: Arc<Transfers>,
+    crowd: Crowd<R>,
+    running: AtomicUsize,
 }
 
 impl<R> Rest<R>
 where
     R: AsyncRead + Send + Unpin + 'static,
 {
+    pub(crate) fn new(transfers: Arc<Transfers>) -> Rest<R> {
+        Rest {
+            transfers,
+            crowd: Crowd::default(),
+            running: AtomicUsize::new(0),
+        }
+    }
+
     /// Ends with the transfer; also how many bytes of the file arrived.
-    pub(crate) async fn run(mut self) -> (Result<()>, u64) {
-        let before = self.window.bytes_acked();
+    pub(crate) async fn run(
+        self: &Arc<Self>,
+        conversation: Conversation<R>,
+    ) -> (Result<()>, u64) {
+        let before = conversation.bytes_acked();
         let (done, result) = oneshot::channel();
-        let thread = std::thread::Builder::new()
-            .name("tftp transfer".to_string())
-            .stack_size(STACK)
-            .spawn(move || {
-                let outcome = self.send_all();
-                // Here, and not when the runtime has come to it: its client's
-                // next request counts those that run.
-                self.transfers.end(self.peer, &self.transfer);
-                // Nobody waits for it when the server has ended.
-                let _ = done.send((outcome, self.window.bytes_acked()));
-            });
-        match thread {
-            Ok(_) => result.await.unwrap_or_else(|_| {
-                let panic = io::Error::other("the thread panicked");
-                (Err(Error::Io(panic)), before)
-            }),
-            Err(e) => (Err(Error::Io(e)), before),
-        }
+        conversation.transfer().waits_at(Arc::clone(&conversation.socket));
+        self.running.fetch_add(1, Ordering::Relaxed);
+        let running = Running {
+            conversation,
+            rest: Arc::clone(self),
+            done: Some(done),
+        };
+        running.begin();
+        result.await.unwrap_or_else(|_| {
+            let panic = io::Error::other("its thread ended before it");
+            (Err(Error::Io(panic)), before)
+        })
     }
 
-    fn send_all(&mut self) -> Result<()> {
-        self.socket.set_nonblocking(false)?;
-        self.socket.set_read_timeout(Some(self.timeout))?;
-        self.socket.set_write_timeout(Some(self.timeout))?;
-        self.transfer.waits_at(Arc::clone(&self.socket));
-        while !self.window.is_done() {
-            // What was ended before it waited here, or goes on acknowledging.
-            if self.transfer.is_stale() {
-                return Err(Error::Superseded);
-            }
-            block_on(self.window.fill())?;
-            let count = self.send_window()?;
-            self.window.acked(count);
-        }
-        Ok(())
+    fn are_many(&self) -> bool {
+        self.running.load(Ordering::Relaxed) > ALONE_MAX
     }
+}
 
-    /// Sends the window until some of it is acknowledged; how many blocks are.
-    fn send_window(&mut self) -> Result<u16> {
-        // Whether the window was already sent again at the client's word: once
-        // is enough, or every repeated ACK would double what is on the wire.
-        let mut may_repeat = self.window.may_be_sent_again();
-        let mut retries = 0;
-        loop {
-            for block in self.window.blocks() {
-                match self.socket.send(block.packet()) {
-                    Ok(_) => {}
-                    Err(e) => lost_or_gone(e)?,
-                }
+/// A transfer that goes on; it is off the list, and its end told, before it is
+/// dropped.
+pub(crate) struct Running<R>
+where
+    R: AsyncRead + Send + Unpin + 'static,
+{
+    pub(crate) conversation: Conversation<R>,
+    rest: Arc<Rest<R>>,
+    done: Option<oneshot::Sender<(Result<()>, u64)>>,
+}
+
+impl<R> Running<R>
+where
+    R: AsyncRead + Send + Unpin + 'static,
+{
+    fn begin(mut self) {
+        if self.rest.are_many() {
+            match self.conversation.go_on() {
+                Ok(()) => self.join(),
+                Err(e) => self.end(Err(e)),
             }
-            block_on(self.window.read_ahead())?;
-            match self.wait(may_repeat)? {
-                Heard::Acked(count) => return Ok(count),
-                Heard::FirstLost => may_repeat = false,
-                Heard::Nothing => {
-                    let block = self.window.base();
-                    trace!(
-                        "RRQ (peer: {}, block: {block}) - Timeout",
-                        self.peer
-                    );
-                    retries += 1;
-                    if retries > self.max_send_retries {
-                        return Err(Error::MaxSendRetriesReached(
-                            self.peer, block,
-                        ));
+        } else {
+            let (give, take) = std::sync::mpsc::sync_channel::<Self>(1);
+            let thread = thread::Builder::new()
+                .name("tftp transfer".to_string())
+                .stack_size(STACK)
+                .spawn(move || {
+                    if let Ok(running) = take.recv() {
+                        running.alone();
                     }
-                    may_repeat = self.window.may_be_sent_again();
+                });
+            match thread {
+                // It waits for this.
+                Ok(_) => drop(give.send(self)),
+                Err(e) => self.end(Err(Error::Io(e))),
+            }
+        }
+    }
+
+    /// To the others, the client having been sent something.
+    pub(crate) fn join(self) {
+        let rest = Arc::clone(&self.rest);
+        rest.crowd.add(self);
+    }
+
+    pub(crate) fn crowd(&self) -> &Crowd<R> {
+        &self.rest.crowd
+    }
+
+    fn alone(mut self) {
+        match self.alone_or_many() {
+            Ok(true) => self.end(Ok(())),
+            Ok(false) => self.join(),
+            Err(e) => self.end(Err(e)),
+        }
+    }
+
+    /// Whether it is done; else there are many.
+    fn alone_or_many(&mut self) -> Result<bool> {
+        let timeout = self.conversation.timeout;
+        let socket = Arc::clone(&self.conversation.socket);
+        socket.set_nonblocking(false)?;
+        socket.set_read_timeout(Some(timeout))?;
+        socket.set_write_timeout(Some(timeout))?;
+        self.conversation.go_on()?;
+        let mut buffer = [0; HEARD_MAX];
+        loop {
+            if self.rest.are_many() {
+                return Ok(false);
+            }
+            let mut patience = Patience::new(&socket, timeout);
+            loop {
+                let received = socket.recv(&mut buffer);
+                if matches!(&received, Err(e) if e.kind() == io::ErrorKind::WouldBlock)
+                {
+                    self.conversation.late()?;
+                    break;
+                }
+                let datagram = received.map(|len| &buffer[..len]);
+                match self.conversation.hear(datagram)? {
+                    Turn::Clients => break,
+                    Turn::Done => return Ok(true),
+                    Turn::Still => {}
+                }
+                if !patience.is_left()? {
+                    self.conversation.late()?;
+                    break;
                 }
             }
         }
     }
 
-    /// Waits for an acknowledgement; [`Heard::Nothing`] when it takes too long.
-    fn wait(&self, may_repeat: bool) -> Result<Heard> {
-        let (base, blocks) =
-            (self.window.base(), self.window.blocks().len() as u16);
-        let mut buf = [0u8; 1024];
-        let mut patience = Patience::new(&self.socket, self.timeout);
-        loop {
-            let received = self.socket.recv(&mut buf);
-            if matches!(received, Ok(0) | Err(_)) && self.transfer.is_stale() {
-                return Err(Error::Superseded);
-            }
-            match received {
-                Ok(len) => match heard(&buf[..len], base, blocks)? {
-                    Heard::Acked(count) => return Ok(Heard::Acked(count)),
-                    Heard::FirstLost if may_repeat => {
-                        return Ok(Heard::FirstLost)
-                    }
-                    _ => {}
-                },
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    return Ok(Heard::Nothing)
-                }
-                Err(e) => lost_or_gone(e)?,
-            }
-            if !patience.is_left()? {
-                return Ok(Heard::Nothing);
-            }
+    pub(crate) fn end(mut self, outcome: Result<()>) {
+        // Here, and not when the runtime has come to it: its client's next
+        // request counts those that run.
+        let transfer = self.conversation.transfer();
+        self.rest.transfers.end(self.conversation.peer, transfer);
+        if let Some(done) = self.done.take() {
+            // Nobody waits for it when the server has ended.
+            let _ = done.send((outcome, self.conversation.bytes_acked()));
         }
+    }
+}
+
+impl<R> Drop for Running<R>
+where
+    R: AsyncRead + Send + Unpin + 'static,
+{
+    fn drop(&mut self) {
+        self.rest.running.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

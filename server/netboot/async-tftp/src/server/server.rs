@@ -7,6 +7,7 @@ use tokio::net::UdpSocket;
 use tokio::task::JoinSet;
 
 use super::read_req::*;
+use super::rest::Rest;
 use super::transfers::{Transfer, Transfers};
 use super::write_req::*;
 use super::{Handler, ReadEnd, ReadOutcome};
@@ -23,6 +24,7 @@ where
     pub(crate) socket: UdpSocket,
     pub(crate) handler: Arc<H>,
     pub(crate) transfers: Arc<Transfers>,
+    pub(crate) rest: Arc<Rest<H::Reader>>,
     pub(crate) config: ServerConfig,
     pub(crate) local_ip: IpAddr,
 }
@@ -134,6 +136,7 @@ where
 
         let running = Arc::clone(&transfer);
         let transfers = Arc::clone(&self.transfers);
+        let rest = Arc::clone(&self.rest);
         let started = Instant::now();
 
         // Prepare request future
@@ -145,6 +148,7 @@ where
 
             let read_req = ReadRequest::init(
                 reader, size, peer, &req, config, local_ip, transfers, running,
+                rest,
             )
             .await?;
 
