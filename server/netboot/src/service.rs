@@ -260,6 +260,7 @@ impl Opened {
                 arp: ports.arp.map(registered).transpose()?,
                 own,
                 conflicts: Conflicts::default(),
+                unwritten: Vec::new(),
             };
             dhcp.serve(port, proxy_port).await
         };

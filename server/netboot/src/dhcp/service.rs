@@ -10,7 +10,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::net::UdpSocket;
 
 use super::conflict::{self, Conflicts, Waiting};
-use super::decide::{Action, Port, Server, decide};
+use super::decide::{self, Action, Port, Server};
 use super::reply::{Reply, ReplyKind};
 use super::request::{MessageType, Request, parse};
 use crate::client::ClientKind;
@@ -37,7 +37,22 @@ pub(crate) struct Dhcp {
     /// Our hardware address.
     pub own: MacAddr,
     pub conflicts: Conflicts,
+    /// What may be told when the leases are on disk.
+    pub unwritten: Vec<Answer>,
 }
+
+/// An answer, or what else came of a request.
+pub(crate) struct Answer {
+    request: Request,
+    port: Port,
+    from: Option<SocketAddr>,
+    reply: Option<Reply>,
+    event: Option<BootEvent>,
+}
+
+/// Requests whose leases are written at once: a disk that takes its time for a write takes it once for all who
+/// asked meanwhile, and a hundred machines do not wait for a hundred writes.
+const BATCH: usize = 128;
 
 impl Dhcp {
     /// Answers until a socket fails. One question after the other: each takes far less time than
@@ -46,55 +61,130 @@ impl Dhcp {
         let (mut one, mut other) = ([0; 2048], [0; 2048]);
         loop {
             let due = self.conflicts.next();
-            let received = tokio::select! {
+            tokio::select! {
                 claim = claimed(self.arp.as_ref()) => {
                     let (address, by) = claim?;
                     if let Some(waiting) = self.conflicts.heard(address, by) {
                         self.in_use(address, by, &waiting);
-                        self.answer_and_send(&waiting.request, waiting.port, &proxy, None).await;
+                        self.answer(waiting.request, waiting.port, None, &proxy).await;
                     }
-                    continue;
                 }
                 () = until(due) => {
                     for waiting in self.conflicts.due(Instant::now()) {
-                        self.answer_and_send(&waiting.request, waiting.port, &proxy, None).await;
+                        self.answer(waiting.request, waiting.port, None, &proxy).await;
                     }
-                    continue;
                 }
-                got = dhcp.recv_from(&mut one) => got.map(|(len, from)| (Port::Dhcp, &one[..len], from)),
-                got = receive(proxy.as_ref(), &mut other) => got.map(|(len, from)| (Port::Proxy, &other[..len], from)),
-            };
-            let (port, bytes, from) = match received {
-                Ok(received) => received,
-                // The interface went down: it may come back.
-                Err(e) if e.raw_os_error() == Some(libc::ENETDOWN) => continue,
-                Err(e) => return Err(e),
-            };
-            // What cannot be read is not for us, and there is nobody to tell: a LAN is full of it.
-            let Ok(request) = parse(bytes) else { continue };
-            self.answer_and_send(&request, port, &proxy, Some(from))
-                .await;
+                got = dhcp.recv_from(&mut one) => {
+                    self.take(Port::Dhcp, got, &one, &proxy).await?;
+                }
+                got = receive(proxy.as_ref(), &mut other) => {
+                    self.take(Port::Proxy, got, &other, &proxy).await?;
+                }
+            }
+            // Who asked meanwhile has a part in the same write.
+            while !self.unwritten.is_empty() && self.unwritten.len() < BATCH {
+                let got = dhcp.try_recv_from(&mut one);
+                if matches!(&got, Err(e) if e.kind() == io::ErrorKind::WouldBlock) {
+                    break;
+                }
+                self.take(Port::Dhcp, got, &one, &proxy).await?;
+            }
+            self.write_leases(&proxy).await;
         }
     }
 
-    async fn answer_and_send(
+    async fn take(
         &mut self,
-        request: &Request,
         port: Port,
+        got: io::Result<(usize, SocketAddr)>,
+        buffer: &[u8],
         proxy: &Option<UdpSocket>,
+    ) -> io::Result<()> {
+        let (len, from) = match got {
+            Ok(got) => got,
+            // The interface went down: it may come back.
+            Err(e) if e.raw_os_error() == Some(libc::ENETDOWN) => return Ok(()),
+            Err(e) => return Err(e),
+        };
+        // What cannot be read is not for us, and there is nobody to tell: a LAN is full of it.
+        if let Ok(request) = parse(&buffer[..len]) {
+            self.answer(request, port, Some(from), proxy).await;
+        }
+        Ok(())
+    }
+
+    /// Answers, or leaves the answer for when the leases are written.
+    async fn answer(
+        &mut self,
+        request: Request,
+        port: Port,
         from: Option<SocketAddr>,
+        proxy: &Option<UdpSocket>,
     ) {
-        let Some(reply) = self.answer(request, port).await else {
+        let Some((answer, lasts)) = self.decide(request, port, from).await else {
             return;
         };
+        if lasts {
+            self.unwritten.push(answer);
+        } else {
+            self.tell(answer, proxy).await;
+        }
+    }
+
+    /// What waits for the leases is on disk before anybody acts on it, if it can be.
+    async fn write_leases(&mut self, proxy: &Option<UdpSocket>) {
+        if self.unwritten.is_empty() {
+            return;
+        }
+        let (file, leases) = (self.file.clone(), self.leases.clone());
+        let result = tokio::task::spawn_blocking(move || file.write(&leases)).await;
+        let failed = match result {
+            Ok(Ok(())) => None,
+            Ok(Err(e)) => Some(e.to_string()),
+            Err(e) => Some(e.to_string()),
+        };
+        for answer in std::mem::take(&mut self.unwritten) {
+            if let Some(why) = &failed {
+                // A machine without an address would go on with its own disk: worse than an address
+                // that may be given again.
+                let why = format!(
+                    "{}: its lease is not on disk, and its address may be given again after a restart of p2v \
+                     serve: {why}",
+                    answer.request.mac
+                );
+                self.machines.noticed(&Notice::Failed { why });
+            }
+            self.tell(answer, proxy).await;
+        }
+    }
+
+    async fn tell(&self, answer: Answer, proxy: &Option<UdpSocket>) {
+        let Answer {
+            request,
+            port,
+            from,
+            reply,
+            event,
+        } = answer;
+        let mac = request.mac;
+        if let Some(BootEvent::Given { address }) = event {
+            self.peers.learn(address, mac);
+        }
+        if port == Port::Proxy && !request.ciaddr.is_unspecified() {
+            self.peers.learn(request.ciaddr, mac);
+        }
+        if let Some(event) = event {
+            self.machines.seen(mac, &event);
+        }
+        let Some(reply) = reply else { return };
         let sent = match (port, proxy, from) {
             (Port::Proxy, Some(proxy), Some(from)) => {
-                self.send_back(proxy, request, &reply, from).await
+                self.send_back(proxy, &request, &reply, from).await
             }
-            _ => self.send_frame(request, &reply),
+            _ => self.send_frame(&request, &reply),
         };
         if let Err(e) = sent {
-            let why = format!("{}: cannot send the DHCP answer: {e}", request.mac);
+            let why = format!("{mac}: cannot send the DHCP answer: {e}");
             self.machines.noticed(&Notice::Failed { why });
         }
     }
@@ -145,7 +235,13 @@ impl Dhcp {
         self.machines.seen(mac, &event);
     }
 
-    async fn answer(&mut self, request: &Request, port: Port) -> Option<Reply> {
+    /// What is answered, and whether only when the leases are on disk.
+    async fn decide(
+        &mut self,
+        request: Request,
+        port: Port,
+        from: Option<SocketAddr>,
+    ) -> Option<(Answer, bool)> {
         let mac = request.mac;
         let asks = matches!(
             request.message_type,
@@ -154,7 +250,7 @@ impl Dhcp {
         let wanted = match request.client {
             // The lists are of machines to boot, but what is denied is left alone altogether.
             ClientKind::Other => !self.settings.denies(mac),
-            _ if asks => self.is_to_be_booted(request).await,
+            _ if asks => self.is_to_be_booted(&request).await,
             _ => self.settings.allows(mac),
         };
         if !wanted {
@@ -162,21 +258,21 @@ impl Dhcp {
         }
 
         let mut leases = self.leases.clone();
-        let action = decide(
-            request,
+        let action = decide::decide(
+            &request,
             port,
             &self.server,
             &mut leases,
             seconds_since_1970(),
         );
-        if self.is_to_be_asked_for(request, port, &action) {
+        if self.is_to_be_asked_for(&request, port, &action) {
             // Held for it meanwhile.
             self.leases = leases;
             return None;
         }
         let (reply, event) = match action {
             Action::Answer(reply) => {
-                let event = answered(request, port, &reply);
+                let event = answered(&request, port, &reply);
                 (Some(reply), event)
             }
             Action::NotForUs => (None, None),
@@ -192,41 +288,22 @@ impl Dhcp {
             Action::Released => (None, Some(BootEvent::Released)),
             Action::Relayed => (None, Some(BootEvent::Relayed)),
         };
-        // Offers are promises of two minutes and need not outlive us; the rest is on disk before
-        // anybody acts on it, if it can be.
+        // Offers are promises of two minutes and need not outlive us.
         let lasting = matches!(
             event,
             Some(BootEvent::Given { .. } | BootEvent::Declined { .. } | BootEvent::Released)
         );
-        if lasting && leases != self.leases {
-            let (file, written) = (self.file.clone(), leases.clone());
-            let result = tokio::task::spawn_blocking(move || file.write(&written)).await;
-            let failed = match result {
-                Ok(Ok(())) => None,
-                Ok(Err(e)) => Some(e.to_string()),
-                Err(e) => Some(e.to_string()),
-            };
-            if let Some(why) = failed {
-                // A machine without an address would go on with its own disk: worse than an address
-                // that may be given again.
-                let why = format!(
-                    "{mac}: its lease is not on disk, and its address may be given again after a restart of p2v \
-                     serve: {why}"
-                );
-                self.machines.noticed(&Notice::Failed { why });
-            }
-        }
+        // What another said may be what changed them, and is not written yet.
+        let lasts = lasting && (leases != self.leases || !self.unwritten.is_empty());
         self.leases = leases;
-        if let Some(BootEvent::Given { address }) = event {
-            self.peers.learn(address, mac);
-        }
-        if port == Port::Proxy && !request.ciaddr.is_unspecified() {
-            self.peers.learn(request.ciaddr, mac);
-        }
-        if let Some(event) = event {
-            self.machines.seen(mac, &event);
-        }
-        reply
+        let answer = Answer {
+            request,
+            port,
+            from,
+            reply,
+            event,
+        };
+        Some((answer, lasts))
     }
 
     /// Whether a client that boots from the network is answered, as far as the caller decides it.
