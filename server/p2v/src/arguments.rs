@@ -87,12 +87,12 @@ pub enum Command {
     },
     /// All about one machine, and what to do next
     Show {
-        /// Name of the machine, as `p2v list` shows it
+        /// Name of the machine, or the MAC address it boots from, as `p2v list` shows them
         name: String,
     },
     /// Print the domain config a machine would get, with the reason for each choice
     Config {
-        /// Name of the machine
+        /// Name of the machine, or the MAC address it boots from
         name: String,
         /// Write it to /etc/xen/NAME.cfg; one that was edited is kept beside it
         #[arg(long)]
@@ -102,7 +102,7 @@ pub enum Command {
     ///
     /// Not with a disk that fails: there `p2v copy` comes first, and then `p2v cutover`.
     Start {
-        /// Name of the machine
+        /// Name of the machine, or the MAC address it boots from
         name: String,
         /// Start although a copy is finished: what the domain writes is not in it, and it is to be made again
         #[arg(long)]
@@ -117,7 +117,7 @@ pub enum Command {
     },
     /// End the domain; its old disks become read-only again
     Stop {
-        /// Name of the machine
+        /// Name of the machine, or the MAC address it boots from
         name: String,
         /// Pull the plug instead of asking the guest to shut down
         #[arg(long)]
@@ -128,7 +128,7 @@ pub enum Command {
     /// Refused while a domain runs on the disk. Interrupted, run it again: it goes on where it was; or, if the old
     /// machine restarted meanwhile, it compares all and moves what differs.
     Copy {
-        /// Name of the machine, or one disk's address such as e7.0
+        /// Name of the machine, or the MAC address it boots from, or one disk's address such as e7.0
         what: String,
         /// VG (a volume named after the machine is made in it), VG/LV, VG/THINPOOL, or a file or device, which begins
         /// with / or ./ (.qcow2 becomes an image). A file, device or VG/LV takes one disk
@@ -178,7 +178,7 @@ pub enum Command {
     },
     /// Compare finished copies once more, with the old disks or with what was noted when they were made
     Verify {
-        /// Name of the machine: all its finished copies
+        /// Name of the machine, or the MAC address it boots from: all its finished copies
         name: String,
         /// Do not ask the old machine: compare with what was noted, which spares a disk that fails. Refused where sectors
         /// could not be read
@@ -187,7 +187,7 @@ pub enum Command {
     },
     /// Run the domain from the copies from now on
     Cutover {
-        /// Name of the machine
+        /// Name of the machine, or the MAC address it boots from
         name: String,
         /// Also start the domain whenever this host starts: a link in /etc/xen/auto
         #[arg(long)]
@@ -210,7 +210,7 @@ pub enum Command {
     },
     /// Switch the old machine off (only when it is moved)
     Release {
-        /// Name of the machine
+        /// Name of the machine, or the MAC address it boots from
         name: String,
         /// It is off already; only the record is brought up to date. Refused while it answers
         #[arg(long)]

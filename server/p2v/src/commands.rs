@@ -47,9 +47,12 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     match &arguments.command {
         Command::Serve(_) => Ok(ExitCode::SUCCESS),
         Command::Doctor => doctor::run(&host, &settings, json),
-        Command::Config { name, write } => {
-            config(&host, &told, &name_of(&host.store, name)?, *write)
-        }
+        Command::Config { name, write } => config(
+            &host,
+            &told,
+            &name_of(&host.store, &settings, name)?,
+            *write,
+        ),
         Command::Image { action } => image::run(&host.store, &settings, action, json),
         Command::Devices { action } => devices(&host, &told, *action),
         Command::List { boot: true } => with_wire(&host, &settings, &told, |context| {
@@ -60,7 +63,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             show::list(&workflow::discover(context)?, json)
         }),
         Command::Show { name } => with_wire(&host, &settings, &told, |context| {
-            let wanted = name_of(&host.store, name)?;
+            let wanted = name_of(&host.store, &settings, name)?;
             let machines = workflow::discover(context)?;
             let machine = machines.iter().find(|m| m.name.as_ref() == Some(&wanted));
             let machine = machine.ok_or_else(|| host.store.unknown(&wanted))?;
@@ -73,7 +76,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             discard_moved,
             without_disk,
         } => with_wire(&host, &settings, &told, |context| {
-            let name = name_of(&host.store, name)?;
+            let name = name_of(&host.store, &settings, name)?;
             let config = workflow::start(
                 context,
                 &name,
@@ -95,7 +98,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }),
         Command::Stop { name, destroy } => with_wire(&host, &settings, &told, |context| {
-            let name = name_of(&host.store, name)?;
+            let name = name_of(&host.store, &settings, name)?;
             workflow::stop(context, &name, StopOptions { destroy: *destroy })?;
             done(
                 json,
@@ -122,13 +125,15 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         } => with_wire(&host, &settings, &told, |context| {
             let target = match what.parse::<Address>() {
                 Ok(address) => CopyTarget::Disk(address),
-                // No name has a dot: an address was meant.
-                Err(_) if what.starts_with('e') && what.contains('.') => {
+                // No name has a dot: a disk's address was meant.
+                Err(_)
+                    if what.starts_with('e') && what.contains('.') && parse_mac(what).is_err() =>
+                {
                     bail!(
                         "`{what}` is no disk's address: eSHELF.SLOT, as in e7.0, with shelf 0 to 4094 and slot 0 to 254"
                     )
                 }
-                Err(_) => CopyTarget::Machine(name_of(&host.store, what)?),
+                Err(_) => CopyTarget::Machine(name_of(&host.store, &settings, what)?),
             };
             let typed = Mutex::default();
             let may_go =
@@ -161,7 +166,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             name,
             from_certificate,
         } => with_wire(&host, &settings, &told, |context| {
-            let name = name_of(&host.store, name)?;
+            let name = name_of(&host.store, &settings, name)?;
             let done = workflow::verify(context, &name, *from_certificate, stop_on_signal()?)?;
             Ok(copying::verified(&done, json))
         }),
@@ -173,7 +178,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             old_machine_gone,
             without_disk,
         } => with_wire(&host, &settings, &told, |context| {
-            let name = name_of(&host.store, name)?;
+            let name = name_of(&host.store, &settings, name)?;
             let options = CutoverOptions {
                 autostart: *autostart,
                 accept_unreadable: *accept_unreadable,
@@ -204,7 +209,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }),
         Command::Release { name, off } => with_wire(&host, &settings, &told, |context| {
-            let name = name_of(&host.store, name)?;
+            let name = name_of(&host.store, &settings, name)?;
             workflow::release(context, &name, ReleaseOptions { off: *off })?;
             done(
                 json,
@@ -217,8 +222,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
 }
 
 /// The machine that is meant: by its name, or by the MAC address it boots from, as it stands in logs and on labels. A
-/// name counts first: it may look like an address.
-fn name_of(store: &Store, text: &str) -> Result<MachineName> {
+/// name may look like an address; where the two are not the same machine, neither is taken.
+fn name_of(store: &Store, settings: &Settings, text: &str) -> Result<MachineName> {
     if let Ok(address) = text.parse::<Address>() {
         bail!(
             "`{text}` is a disk's address, and this takes the machine: its name is e{} unless the settings or `p2v list` \
@@ -226,16 +231,33 @@ fn name_of(store: &Store, text: &str) -> Result<MachineName> {
             address.shelf
         );
     }
-    let name = text.parse::<MachineName>();
-    let is_there = name.as_ref().is_ok_and(|name| store.path(name).exists());
-    match parse_mac(text) {
-        Ok(mac) if !is_there => match store.by_mac(mac)? {
-            Some(record) => Ok(record.name),
-            None => bail!(
-                "`{text}` is neither the name of a machine nor the MAC address that one boots from (`p2v list` has both)"
-            ),
-        },
-        _ => Ok(name?),
+    let Ok(mac) = parse_mac(text) else {
+        return Ok(text.parse::<MachineName>()?);
+    };
+    let mut listing = store.list()?;
+    let settings_names = settings.machines.values();
+    let names = settings_names.filter_map(|machine| machine.name.as_ref());
+    let names = names.chain(listing.records.iter().map(|record| &record.name));
+    let mut meant: Vec<MachineName> = names
+        .filter(|name| parse_mac(name.as_str()) == Ok(mac))
+        .cloned()
+        .collect();
+    meant.extend(listing.by_mac(mac)?.map(|record| record.name));
+    meant.sort();
+    meant.dedup();
+    match &meant[..] {
+        [name] => Ok(name.clone()),
+        [] => bail!(
+            "`{text}` is neither the name of a machine nor the MAC address that one boots from (`p2v list` has both)"
+        ),
+        several => {
+            let several: Vec<&str> = several.iter().map(MachineName::as_str).collect();
+            bail!(
+                "`{text}` may mean several machines: {} ({mac} is the network card of one and the name of another, or \
+                 the name of two)",
+                several.join(", ")
+            )
+        }
     }
 }
 
@@ -337,16 +359,41 @@ mod tests {
                 .unwrap();
         };
         add(1, "mail");
-        // Somebody called a machine by the card of the other.
-        add(2, "525400000001");
-        let named = |text: &str| name_of(&store, text).map(|name| name.to_string());
-        assert_eq!(named("mail").unwrap(), "mail");
-        assert_eq!(named("52:54:00:00:00:01").unwrap(), "mail");
-        assert_eq!(named("52-54-00-00-00-01").unwrap(), "mail");
-        assert_eq!(named("525400000001").unwrap(), "525400000001");
-        assert_eq!(named("web").unwrap(), "web");
-        let stranger = named("52:54:00:00:00:03").unwrap_err().to_string();
+        let mut settings = Settings::default();
+        let named = |settings: &Settings, text: &str| {
+            name_of(&store, settings, text)
+                .map_or_else(|e| format!("{e:#}"), |name| name.to_string())
+        };
+        for text in [
+            "mail",
+            "52:54:00:00:00:01",
+            "52-54-00-00-00-01",
+            "525400000001",
+        ] {
+            assert_eq!(named(&settings, text), "mail");
+        }
+        assert_eq!(named(&settings, "web"), "web");
+        let stranger = named(&settings, "52:54:00:00:00:02");
         assert!(stranger.contains("p2v list"), "{stranger}");
+        // Somebody called a machine by the card of the other: before it is met, and after.
+        let odd = toml::from_str("name = '525400000001'").unwrap();
+        let odd = settings
+            .machines
+            .insert(MacAddr::new(0x52, 0x54, 0, 0, 0, 2), odd);
+        assert!(odd.is_none());
+        add(3, "52540000000a");
+        add(10, "52-54-00-00-00-0A");
+        for text in [
+            "525400000001",
+            "52:54:00:00:00:01",
+            "52540000000A",
+            "52:54:00:00:00:0a",
+        ] {
+            let several = named(&settings, text);
+            assert!(several.contains("may mean several"), "{several}");
+        }
+        assert_eq!(named(&settings, "mail"), "mail");
+        let named = |text: &str| name_of(&store, &settings, text);
         assert!(named("e1.0").unwrap_err().to_string().contains("address"));
         assert!(named("a/b").is_err());
     }

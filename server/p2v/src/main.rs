@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 mod arguments;
+mod aside;
 mod boot_policy;
 mod boots;
 mod commands;
@@ -16,6 +17,7 @@ mod network_cards;
 mod privileges;
 mod report;
 mod serve;
+mod serve_log;
 mod service_manager;
 mod settings;
 mod show;

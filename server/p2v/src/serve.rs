@@ -12,7 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::arguments::ServeOptions;
 use crate::boots::Boots;
 use crate::settings::Settings;
-use crate::{descriptors, privileges, service_manager};
+use crate::{descriptors, privileges, serve_log, service_manager};
 use last_known::LastKnown;
 use records::Records;
 
@@ -58,11 +58,11 @@ pub fn run(settings: Settings, options: &ServeOptions) -> Result<()> {
         Ok(listing) => {
             last_known.learn(&store, &listing);
             for error in &listing.unreadable {
-                eprintln!("p2v serve: {error}");
+                serve_log::line(format!("p2v serve: {error}"));
             }
         }
         // Served all the same: machines are held, rather than left to their own disks.
-        Err(error) => eprintln!("p2v serve: {error}"),
+        Err(error) => serve_log::line(format!("p2v serve: {error}")),
     }
     let unknown_images = settings.unknown_images();
     let machines = Arc::new(Records {
@@ -87,7 +87,7 @@ pub fn run(settings: Settings, options: &ServeOptions) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
         let stopped = async {
             // Without signals it serves until it is killed.
             if signalled().await.is_err() {
@@ -99,9 +99,12 @@ pub fn run(settings: Settings, options: &ServeOptions) -> Result<()> {
             end = service.serve(machines, stopped) => end,
             () = service_manager::keep_alive() => Ok(()),
         }
-    })?;
-    eprintln!("p2v serve: stopped");
-    Ok(())
+    });
+    if ended.is_ok() {
+        serve_log::line("p2v serve: stopped");
+    }
+    serve_log::end();
+    Ok(ended?)
 }
 
 /// The addresses that agents answer: this host's, and those of the settings.

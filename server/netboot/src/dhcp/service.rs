@@ -3,7 +3,7 @@
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use pnet::util::MacAddr;
 use tokio::io::unix::AsyncFd;
@@ -50,9 +50,11 @@ pub(crate) struct Answer {
     event: Option<BootEvent>,
 }
 
-/// Requests whose leases are written at once: a disk that takes its time for a write takes it once for all who
+/// Questions that are taken before leases are written: a disk that takes its time for a write takes it once for all who
 /// asked meanwhile, and a hundred machines do not wait for a hundred writes.
 const BATCH: usize = 128;
+/// For how long they are.
+const BATCH_TIME: Duration = Duration::from_millis(20);
 
 impl Dhcp {
     /// Answers until a socket fails. One question after the other: each takes far less time than
@@ -81,16 +83,31 @@ impl Dhcp {
                     self.take(Port::Proxy, got, &other, &proxy).await?;
                 }
             }
-            // Who asked meanwhile has a part in the same write.
-            while !self.unwritten.is_empty() && self.unwritten.len() < BATCH {
-                let got = dhcp.try_recv_from(&mut one);
-                if matches!(&got, Err(e) if e.kind() == io::ErrorKind::WouldBlock) {
-                    break;
-                }
-                self.take(Port::Dhcp, got, &one, &proxy).await?;
-            }
+            let taken = self.take_who_waits(&dhcp, &mut one, &proxy).await;
             self.write_leases(&proxy).await;
+            taken?;
         }
+    }
+
+    /// Who asked meanwhile has a part in the same write; those who are told by it do not wait long.
+    async fn take_who_waits(
+        &mut self,
+        dhcp: &UdpSocket,
+        buffer: &mut [u8],
+        proxy: &Option<UdpSocket>,
+    ) -> io::Result<()> {
+        let begun = Instant::now();
+        for _ in 0..BATCH {
+            if self.unwritten.is_empty() || begun.elapsed() > BATCH_TIME {
+                break;
+            }
+            let got = dhcp.try_recv_from(buffer);
+            if matches!(&got, Err(e) if e.kind() == io::ErrorKind::WouldBlock) {
+                break;
+            }
+            self.take(Port::Dhcp, got, buffer, proxy).await?;
+        }
+        Ok(())
     }
 
     async fn take(
@@ -293,8 +310,11 @@ impl Dhcp {
             event,
             Some(BootEvent::Given { .. } | BootEvent::Declined { .. } | BootEvent::Released)
         );
-        // What another said may be what changed them, and is not written yet.
-        let lasts = lasting && (leases != self.leases || !self.unwritten.is_empty());
+        // What another said may be what changed them, and is not written yet; and nobody's answers overtake each
+        // other.
+        let waits = |answer: &Answer| answer.request.mac == mac;
+        let lasts = lasting && (leases != self.leases || !self.unwritten.is_empty())
+            || self.unwritten.iter().any(waits);
         self.leases = leases;
         let answer = Answer {
             request,

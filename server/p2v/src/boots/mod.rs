@@ -11,6 +11,8 @@ use p2v_aoe::MacAddr;
 use p2v_dom0::{Timestamp, atomic_file};
 use p2v_netboot::BootEvent;
 
+use crate::serve_log;
+
 mod boot;
 mod show;
 
@@ -53,7 +55,9 @@ impl Boots {
     /// those that answer the machines.
     pub fn keep(state_dir: &Path) -> Boots {
         let all = read(state_dir).unwrap_or_else(|error| {
-            eprintln!("p2v serve: what was seen of earlier boots is forgotten: {error:#}");
+            serve_log::line(format!(
+                "p2v serve: what was seen of earlier boots is forgotten: {error:#}"
+            ));
             All::new()
         });
         let all = Arc::new(Mutex::new(all));
@@ -70,10 +74,10 @@ impl Boots {
                 if let Err(error) = &written
                     && !failed
                 {
-                    eprintln!(
+                    serve_log::line(format!(
                         "p2v serve: cannot write {}: {error}; `p2v list --boot` shows what was seen before",
                         path.display()
-                    );
+                    ));
                 }
                 failed = written.is_err();
             }

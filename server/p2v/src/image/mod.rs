@@ -84,16 +84,6 @@ fn install(
             macs.push(mac);
         }
     }
-    let against = more.iter().find_map(|mac| {
-        let wish = settings.machines.get(mac)?.boot?;
-        (wish != Wish::Agent).then_some(mac)
-    });
-    if let Some(mac) = against {
-        bail!(
-            "--machine {mac} asks for a menu, and `boot` in the settings (under [machines]) says that it shall have none: \
-             take one of the two away"
-        );
-    }
     let tree = Tree::open(dir)?;
     // Menus of an earlier time are taken back also when no machine is left.
     if macs.is_empty() && tree.is_new() {
@@ -107,6 +97,12 @@ fn install(
         left_out,
         their_cards,
     } = decide(store, settings, &macs, more, &hosts, told.writable)?;
+    if let Some(mac) = more.iter().find(|mac| left_out.contains(mac)) {
+        bail!(
+            "--machine {mac} asks for a menu, and `boot` in the settings (under [machines]) says that it shall have none: \
+             take one of the two away"
+        );
+    }
     // Files before what names them: the images, the loaders, and menus last.
     let mut items = boot_files::of_orders(settings, &all)?;
     items.extend(usual);

@@ -10,6 +10,7 @@ use p2v_dom0::store::Listing;
 use p2v_dom0::{MachineName, Store, atomic_file};
 
 use crate::network_cards::cards;
+use crate::serve_log;
 
 type Cards = BTreeMap<MachineName, Vec<MacAddr>>;
 
@@ -35,10 +36,10 @@ impl LastKnown {
         let listed = read.is_ok();
         let cards = read.unwrap_or_else(|error| {
             if error.kind() != io::ErrorKind::NotFound {
-                eprintln!(
+                serve_log::line(format!(
                     "p2v serve: {} is made anew, because it cannot be read: {error}",
                     file.display()
-                );
+                ));
             }
             Cards::new()
         });
@@ -71,11 +72,11 @@ impl LastKnown {
             .and_then(|text| atomic_file::replace(&self.file, &text, 0o600));
         match &written {
             Ok(()) => self.kept.clone_from(&self.cards),
-            Err(error) if !self.failed => eprintln!(
+            Err(error) if !self.failed => serve_log::line(format!(
                 "p2v serve: cannot write {}: {error}; should a record become unreadable, its machine is not known after a \
                  restart",
                 self.file.display()
-            ),
+            )),
             Err(_) => {}
         }
         self.failed = written.is_err();

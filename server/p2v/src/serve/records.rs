@@ -13,6 +13,7 @@ use super::last_known::LastKnown;
 use crate::boot_policy::{self, Facts, Rules, Verdict};
 use crate::boots::Boots;
 use crate::network_cards::{instead_of, not_by_this_card, second_card_of};
+use crate::serve_log;
 use crate::service_manager;
 use crate::settings::Machine;
 
@@ -147,7 +148,7 @@ impl Records {
             Verdict::Agent => match self.agent(mac, settings) {
                 Ok(agent) => Ok(Some(agent)),
                 Err(error @ StoreError::TooManySeen { .. }) => {
-                    eprintln!("{mac}: held: {error}");
+                    serve_log::line(format!("{mac}: held: {error}"));
                     hold(format!("The Xen host does not know this machine.\n{error}"))
                 }
                 // Unlisted, it is here only because its server is.
@@ -184,7 +185,7 @@ impl Records {
             .or_else(|error| match self.store.last_menu(mac) {
                 Ok(Some(facts)) => {
                     // The file system is full, or cannot be written. An older token is as good.
-                    eprintln!("{mac}: given the token it had before: {error}");
+                    serve_log::line(format!("{mac}: given the token it had before: {error}"));
                     Ok(facts)
                 }
                 _ => Err(error),
@@ -249,9 +250,9 @@ impl Records {
             _ => Ok(()),
         });
         if let Err(error) = noted {
-            eprintln!(
+            serve_log::line(format!(
                 "{mac}: it may be booted a second time, because that it was cannot be noted: {error}"
-            );
+            ));
         }
     }
 
@@ -270,9 +271,9 @@ impl Records {
         match self.decide(mac, false, for_its_menu) {
             Ok(decision) => {
                 if decision.is_some() {
-                    eprintln!(
+                    serve_log::line(format!(
                         "{mac}: `allow` or `deny` leave it out. It is answered: its server is on this host, or its disks were copied"
-                    );
+                    ));
                 }
                 decision
             }
@@ -283,7 +284,9 @@ impl Records {
 }
 
 fn held(mac: MacAddr, error: &StoreError) -> BootDecision {
-    eprintln!("{mac}: held, because its record cannot be used: {error}");
+    serve_log::line(format!(
+        "{mac}: held, because its record cannot be used: {error}"
+    ));
     BootDecision::Hold {
         message: format!(
             "The Xen host cannot use its record of this machine, and its server may be running there, so its disk is \
@@ -309,26 +312,26 @@ impl Machines for Records {
     }
 
     fn seen(&self, mac: MacAddr, event: &BootEvent) {
-        eprintln!("{mac}: {event}");
+        serve_log::line(format!("{mac}: {event}"));
         if let Some(warning) = self.warning(mac, event) {
-            eprintln!("{mac}: {warning}");
+            serve_log::line(format!("{mac}: {warning}"));
         }
         if let Some(boot) = self.boots.seen(mac, event) {
-            eprintln!("{mac}: has booted: {boot}");
+            serve_log::line(format!("{mac}: has booted: {boot}"));
         }
         service_manager::status(&format!("last: {mac}: {event}"));
         match event.booted_image() {
             // One that was to suit the machine was not there: this may have got it nowhere.
-            Some(Image::Usual) if self.once && self.has_own_image(mac) => eprintln!(
+            Some(Image::Usual) if self.once && self.has_own_image(mac) => serve_log::line(format!(
                 "{mac}: this does not count as its one boot: it was started with the usual image, in the place of its own"
-            ),
+            )),
             Some(_) if self.once => self.note_the_one_boot(mac),
             _ => {}
         }
     }
 
     fn noticed(&self, notice: &Notice) {
-        eprintln!("p2v serve: {notice}");
+        serve_log::line(format!("p2v serve: {notice}"));
         if let Notice::Serving { .. } = notice {
             service_manager::ready(&notice.to_string());
         }

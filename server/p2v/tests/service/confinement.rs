@@ -1,8 +1,10 @@
 //! What the service may do, what it tells the service manager, and whose its files are.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::os::unix::net::UnixDatagram;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -237,6 +239,40 @@ fn started_by_root_it_goes_on_as_its_user_and_shares_the_records_with_root() {
     run(Command::new("kill").arg(service.0.id().to_string()));
     manager.wait_for("STOPPING=1");
     assert!(service.0.wait().unwrap().success());
+}
+
+/// A terminal that was stopped, or a pager that was left.
+#[test]
+fn where_nobody_reads_its_log_machines_are_served() {
+    let (dir, wire) = (open_directory(), Wire::new());
+    let config = settings(dir.path(), &format!("user = {USER:?}"));
+    let manager = Manager::new(&dir.path().join("notify"));
+    let (mut reader, full) = UnixStream::pair().unwrap();
+    full.set_nonblocking(true).unwrap();
+    while (&full).write(b"\n").is_ok() {}
+    full.set_nonblocking(false).unwrap();
+    let mut service = Service(
+        wire.on_host(env!("CARGO_BIN_EXE_p2v"))
+            .arg("--config")
+            .arg(config)
+            .arg("serve")
+            .env("NOTIFY_SOCKET", dir.path().join("notify"))
+            .stderr(OwnedFd::from(full))
+            .spawn()
+            .unwrap(),
+    );
+    manager.wait_for("READY=1");
+    assert!(menu(&wire).contains("p2v.shelf=1 "));
+    // It ends, too; and what it had to say is there for who reads on.
+    let reads = std::thread::spawn(move || {
+        let mut text = String::new();
+        reader.read_to_string(&mut text).map(|_| text)
+    });
+    run(Command::new("kill").arg(service.0.id().to_string()));
+    assert!(service.0.wait().unwrap().success());
+    let text = reads.join().unwrap().unwrap();
+    assert!(text.contains("52:54:00:12:34:56: menu sent"), "{text}");
+    assert!(text.ends_with("p2v serve: stopped\n"), "{text}");
 }
 
 #[test]

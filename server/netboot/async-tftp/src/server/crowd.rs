@@ -1,14 +1,15 @@
 //! Many transfers by a few threads: one system call finds all whose clients
-//! have answered, and none of them has to be woken. Each is served where what
-//! its client sends comes in: to wake somebody at another processor costs more
-//! than all else, and in a virtual machine many times more.
+//! have answered, and none of them has to be woken. Those whose clients' packets
+//! come in by one processor are served by one thread, which is mostly there: to
+//! wake somebody at another processor costs more than all else, and in a virtual
+//! machine many times more.
 
 use std::io;
 use std::net::UdpSocket;
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -61,7 +62,7 @@ pub(crate) struct Crowd<R>
 where
     R: AsyncRead + Send + Unpin + 'static,
 {
-    workers: OnceLock<Vec<Worker<R>>>,
+    workers: Mutex<Vec<Worker<R>>>,
     next: AtomicUsize,
 }
 
@@ -71,7 +72,7 @@ where
 {
     fn default() -> Crowd<R> {
         Crowd {
-            workers: OnceLock::new(),
+            workers: Mutex::default(),
             next: AtomicUsize::new(0),
         }
     }
@@ -82,7 +83,7 @@ where
     R: AsyncRead + Send + Unpin + 'static,
 {
     /// `None` only while it is dropped: the thread is woken after it.
-    give: Option<Sender<Running<R>>>,
+    give: Option<Sender<Box<Running<R>>>>,
     news: Arc<EventFd>,
 }
 
@@ -93,32 +94,72 @@ where
     /// One more, its client having been sent something. It is ended if nobody
     /// can take it.
     pub(crate) fn add(&self, running: Running<R>) {
-        let workers = self.workers.get_or_init(|| {
-            let cpus = thread::available_parallelism().map_or(1, usize::from);
-            let start = |number| match Worker::start(number) {
-                Ok(worker) => Some(worker),
-                Err(e) => {
-                    trace!("A thread for transfers: {e}");
-                    None
-                }
-            };
-            (0..cpus.min(WORKERS_MAX)).map_while(start).collect()
-        });
-        if workers.is_empty() {
-            let none = io::Error::other("no thread could be started for it");
-            return running.end(Err(none.into()));
+        if let Err(e) = running.conversation.socket.set_nonblocking(true) {
+            return running.end(Err(e.into()));
         }
-        let home = self.home(&running.conversation.socket);
+        if let Err((running, e)) = self.give(Box::new(running)) {
+            running.end(Err(e.into()));
+        }
+    }
+
+    fn give(
+        &self,
+        running: Box<Running<R>>,
+    ) -> std::result::Result<(), (Box<Running<R>>, io::Error)> {
+        let mut workers = self.lock();
+        if workers.is_empty() {
+            match start_all() {
+                Ok(all) => *workers = all,
+                Err(e) => return Err((running, e)),
+            }
+        }
+        let home = home(&running.conversation.socket, workers.len());
         let home = home.unwrap_or_else(|| {
             self.next.fetch_add(1, Ordering::Relaxed) % workers.len()
         });
-        workers[home].add(running);
+        let Err(running) = workers[home].add(running) else {
+            return Ok(());
+        };
+        // It has ended, though it should not: another takes its place.
+        match Worker::start(home) {
+            Ok(worker) => workers[home] = worker,
+            Err(e) => return Err((running, e)),
+        }
+        let gone = |running| (running, io::ErrorKind::BrokenPipe.into());
+        workers[home].add(running).map_err(gone)
     }
 
     /// Who is best to serve it, as far as that is known.
     fn home(&self, socket: &UdpSocket) -> Option<usize> {
-        incoming_cpu(socket)?.checked_rem(self.workers.get()?.len())
+        home(socket, self.lock().len())
     }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Worker<R>>> {
+        self.workers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn home(socket: &UdpSocket, workers: usize) -> Option<usize> {
+    incoming_cpu(socket)?.checked_rem(workers)
+}
+
+/// One for each processor. Fewer do as well.
+fn start_all<R>() -> io::Result<Vec<Worker<R>>>
+where
+    R: AsyncRead + Send + Unpin + 'static,
+{
+    let cpus = thread::available_parallelism().map_or(1, usize::from);
+    let mut all = vec![Worker::start(0)?];
+    for number in 1..cpus.min(WORKERS_MAX) {
+        match Worker::start(number) {
+            Ok(worker) => all.push(worker),
+            Err(e) => {
+                trace!("A thread for transfers: {e}");
+                break;
+            }
+        }
+    }
+    Ok(all)
 }
 
 impl<R> Worker<R>
@@ -149,17 +190,17 @@ where
         })
     }
 
-    fn add(&self, running: Running<R>) {
-        if let Err(e) = running.conversation.socket.set_nonblocking(true) {
-            return running.end(Err(e.into()));
-        }
-        if let Some(give) = &self.give {
-            if let Err(mpsc::SendError(running)) = give.send(running) {
-                let gone = io::Error::other("its thread has ended");
-                return running.end(Err(gone.into()));
-            }
-            self.wake();
-        }
+    /// It comes back if the thread has ended.
+    fn add(
+        &self,
+        running: Box<Running<R>>,
+    ) -> std::result::Result<(), Box<Running<R>>> {
+        let Some(give) = &self.give else {
+            return Err(running);
+        };
+        give.send(running).map_err(|mpsc::SendError(running)| running)?;
+        self.wake();
+        Ok(())
     }
 
     fn wake(&self) {
@@ -197,7 +238,7 @@ struct Member<R>
 where
     R: AsyncRead + Send + Unpin + 'static,
 {
-    running: Running<R>,
+    running: Box<Running<R>>,
     /// Of the client's answer.
     due: Instant,
     /// Of the client's, since it was last looked where they come in.
@@ -208,7 +249,7 @@ impl<R> Members<R>
 where
     R: AsyncRead + Send + Unpin + 'static,
 {
-    fn serve(mut self, take: &Receiver<Running<R>>, news: &EventFd) {
+    fn serve(mut self, take: &Receiver<Box<Running<R>>>, news: &EventFd) {
         let mut events = [EpollEvent::empty(); EVENTS];
         let mut looked = Instant::now();
         let mut is_open = true;
@@ -244,7 +285,7 @@ where
     }
 
     /// Whether there may be more.
-    fn take_in(&mut self, take: &Receiver<Running<R>>) -> bool {
+    fn take_in(&mut self, take: &Receiver<Box<Running<R>>>) -> bool {
         loop {
             match take.try_recv() {
                 Ok(running) => self.take_one(running),
@@ -254,7 +295,7 @@ where
         }
     }
 
-    fn take_one(&mut self, running: Running<R>) {
+    fn take_one(&mut self, running: Box<Running<R>>) {
         let free = self.list.iter().position(Option::is_none);
         let number = free.unwrap_or(self.list.len());
         let event = EpollEvent::new(EpollFlags::EPOLLIN, number as u64);

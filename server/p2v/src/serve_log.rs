@@ -1,0 +1,82 @@
+//! The lines of `p2v serve` while it serves, on standard error.
+//!
+//! Aside: a terminal that was stopped (^S), a pager that was not read on, or a journal that hangs takes no more of
+//! them after a while, and whoever has another waits. No machine does.
+
+use std::fmt::Display;
+use std::io::{self, Write};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use crate::aside::Aside;
+
+/// Lines that are kept while nobody reads: a hundred machines that boot have some two thousand.
+const KEPT: usize = 10_000;
+/// How long the end of the service waits for who does not read.
+const END_WAIT: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Default)]
+struct Lines {
+    text: String,
+    count: usize,
+    /// Those for which there was no room.
+    lost: usize,
+}
+
+impl Lines {
+    fn add(&mut self, line: &str) {
+        if self.count == KEPT {
+            self.lost += 1;
+            return;
+        }
+        self.count += 1;
+        self.text.push_str(line);
+        self.text.push('\n');
+    }
+
+    fn write(mut self) {
+        if self.lost > 0 {
+            self.text += &format!(
+                "p2v serve: {} lines are missing here: nobody read them\n",
+                self.lost
+            );
+        }
+        // There is nobody else to tell.
+        let _ = io::stderr().write_all(self.text.as_bytes());
+    }
+}
+
+static LOG: OnceLock<Option<&'static Aside<Lines>>> = OnceLock::new();
+
+/// Says one line. Not before the service has given root up: it starts a thread.
+pub fn line(line: impl Display) {
+    let line = line.to_string();
+    // Tests keep what is said of those that succeed to themselves.
+    let start = || match cfg!(test) {
+        true => None,
+        false => Aside::start("log", Lines::write).ok(),
+    };
+    match LOG.get_or_init(start) {
+        Some(log) => log.add(|lines| lines.add(&line)),
+        None => eprintln!("{line}"),
+    }
+}
+
+/// Waits until all is said, or nobody reads it.
+pub fn end() {
+    if let Some(Some(log)) = LOG.get() {
+        log.wait(END_WAIT);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_is_bounded() {
+        let mut lines = Lines::default();
+        (0..KEPT + 3).for_each(|n| lines.add(&n.to_string()));
+        assert_eq!((lines.text.lines().count(), lines.lost), (KEPT, 3));
+    }
+}
