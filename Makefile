@@ -21,6 +21,7 @@ PACKAGES := gcc g++ libc6-dev binutils pkg-config \
 	partclone fuse3 ntfs-3g xfsprogs btrfs-progs dosfstools mtools \
 	vblade hdparm tftp-hpa atftp curl isc-dhcp-client udhcpc udhcpd \
 	dnsmasq-base isc-dhcp-server kea-dhcp4-server \
+	ceph-mon ceph-osd ceph-common \
 	libnbd-bin netcat-openbsd ethtool nftables libwrap0
 
 # GRUB for 32-bit UEFI, which Debian does not sign, and for 64-bit UEFI beside another DHCP server (see boot_set.rs).

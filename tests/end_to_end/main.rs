@@ -9,6 +9,7 @@ mod failing_disk;
 mod frames;
 mod linux_driver;
 mod power_cut;
+mod rbd;
 mod sanboot;
 mod scene;
 mod smoke;

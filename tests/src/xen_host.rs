@@ -34,11 +34,22 @@ pub struct XenHost {
     shell: Shell,
     machine: Machine,
     work: PathBuf,
+    more: &'static [&'static str],
 }
 
 impl XenHost {
     /// Makes its disks in `work` and starts it.
     pub fn start(artifacts: &Artifacts, work: &Path, settings: &str) -> Result<XenHost> {
+        Self::start_with(artifacts, work, settings, &[])
+    }
+
+    /// The same with more options for QEMU.
+    pub fn start_with(
+        artifacts: &Artifacts,
+        work: &Path,
+        settings: &str,
+        more: &'static [&'static str],
+    ) -> Result<XenHost> {
         artifacts.payload(work, settings)?;
         debian::fresh_root(artifacts, work)?;
         checked(
@@ -46,13 +57,18 @@ impl XenHost {
                 .args(["-s", "2G"])
                 .arg(work.join("volumes.img")),
         )?;
-        let mut host = Self::boot(artifacts, work, "xen-host")?;
+        let mut host = Self::boot(artifacts, work, "xen-host", more)?;
         host.run("pvcreate -q /dev/disk/by-id/virtio-volumes && vgcreate -q vg0 /dev/disk/by-id/virtio-volumes")?
             .success()?;
         Ok(host)
     }
 
-    fn boot(artifacts: &Artifacts, work: &Path, name: &str) -> Result<XenHost> {
+    fn boot(
+        artifacts: &Artifacts,
+        work: &Path,
+        name: &str,
+        more: &'static [&'static str],
+    ) -> Result<XenHost> {
         let file = |name: &str| artifacts.xen_host.join(name).display().to_string();
         let parts = Parts {
             name,
@@ -70,13 +86,14 @@ impl XenHost {
             ],
             ready: "lab: xen host ready",
             drives: &[Drive::new(&work.join("volumes.img"), "volumes")],
-            more: &[],
+            more,
         };
         let (shell, machine) = debian::boot(work, &parts)?;
         Ok(XenHost {
             shell,
             machine,
             work: work.to_owned(),
+            more,
         })
     }
 
@@ -85,9 +102,9 @@ impl XenHost {
         self.run(
             "vgchange -an vg0 >/dev/null 2>&1; sync; mount -o remount,ro / 2>/dev/null; sync",
         )?;
-        let work = self.work.clone();
+        let (work, more) = (self.work.clone(), self.more);
         drop(self);
-        Self::boot(artifacts, &work, "xen-host-again")
+        Self::boot(artifacts, &work, "xen-host-again", more)
     }
 }
 

@@ -96,6 +96,7 @@ mod tests {
         assert_eq!(begins.recv().unwrap(), [2, 3, 4]);
         go.send(()).unwrap();
         aside.wait(Duration::from_secs(60));
-        assert!(aside.lock().work.is_none());
+        let waiting = aside.lock();
+        assert!(waiting.work.is_none() && !waiting.is_at_work);
     }
 }

@@ -20,7 +20,7 @@ use serde_json::json;
 use crate::arguments::{Arguments, Command, Devices, exit};
 use crate::report::Told;
 use crate::settings::Settings;
-use crate::{boots, copying, doctor, image, serve, show, site_dhcp};
+use crate::{boots, copying, doctor, image, naming, serve, show, site_dhcp};
 
 /// Runs the command that was asked for.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
@@ -40,7 +40,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             }
             return Ok(ExitCode::SUCCESS);
         }
-        return serve::run(settings, options).map(|()| ExitCode::SUCCESS);
+        return serve::run(settings, options);
     }
     let host = Host::open(settings.xen.clone(), &settings.iface, &settings.state)
         .context("cannot use the machine records (root may; --state DIR tries it elsewhere)")?;
@@ -221,8 +221,6 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     }
 }
 
-/// The machine that is meant: by its name, or by the MAC address it boots from, as it stands in logs and on labels. A
-/// name may look like an address; where the two are not the same machine, neither is taken.
 fn name_of(store: &Store, settings: &Settings, text: &str) -> Result<MachineName> {
     if let Ok(address) = text.parse::<Address>() {
         bail!(
@@ -231,34 +229,7 @@ fn name_of(store: &Store, settings: &Settings, text: &str) -> Result<MachineName
             address.shelf
         );
     }
-    let Ok(mac) = parse_mac(text) else {
-        return Ok(text.parse::<MachineName>()?);
-    };
-    let mut listing = store.list()?;
-    let settings_names = settings.machines.values();
-    let names = settings_names.filter_map(|machine| machine.name.as_ref());
-    let names = names.chain(listing.records.iter().map(|record| &record.name));
-    let mut meant: Vec<MachineName> = names
-        .filter(|name| parse_mac(name.as_str()) == Ok(mac))
-        .cloned()
-        .collect();
-    meant.extend(listing.by_mac(mac)?.map(|record| record.name));
-    meant.sort();
-    meant.dedup();
-    match &meant[..] {
-        [name] => Ok(name.clone()),
-        [] => bail!(
-            "`{text}` is neither the name of a machine nor the MAC address that one boots from (`p2v list` has both)"
-        ),
-        several => {
-            let several: Vec<&str> = several.iter().map(MachineName::as_str).collect();
-            bail!(
-                "`{text}` may mean several machines: {} ({mac} is the network card of one and the name of another, or \
-                 the name of two)",
-                several.join(", ")
-            )
-        }
-    }
+    naming::name_of(store, settings, text)
 }
 
 fn with_wire(
@@ -339,62 +310,4 @@ fn devices(host: &Host, told: &Told, action: Devices) -> Result<ExitCode> {
         }
     }
     Ok(code)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use p2v_aoe::MacAddr;
-    use p2v_dom0::Timestamp;
-
-    #[test]
-    fn a_machine_is_named_by_its_name_or_by_the_card_it_boots_from() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).unwrap();
-        let add = |n, name: &str| {
-            let mac = MacAddr::new(0x52, 0x54, 0, 0, 0, n);
-            let name = name.parse().unwrap();
-            store
-                .find_or_add(mac, Some(&name), Timestamp::now())
-                .unwrap();
-        };
-        add(1, "mail");
-        let mut settings = Settings::default();
-        let named = |settings: &Settings, text: &str| {
-            name_of(&store, settings, text)
-                .map_or_else(|e| format!("{e:#}"), |name| name.to_string())
-        };
-        for text in [
-            "mail",
-            "52:54:00:00:00:01",
-            "52-54-00-00-00-01",
-            "525400000001",
-        ] {
-            assert_eq!(named(&settings, text), "mail");
-        }
-        assert_eq!(named(&settings, "web"), "web");
-        let stranger = named(&settings, "52:54:00:00:00:02");
-        assert!(stranger.contains("p2v list"), "{stranger}");
-        // Somebody called a machine by the card of the other: before it is met, and after.
-        let odd = toml::from_str("name = '525400000001'").unwrap();
-        let odd = settings
-            .machines
-            .insert(MacAddr::new(0x52, 0x54, 0, 0, 0, 2), odd);
-        assert!(odd.is_none());
-        add(3, "52540000000a");
-        add(10, "52-54-00-00-00-0A");
-        for text in [
-            "525400000001",
-            "52:54:00:00:00:01",
-            "52540000000A",
-            "52:54:00:00:00:0a",
-        ] {
-            let several = named(&settings, text);
-            assert!(several.contains("may mean several"), "{several}");
-        }
-        assert_eq!(named(&settings, "mail"), "mail");
-        let named = |text: &str| name_of(&store, &settings, text);
-        assert!(named("e1.0").unwrap_err().to_string().contains("address"));
-        assert!(named("a/b").is_err());
-    }
 }

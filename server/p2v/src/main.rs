@@ -13,6 +13,7 @@ mod copying;
 mod descriptors;
 mod doctor;
 mod image;
+mod naming;
 mod network_cards;
 mod privileges;
 mod report;

@@ -1,6 +1,7 @@
 //! `p2v serve`: the netboot service, with the machine records as its policy.
 
 use std::fs;
+use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result, bail};
@@ -9,8 +10,9 @@ use p2v_dom0::Store;
 use p2v_netboot::{Machines, Notice};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::arguments::ServeOptions;
+use crate::arguments::{ServeOptions, exit};
 use crate::boots::Boots;
+use crate::in_one_line;
 use crate::settings::Settings;
 use crate::{descriptors, privileges, serve_log, service_manager};
 use last_known::LastKnown;
@@ -20,7 +22,27 @@ mod last_known;
 mod records;
 
 /// Serves until SIGINT or SIGTERM.
-pub fn run(settings: Settings, options: &ServeOptions) -> Result<()> {
+pub fn run(settings: Settings, options: &ServeOptions) -> Result<ExitCode> {
+    let ended = serve(settings, options);
+    if !serve_log::has_begun() {
+        return ended.map(|()| ExitCode::SUCCESS);
+    }
+    // Why it ended is said as all else is: also where nobody reads it, it does end.
+    let code = match ended {
+        Ok(()) => {
+            serve_log::line("p2v serve: stopped");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            serve_log::line(format!("p2v: {}", in_one_line(&error)));
+            ExitCode::from(exit::FAILED)
+        }
+    };
+    serve_log::end();
+    Ok(code)
+}
+
+fn serve(settings: Settings, options: &ServeOptions) -> Result<()> {
     if let Err(error) = descriptors::allow_all() {
         eprintln!(
             "p2v serve: cannot raise the limit of open files (fewer machines boot at a time): {error}"
@@ -53,6 +75,10 @@ pub fn run(settings: Settings, options: &ServeOptions) -> Result<()> {
         // A unit of the site's own may forbid it. Not to serve is worse: moved machines would start their own disks.
         eprintln!("p2v serve: {error:#}; it goes on with them");
     }
+    // The usual one waits for who reads, and whoever panicked would be waited for.
+    std::panic::set_hook(Box::new(|panic| {
+        serve_log::line(format!("p2v serve: {panic}"));
+    }));
     let mut last_known = LastKnown::keep(&settings.serve.state_dir);
     match store.list() {
         Ok(listing) => {
@@ -87,7 +113,7 @@ pub fn run(settings: Settings, options: &ServeOptions) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    let ended = runtime.block_on(async {
+    runtime.block_on(async {
         let stopped = async {
             // Without signals it serves until it is killed.
             if signalled().await.is_err() {
@@ -99,12 +125,8 @@ pub fn run(settings: Settings, options: &ServeOptions) -> Result<()> {
             end = service.serve(machines, stopped) => end,
             () = service_manager::keep_alive() => Ok(()),
         }
-    });
-    if ended.is_ok() {
-        serve_log::line("p2v serve: stopped");
-    }
-    serve_log::end();
-    Ok(ended?)
+    })?;
+    Ok(())
 }
 
 /// The addresses that agents answer: this host's, and those of the settings.

@@ -62,6 +62,11 @@ pub fn line(line: impl Display) {
     }
 }
 
+/// Whether anything was said.
+pub fn has_begun() -> bool {
+    LOG.get().is_some()
+}
+
 /// Waits until all is said, or nobody reads it.
 pub fn end() {
     if let Some(Some(log)) = LOG.get() {

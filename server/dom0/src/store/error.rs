@@ -94,7 +94,7 @@ pub enum StoreError {
 
 impl StoreError {
     /// The file or directory that is the trouble.
-    pub(super) fn path(&self) -> Option<&Path> {
+    pub fn path(&self) -> Option<&Path> {
         match self {
             StoreError::Io { path, .. } | StoreError::Unreadable { path, .. } => Some(path),
             _ => None,

@@ -117,7 +117,9 @@ impl Others {
                 std::thread::sleep(Others::PACE);
                 rounds += 1;
                 for (client, block) in clients.iter().zip(&mut blocks) {
-                    if let Some((packet, from)) = client.try_hear() {
+                    if let Some((packet, from)) = client.try_hear()
+                        && packet[1] == 3
+                    {
                         *block = u16::from_be_bytes([packet[2], packet[3]]);
                         client.ack(from, *block);
                     }

@@ -23,6 +23,21 @@ pub struct Decided {
     pub their_cards: Vec<MacAddr>,
 }
 
+/// Whether a machine that is named on the command line gets no menu all the same: the settings leave it to its disk.
+///
+/// # Errors
+/// The records.
+pub fn is_left_out(store: &Store, settings: &Settings, mac: MacAddr) -> Result<bool> {
+    let rules = Rules {
+        wish: settings.machines.get(&mac).and_then(|known| known.boot),
+        listed: true,
+        once: false,
+    };
+    let known = store.by_mac(mac)?;
+    let verdict = boot_policy::decide(known.as_ref().map(Facts::of), rules);
+    Ok(verdict.leaves_it_to_its_disk())
+}
+
 /// Decides. `macs`: all that machines are known to boot from. `named`: on the command line, which counts more
 /// than `allow` and `deny`. `writable`: agents take orders.
 ///

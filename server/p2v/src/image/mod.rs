@@ -9,14 +9,14 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use p2v_aoe::MacAddr;
-use p2v_dom0::store::StoreError;
 use p2v_dom0::{Record, Store, Timestamp};
 use p2v_netboot::boot_menu::{self, MenuFormat, menu_name};
-use p2v_netboot::{BootDecision, MacPattern, parse_mac};
+use p2v_netboot::{BootDecision, MacPattern};
 use serde_json::json;
 
 use crate::arguments::{Image, Orders};
 use crate::boot_policy::Wish;
+use crate::naming::{self, Meant};
 use crate::network_cards::cards;
 use crate::serve;
 use crate::settings::{Machine, Settings};
@@ -92,17 +92,19 @@ fn install(
         );
     }
     let (usual, missing) = boot_files::usual(settings)?;
+    for &mac in more {
+        if decide::is_left_out(store, settings, mac)? {
+            bail!(
+                "--machine {mac} asks for a menu, and `boot` in the settings (under [machines]) says that it shall have \
+                 none: take one of the two away"
+            );
+        }
+    }
     let Decided {
         orders: mut all,
         left_out,
         their_cards,
     } = decide(store, settings, &macs, more, &hosts, told.writable)?;
-    if let Some(mac) = more.iter().find(|mac| left_out.contains(mac)) {
-        bail!(
-            "--machine {mac} asks for a menu, and `boot` in the settings (under [machines]) says that it shall have none: \
-             take one of the two away"
-        );
-    }
     // Files before what names them: the images, the loaders, and menus last.
     let mut items = boot_files::of_orders(settings, &all)?;
     items.extend(usual);
@@ -296,24 +298,20 @@ fn orders_for(
     Ok((record, append))
 }
 
-/// The MAC address of a machine that is named. A name counts first: it may look like an address.
+/// The MAC address of a machine that is named.
 fn mac_of(store: &Store, settings: &Settings, machine: &str) -> Result<MacAddr> {
-    let mac = parse_mac(machine);
-    let name = match (machine.parse(), &mac) {
-        (Err(_), Ok(mac)) => return Ok(*mac),
-        (name, _) => name?,
+    let name = match naming::meant(store, settings, machine)? {
+        Meant::Stranger(mac) => return Ok(mac),
+        Meant::Named(name) => name,
     };
     let mut known = settings.machines.iter();
     if let Some((mac, _)) = known.find(|(_, known)| known.name.as_ref() == Some(&name)) {
         return Ok(*mac);
     }
-    match (store.get(&name), mac) {
-        (Ok(record), _) => Ok(record.boot_mac),
-        (Err(StoreError::Unknown { .. }), Ok(mac)) => Ok(mac),
-        (Err(error), _) => {
-            Err(error).context("a machine that p2v has not met is named by its MAC address")
-        }
-    }
+    let record = store.get(&name);
+    Ok(record
+        .context("a machine that p2v has not met is named by its MAC address")?
+        .boot_mac)
 }
 
 /// What a machine other than those named is told.
@@ -356,6 +354,7 @@ fn example() -> Vec<orders::Order> {
 mod tests {
     use super::*;
     use p2v_dom0::State;
+    use p2v_dom0::store::StoreError;
     use p2v_netboot::ImageFiles;
     use std::fs;
 

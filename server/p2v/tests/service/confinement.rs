@@ -263,7 +263,7 @@ fn where_nobody_reads_its_log_machines_are_served() {
     );
     manager.wait_for("READY=1");
     assert!(menu(&wire).contains("p2v.shelf=1 "));
-    // It ends, too; and what it had to say is there for who reads on.
+    // What it had to say is there for who reads on.
     let reads = std::thread::spawn(move || {
         let mut text = String::new();
         reader.read_to_string(&mut text).map(|_| text)
