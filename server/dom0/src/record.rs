@@ -33,7 +33,7 @@ pub const HISTORY_KEPT: usize = 500;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
-    /// Its ROM asked for a boot file, or its menu was made for a server or a medium without us.
+    /// It asked for its menu, or its menu was made for a server or a medium without us.
     Seen,
     /// Its agent answered on AoE and the inventory was read.
     Exported,

@@ -360,14 +360,19 @@ impl fmt::Display for Notice {
                 let dhcp = match mode {
                     Mode::Dhcp => "DHCP for network-boot clients",
                     Mode::Proxy => "boot file beside the site's DHCP server",
-                    Mode::Off => "no DHCP",
+                    Mode::Off => "",
                 };
-                match http {
-                    None => write!(f, "serving {dhcp} and TFTP as {server} on {iface}"),
-                    Some(port) => write!(
-                        f,
-                        "serving {dhcp}, TFTP and HTTP (port {port}) as {server} on {iface}"
-                    ),
+                f.write_str("serving ")?;
+                match (dhcp, http) {
+                    ("", None) => f.write_str("TFTP")?,
+                    ("", Some(port)) => write!(f, "TFTP and HTTP (port {port})")?,
+                    (dhcp, None) => write!(f, "{dhcp} and TFTP")?,
+                    (dhcp, Some(port)) => write!(f, "{dhcp}, TFTP and HTTP (port {port})")?,
+                }
+                write!(f, " as {server} on {iface}")?;
+                match mode {
+                    Mode::Off => f.write_str("; DHCP is left to others"),
+                    _ => Ok(()),
                 }
             }
             Notice::OtherDhcpServer {

@@ -4,6 +4,9 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+#[macro_use]
+mod output;
+
 mod arguments;
 mod aside;
 mod boot_policy;
@@ -26,13 +29,13 @@ mod site_dhcp;
 
 fn main() -> ExitCode {
     let arguments = arguments::Arguments::parse();
-    match commands::run(&arguments) {
+    output::checked(match commands::run(&arguments) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("p2v: {}", in_one_line(&error));
             ExitCode::from(arguments::exit::FAILED)
         }
-    }
+    })
 }
 
 /// An error and what caused it. Many of ours name their cause themselves: nothing is said twice.

@@ -25,6 +25,9 @@ pub enum Meant {
 /// It is neither a name nor an address; it may mean several; records cannot be read that might be meant.
 pub fn meant(store: &Store, settings: &Settings, text: &str) -> Result<Meant> {
     let Ok(mac) = parse_mac(text) else {
+        if text.contains(':') {
+            bail!("`{text}` is no whole MAC address, and no name: those have no colon");
+        }
         return Ok(Meant::Named(text.parse()?));
     };
     let looks_so = |name: &MachineName| parse_mac(name.as_str()) == Ok(mac);
@@ -132,6 +135,8 @@ mod tests {
         let meant = |text| meant(&store, &settings, text).unwrap();
         assert_eq!(meant("52:54:00:00:00:02"), Meant::Stranger(mac(2)));
         assert!(name_of(&store, &settings, "a/b").is_err());
+        let short = named(&store, &settings, "52:54:00:00:01");
+        assert!(short.contains("no whole MAC"), "{short}");
     }
 
     #[test]

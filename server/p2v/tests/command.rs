@@ -1,7 +1,7 @@
 //! The real command, as a person in a hurry types it.
 
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 fn p2v(state: &Path, arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_p2v"))
@@ -277,4 +277,36 @@ fn an_image_is_laid_out_only_where_it_harms_nothing() {
     refused(iso(kernel.to_str().unwrap()), "no image of p2v's");
     refused(iso("/dev/null"), "is no file");
     assert_eq!(std::fs::read_to_string(&kernel).unwrap(), "kernel");
+}
+
+/// In the middle of a cutover it would be worse.
+#[test]
+fn an_output_that_is_full_or_that_nobody_reads_is_no_panic() {
+    let dir = tempfile::tempdir().unwrap();
+    let list = |stdout: Stdio, stderr: Stdio| {
+        Command::new(env!("CARGO_BIN_EXE_p2v"))
+            .args(["--iface", "lo", "--state"])
+            .args([dir.path(), Path::new("list")])
+            .stdin(Stdio::null())
+            .stdout(stdout)
+            .stderr(stderr)
+            .output()
+            .unwrap()
+    };
+    let full = std::fs::File::options()
+        .write(true)
+        .open("/dev/full")
+        .unwrap();
+    let output = list(full.try_clone().unwrap().into(), Stdio::piped());
+    assert_eq!(output.status.code(), Some(1));
+    let said = err(&output);
+    assert!(said.contains("cannot write to standard output"), "{said}");
+    assert_eq!(
+        list(full.try_clone().unwrap().into(), full.into())
+            .status
+            .code(),
+        Some(1)
+    );
+    let closed = || Stdio::from(std::io::pipe().unwrap().1);
+    assert_eq!(list(closed(), closed()).status.code(), Some(0));
 }

@@ -29,10 +29,14 @@ pub fn stop(context: Context<'_>, name: &MachineName, options: StopOptions) -> R
     let Context { host, report, .. } = context;
     let _lock = host.store.lock(name, &format!("p2v stop {name}"))?;
     let record = host.store.get(name)?;
-    stop_domain(context, name, options)?;
+    let was_there = stop_domain(context, name, options)?;
     if matches!(record.state, State::Moved | State::Released) {
-        return context.note(name, "the domain was stopped");
+        return match was_there {
+            true => context.note(name, "the domain was stopped"),
+            false => Ok(()),
+        };
     }
+    let ran = was_there || record.state == State::Running;
     let disks = known_addresses(&record);
     context.let_go(name, &disks)?;
     host.store.update(name, |record| {
@@ -42,7 +46,9 @@ pub fn stop(context: Context<'_>, name: &MachineName, options: StopOptions) -> R
         for disk in record.disks.values_mut() {
             disk.mapping = None;
         }
-        record.note(Timestamp::now(), "the domain on the old disks was stopped");
+        if ran {
+            record.note(Timestamp::now(), "the domain on the old disks was stopped");
+        }
         Ok::<_, Error>(())
     })?;
     let contact = context.contact(name)?;
@@ -67,18 +73,19 @@ pub(super) fn known_addresses(record: &Record) -> Vec<Address> {
         .collect()
 }
 
+/// Whether there was one.
 fn stop_domain(
     context: Context<'_>,
     name: &MachineName,
     options: StopOptions,
-) -> Result<(), Error> {
+) -> Result<bool, Error> {
     let Context { host, report, .. } = context;
     let there = || -> Result<bool, Error> {
         Ok(context.domains()?.iter().any(|d| d.name == name.as_str()))
     };
     if !there()? {
         report.step(&format!("there is no domain {name}"));
-        return Ok(());
+        return Ok(false);
     }
     if options.destroy {
         report.step(&format!("xl destroy {name}"));
@@ -98,5 +105,5 @@ fn stop_domain(
         }
         std::thread::sleep(POLL);
     }
-    Ok(())
+    Ok(true)
 }

@@ -332,13 +332,14 @@ impl Dhcp {
         let machines = Arc::clone(&self.machines);
         let decided = tokio::task::spawn_blocking(move || machines.boot_at_first(mac, listed));
         match decided.await {
-            Ok(None) => false,
-            Ok(Some(BootDecision::Ignore { why })) => {
-                if request.message_type == MessageType::Discover {
-                    self.machines.seen(mac, &BootEvent::Ignored { why });
-                }
-                false
+            Ok(None) => {
+                let why = match self.settings.denies(mac) {
+                    true => "`deny` in the settings leaves it out",
+                    false => "`allow` in the settings does not name it",
+                };
+                self.ignored(request, why.to_owned())
             }
+            Ok(Some(BootDecision::Ignore { why })) => self.ignored(request, why),
             Ok(Some(_)) => true,
             Err(e) => {
                 // Answered all the same, so that it fetches its menu, which holds it: without an
@@ -348,6 +349,14 @@ impl Dhcp {
                 true
             }
         }
+    }
+
+    /// It is not answered, which is told once for each time it begins to ask.
+    fn ignored(&self, request: &Request, why: String) -> bool {
+        if request.message_type == MessageType::Discover {
+            self.machines.seen(request.mac, &BootEvent::Ignored { why });
+        }
+        false
     }
 
     /// To a client on port 67: in a frame of our own making, always. One without an address

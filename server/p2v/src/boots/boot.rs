@@ -29,6 +29,9 @@ pub struct Boot {
     pub steps: Vec<String>,
     /// It has all that it was told to fetch.
     pub complete: bool,
+    /// The last that was seen of it: its question was not answered.
+    #[serde(default)]
+    refused: bool,
     /// DHCP transaction number of its question.
     #[serde(skip)]
     xid: Option<u32>,
@@ -44,6 +47,7 @@ impl Boot {
             address: None,
             steps: Vec::new(),
             complete: false,
+            refused: false,
             xid: None,
         }
     }
@@ -56,6 +60,8 @@ impl Boot {
             .age_at(now)
             .is_none_or(|age| age.as_secs() >= PAUSE);
         match event {
+            // It is answered now: the settings were changed meanwhile.
+            BootEvent::Asked { .. } if self.refused => true,
             BootEvent::Asked { xid, .. } => {
                 self.xid != Some(*xid) && (self.complete || (paused && !self.steps.is_empty()))
             }
@@ -68,6 +74,13 @@ impl Boot {
     /// Takes in what was seen.
     pub fn take(&mut self, event: &BootEvent, now: Timestamp) {
         self.last = now;
+        self.refused = matches!(
+            event,
+            BootEvent::Ignored { .. }
+                | BootEvent::NotServed { .. }
+                | BootEvent::NoAddress { .. }
+                | BootEvent::Relayed
+        );
         let step = match event {
             BootEvent::Asked { client, xid, .. } => {
                 self.client = client.to_string();
@@ -132,6 +145,19 @@ mod tests {
             bytes,
             elapsed: Duration::from_millis(millis),
         }
+    }
+
+    #[test]
+    fn what_is_answered_after_a_refusal_is_another_boot() {
+        let now = Timestamp::from_unix(1000);
+        let mut boot = Boot::new(now);
+        let why = "`allow` in the settings does not name it".to_owned();
+        boot.take(&BootEvent::Ignored { why }, now);
+        assert!(boot.to_string().contains("not answered"), "{boot}");
+        assert!(boot.is_over_at(&asked(7), now));
+        let mut boot = Boot::new(now);
+        boot.take(&asked(7), now);
+        assert!(!boot.is_over_at(&asked(7), now) && !boot.is_over_at(&asked(8), now));
     }
 
     #[test]
