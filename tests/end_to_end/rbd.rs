@@ -100,7 +100,13 @@ impl Cluster {
 
     /// The output of a command that must succeed.
     fn says(&self, program: &str, arguments: &[&str]) -> Vec<u8> {
-        let output = self.command(program, arguments).output().unwrap();
+        // It would wait for a cluster that is not there as long as it takes.
+        let output = Command::new("timeout")
+            .args(["120", program, "-c"])
+            .arg(&self.settings)
+            .args(arguments)
+            .output()
+            .unwrap();
         let error = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{program} {arguments:?}: {error}");
         output.stdout
@@ -112,8 +118,16 @@ impl Cluster {
     }
 
     fn succeeded(mut self) {
+        self.stop();
         if let Some(run) = self.run.take() {
             run.succeeded();
+        }
+    }
+
+    fn stop(&mut self) {
+        for mut daemon in self.daemons.drain(..) {
+            let _ = daemon.kill();
+            let _ = daemon.wait();
         }
     }
 
@@ -126,10 +140,7 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        for daemon in &mut self.daemons {
-            let _ = daemon.kill();
-            let _ = daemon.wait();
-        }
+        self.stop();
     }
 }
 
@@ -144,7 +155,7 @@ fn map(host: &mut XenHost, image: &str) {
 
 fn unmap(host: &mut XenHost, number: u32) {
     host.ok(&format!(
-        "echo {number} >/sys/bus/rbd/remove_single_major && udevadm settle"
+        "udevadm settle && echo {number} >/sys/bus/rbd/remove_single_major && udevadm settle"
     ))
     .unwrap();
 }

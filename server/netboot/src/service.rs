@@ -1,5 +1,6 @@
 //! The service as a whole: what is opened at the start, and what runs until the end.
 
+use std::collections::HashMap;
 use std::future::Future;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -261,6 +262,7 @@ impl Opened {
                 own,
                 conflicts: Conflicts::default(),
                 unwritten: Vec::new(),
+                told_of: HashMap::new(),
             };
             dhcp.serve(port, proxy_port).await
         };

@@ -58,11 +58,16 @@ pub fn meant(store: &Store, settings: &Settings, text: &str) -> Result<Meant> {
         return Err(anyhow::Error::from(error)
             .context(format!("cannot tell which machine is meant by `{text}`")));
     }
-    if meant.len() > 1 {
-        let several: Vec<String> = meant.iter().map(in_words).collect();
+    // A name that is only written like it does not do where one may be meant that is not known.
+    let is_its_card = meant.values().any(|card| *card == Some(mac));
+    if meant.len() > 1 || !meant.is_empty() && !is_its_name && !is_its_card {
+        let mut several: Vec<String> = meant.iter().map(in_words).collect();
+        if !is_its_card {
+            several.push(format!("one that boots from {mac}"));
+        }
         bail!(
             "`{text}` may mean several machines: {}. Name it by what only that one has",
-            several.join(", ")
+            several.join("; ")
         );
     }
     let name = meant.into_keys().next();
@@ -177,6 +182,11 @@ mod tests {
         add(&store, 2, "web");
         std::fs::write(store.path(&"web".parse().unwrap()), "{").unwrap();
         assert_eq!(named(&store, &settings, "52540000000a"), "52540000000a");
+        // That is its name, and not its card.
+        for text in ["52:54:00:00:00:0a", "52540000000A"] {
+            let unsure = named(&store, &settings, text);
+            assert!(unsure.contains("one that boots from"), "{unsure}");
+        }
         let unclear = named(&store, &settings, "52:54:00:00:00:02");
         assert!(unclear.contains("cannot tell which machine"), "{unclear}");
         assert!(unclear.contains("web.json"), "{unclear}");

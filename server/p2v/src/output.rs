@@ -8,6 +8,22 @@ use std::sync::OnceLock;
 
 use crate::arguments::exit;
 
+macro_rules! print {
+    ($($text:tt)*) => { $crate::output::out(format_args!($($text)*), "") };
+}
+
+macro_rules! println {
+    ($($text:tt)*) => { $crate::output::out(format_args!($($text)*), "\n") };
+}
+
+macro_rules! eprint {
+    ($($text:tt)*) => { $crate::output::error(format_args!($($text)*), "") };
+}
+
+macro_rules! eprintln {
+    ($($text:tt)*) => { $crate::output::error(format_args!($($text)*), "\n") };
+}
+
 /// Why standard output did not take something.
 static FAILED: OnceLock<io::Error> = OnceLock::new();
 
@@ -20,12 +36,12 @@ pub fn out(text: Arguments<'_>, end: &str) {
     }
 }
 
-pub fn error_line(text: Arguments<'_>) {
+pub fn error(text: Arguments<'_>, end: &str) {
     if cfg!(test) {
-        std::eprintln!("{text}");
+        std::eprint!("{text}{end}");
     } else {
         // There is nobody else to tell.
-        let _ = writeln!(io::stderr().lock(), "{text}");
+        let _ = write!(io::stderr().lock(), "{text}{end}");
     }
 }
 
@@ -36,23 +52,12 @@ pub fn checked(code: ExitCode) -> ExitCode {
     }
     match FAILED.get() {
         Some(error) if error.kind() != ErrorKind::BrokenPipe => {
-            error_line(format_args!(
-                "p2v: cannot write to standard output: {error}"
-            ));
-            ExitCode::from(exit::FAILED)
+            eprintln!("p2v: cannot write to standard output: {error}");
+            match code == ExitCode::SUCCESS {
+                true => ExitCode::from(exit::FAILED),
+                false => code,
+            }
         }
         _ => code,
     }
-}
-
-macro_rules! print {
-    ($($text:tt)*) => { $crate::output::out(format_args!($($text)*), "") };
-}
-
-macro_rules! println {
-    ($($text:tt)*) => { $crate::output::out(format_args!($($text)*), "\n") };
-}
-
-macro_rules! eprintln {
-    ($($text:tt)*) => { $crate::output::error_line(format_args!($($text)*)) };
 }

@@ -23,6 +23,7 @@ mod records;
 
 /// Serves until SIGINT or SIGTERM.
 pub fn run(settings: Settings, options: &ServeOptions) -> Result<ExitCode> {
+    let _all_is_said = AllIsSaid;
     let ended = serve(settings, options);
     if !serve_log::has_begun() {
         return ended.map(|()| ExitCode::SUCCESS);
@@ -38,8 +39,16 @@ pub fn run(settings: Settings, options: &ServeOptions) -> Result<ExitCode> {
             ExitCode::from(exit::FAILED)
         }
     };
-    serve_log::end();
     Ok(code)
+}
+
+/// At the end, also by a panic.
+struct AllIsSaid;
+
+impl Drop for AllIsSaid {
+    fn drop(&mut self) {
+        serve_log::end();
+    }
 }
 
 fn serve(settings: Settings, options: &ServeOptions) -> Result<()> {

@@ -1,5 +1,6 @@
 //! Ports 67 and 4011: reading questions, asking for the decision, sending answers.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -39,7 +40,14 @@ pub(crate) struct Dhcp {
     pub conflicts: Conflicts,
     /// What may be told when the leases are on disk.
     pub unwritten: Vec<Answer>,
+    /// Machines that are left out, and when that was told.
+    pub told_of: HashMap<MacAddr, Instant>,
 }
+
+/// That a machine is left out is told once in this time.
+const TOLD_FOR: Duration = Duration::from_secs(60);
+/// Of so many machines at most.
+const TOLD_MAX: usize = 100;
 
 /// An answer, or what else came of a request.
 pub(crate) struct Answer {
@@ -327,7 +335,7 @@ impl Dhcp {
     }
 
     /// Whether a client that boots from the network is answered, as far as the caller decides it.
-    async fn is_to_be_booted(&self, request: &Request) -> bool {
+    async fn is_to_be_booted(&mut self, request: &Request) -> bool {
         let (mac, listed) = (request.mac, self.settings.allows(request.mac));
         let machines = Arc::clone(&self.machines);
         let decided = tokio::task::spawn_blocking(move || machines.boot_at_first(mac, listed));
@@ -337,6 +345,9 @@ impl Dhcp {
                     true => "`deny` in the settings leaves it out",
                     false => "`allow` in the settings does not name it",
                 };
+                if self.is_told_of(mac) {
+                    return false;
+                }
                 self.ignored(request, why.to_owned())
             }
             Ok(Some(BootDecision::Ignore { why })) => self.ignored(request, why),
@@ -351,7 +362,19 @@ impl Dhcp {
         }
     }
 
-    /// It is not answered, which is told once for each time it begins to ask.
+    /// Whether it was told lately that this machine is left out: others' machines ask as often as they like, and
+    /// anybody can make up addresses.
+    fn is_told_of(&mut self, mac: MacAddr) -> bool {
+        let told = &mut self.told_of;
+        told.retain(|_, when| when.elapsed() < TOLD_FOR);
+        if told.len() >= TOLD_MAX || told.contains_key(&mac) {
+            return true;
+        }
+        told.insert(mac, Instant::now());
+        false
+    }
+
+    /// It is not answered.
     fn ignored(&self, request: &Request, why: String) -> bool {
         if request.message_type == MessageType::Discover {
             self.machines.seen(request.mac, &BootEvent::Ignored { why });

@@ -52,6 +52,11 @@ impl Boot {
         }
     }
 
+    /// Its last question was not answered: there is least to know of it.
+    pub fn was_refused(&self) -> bool {
+        self.refused
+    }
+
     /// Whether `event` is of another boot: ROMs repeat a question, also with a new number, and boot
     /// loaders may ask once more.
     pub fn is_over_at(&self, event: &BootEvent, now: Timestamp) -> bool {

@@ -90,7 +90,9 @@ impl Boots {
         let now = Timestamp::now();
         let mut all = lock(&self.all);
         if !all.contains_key(&mac) && all.len() >= MACHINES_MAX {
-            let oldest = all.iter().min_by_key(|(_, boot)| boot.last);
+            let oldest = all
+                .iter()
+                .min_by_key(|(_, boot)| (!boot.was_refused(), boot.last));
             if let Some(oldest) = oldest.map(|(mac, _)| *mac) {
                 all.remove(&oldest);
             }

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use p2v_aoe::MacAddr;
+use p2v_dom0::store::StoreError;
 use p2v_dom0::{Record, Store, Timestamp};
 use p2v_netboot::boot_menu::{self, MenuFormat, menu_name};
 use p2v_netboot::{BootDecision, MacPattern};
@@ -93,7 +94,9 @@ fn install(
     }
     let (usual, missing) = boot_files::usual(settings)?;
     for &mac in more {
-        if decide::is_left_out(store, settings, mac)? {
+        // By a second card a machine is told what it is told by the one that it boots from.
+        let is_second = theirs.contains(&mac) && listing.records.iter().all(|r| r.boot_mac != mac);
+        if !is_second && decide::is_left_out(store, settings, mac)? {
             bail!(
                 "--machine {mac} asks for a menu, and `boot` in the settings (under [machines]) says that it shall have \
                  none: take one of the two away"
@@ -304,14 +307,19 @@ fn mac_of(store: &Store, settings: &Settings, machine: &str) -> Result<MacAddr> 
         Meant::Stranger(mac) => return Ok(mac),
         Meant::Named(name) => name,
     };
-    let mut known = settings.machines.iter();
-    if let Some((mac, _)) = known.find(|(_, known)| known.name.as_ref() == Some(&name)) {
-        return Ok(*mac);
+    match store.get(&name) {
+        Ok(record) => Ok(record.boot_mac),
+        Err(error @ StoreError::Unknown { .. }) => {
+            let mut known = settings.machines.iter();
+            let called = known.find(|(_, known)| known.name.as_ref() == Some(&name));
+            let Some((mac, _)) = called else {
+                return Err(error)
+                    .context("a machine that p2v has not met is named by its MAC address");
+            };
+            Ok(*mac)
+        }
+        Err(error) => Err(error.into()),
     }
-    let record = store.get(&name);
-    Ok(record
-        .context("a machine that p2v has not met is named by its MAC address")?
-        .boot_mac)
 }
 
 /// What a machine other than those named is told.
@@ -354,7 +362,6 @@ fn example() -> Vec<orders::Order> {
 mod tests {
     use super::*;
     use p2v_dom0::State;
-    use p2v_dom0::store::StoreError;
     use p2v_netboot::ImageFiles;
     use std::fs;
 
