@@ -1,7 +1,7 @@
-//! What happened, each in one line for a person.
+//! What happened, each in one line for a person: to one machine here, and the rest as [`Notice`].
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use pnet::util::MacAddr;
@@ -10,7 +10,12 @@ use crate::boot_menu::{BootFile, Wanted};
 use crate::client::ClientKind;
 use crate::image::Image;
 use crate::lease::NoAddress;
-use crate::settings::Mode;
+use words::{Reason, Size, Text};
+
+mod notice;
+mod words;
+
+pub use notice::Notice;
 
 /// What a machine was told to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -265,238 +270,18 @@ impl fmt::Display for BootEvent {
     }
 }
 
-/// What belongs to no one machine.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Notice {
-    /// The service is up.
-    Serving {
-        /// Interface.
-        iface: String,
-        /// Our address on it.
-        server: Ipv4Addr,
-        /// What is done about DHCP.
-        mode: Mode,
-        /// Port of the HTTP service, if there is one.
-        http: Option<u16>,
-    },
-    /// Somebody else answers DHCP here.
-    OtherDhcpServer {
-        /// Who.
-        address: Ipv4Addr,
-        /// What we do.
-        mode: Mode,
-    },
-    /// A proxy without a DHCP server beside it.
-    NoDhcpServer,
-    /// The signed GRUB is served beside the site's DHCP server, which has to send it here.
-    SignedGrubBesideDhcp {
-        /// Our address.
-        server: Ipv4Addr,
-    },
-    /// Other DHCP servers could not be looked for.
-    ProbeFailed {
-        /// The reason.
-        why: String,
-    },
-    /// A file that only some machines need is not there.
-    Missing {
-        /// Which, and what to do.
-        why: String,
-    },
-    /// A loader that the settings name is not there.
-    NamedMissing {
-        /// Which, and what to do.
-        why: String,
-    },
-    /// An image that is in the settings is not there.
-    ImageMissing {
-        /// Which, and what to do.
-        why: String,
-    },
-    /// Somebody asked for a file that is not served.
-    NotFound {
-        /// Who.
-        peer: IpAddr,
-        /// What.
-        name: String,
-    },
-    /// Somebody tried to write a file.
-    WriteRefused {
-        /// Who.
-        peer: IpAddr,
-        /// What.
-        name: String,
-    },
-    /// An address has as many connections by HTTP as it may have; more are closed until it has fewer. Told once.
-    ManyConnections {
-        /// Whose.
-        peer: IpAddr,
-        /// So many.
-        most: usize,
-    },
-    /// A transfer to somebody whose hardware address is not known.
-    Transfer {
-        /// Who.
-        peer: IpAddr,
-        /// What would be seen of the machine.
-        event: BootEvent,
-    },
-    /// Something went wrong here; the client was not answered.
-    Failed {
-        /// What, and what to do.
-        why: String,
-    },
-}
-
-impl fmt::Display for Notice {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Notice::Serving {
-                iface,
-                server,
-                mode,
-                http,
-            } => {
-                let dhcp = match mode {
-                    Mode::Dhcp => "DHCP for network-boot clients",
-                    Mode::Proxy => "boot file beside the site's DHCP server",
-                    Mode::Off => "",
-                };
-                f.write_str("serving ")?;
-                match (dhcp, http) {
-                    ("", None) => f.write_str("TFTP")?,
-                    ("", Some(port)) => write!(f, "TFTP and HTTP (port {port})")?,
-                    (dhcp, None) => write!(f, "{dhcp} and TFTP")?,
-                    (dhcp, Some(port)) => write!(f, "{dhcp}, TFTP and HTTP (port {port})")?,
-                }
-                write!(f, " as {server} on {iface}")?;
-                match mode {
-                    Mode::Off => f.write_str("; DHCP is left to others"),
-                    _ => Ok(()),
-                }
-            }
-            Notice::OtherDhcpServer {
-                address,
-                mode: Mode::Dhcp,
-            } => write!(
-                f,
-                "another DHCP server, {address}, answers on this network: a machine may take its \
-                 answer instead of ours; consider mode \"proxy\""
-            ),
-            Notice::OtherDhcpServer { address, .. } => {
-                write!(f, "the DHCP server of this network is {address}")
-            }
-            Notice::NoDhcpServer => f.write_str(
-                "no DHCP server answers on this network: machines need an address to boot; start \
-                 one, or use mode \"dhcp\"",
-            ),
-            Notice::SignedGrubBesideDhcp { server } => write!(
-                f,
-                "`secure_boot` in mode \"proxy\": 64-bit UEFI machines boot only if the site's DHCP server hands out \
-                 next-server {server}, and no boot file (dnsmasq: dhcp-boot=,,{server}): Debian's signed GRUB \
-                 looks for its files nowhere else"
-            ),
-            Notice::ProbeFailed { why } => {
-                write!(f, "cannot look for other DHCP servers: {}", Reason(why))
-            }
-            Notice::Missing { why } => write!(f, "some machines cannot be booted: {why}"),
-            Notice::NamedMissing { why } => write!(
-                f,
-                "WARNING: a boot loader that the settings name is not there, and its machines get the usual one of \
-                 their kind, if that is there, which may not suit them: {why}"
-            ),
-            Notice::ImageMissing { why } => write!(
-                f,
-                "WARNING: an image that the settings name cannot be used, and its machines get the usual one, which may \
-                 not suit them: {why}"
-            ),
-            Notice::NotFound { peer, name } => {
-                write!(f, "{peer} asked for {}: not served", Text(name))
-            }
-            Notice::WriteRefused { peer, name } => {
-                write!(f, "{peer} tried to write {}: refused", Text(name))
-            }
-            Notice::ManyConnections { peer, most } => write!(
-                f,
-                "{peer} has {most} connections by HTTP, and more are closed until it ends some: do several machines come \
-                 from one address?"
-            ),
-            Notice::Transfer { peer, event } => write!(f, "{peer}: {event}"),
-            Notice::Failed { why } => f.write_str(why),
-        }
-    }
-}
-
-/// Somebody else's words, made fit for one line of a log: printable ASCII, 80 characters at most.
-struct Text<'a>(&'a str);
-
-/// Ours, which may have somebody else's in them: printable ASCII, and so many characters that no advice at their
-/// end is lost.
-struct Reason<'a>(&'a str);
-
-impl fmt::Display for Text<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        one_line(f, self.0, 80)
-    }
-}
-
-impl fmt::Display for Reason<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        one_line(f, self.0, 500)
-    }
-}
-
-fn one_line(f: &mut fmt::Formatter<'_>, text: &str, most: usize) -> fmt::Result {
-    for c in text.chars().take(most) {
-        let shown = if c == ' ' || c.is_ascii_graphic() {
-            c
-        } else {
-            '?'
-        };
-        fmt::Write::write_char(f, shown)?;
-    }
-    match text.chars().nth(most) {
-        Some(_) => f.write_str("..."),
-        None => Ok(()),
-    }
-}
-
-/// Bytes, for people.
-struct Size(u64);
-
-impl fmt::Display for Size {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            bytes @ ..10_000 => write!(f, "{bytes} bytes"),
-            bytes @ ..1_000_000 => write!(f, "{} kB", bytes / 1000),
-            bytes => write!(f, "{:.1} MB", bytes as f64 / 1e6),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn lines_are_readable_and_stay_lines() {
+    fn lines_are_readable() {
         let fetched = BootEvent::Fetched {
             file: "vmlinuz".into(),
             bytes: 8_200_000,
             elapsed: Duration::from_millis(1130),
         };
         assert_eq!(fetched.to_string(), "vmlinuz 8.2 MB in 1.1 s");
-        let name = format!("a\nb\u{1b}[2J{}", "x".repeat(5000));
-        let notice = Notice::NotFound {
-            peer: IpAddr::from([10, 0, 0, 1]),
-            name,
-        }
-        .to_string();
-        assert!(
-            notice.starts_with("10.0.0.1 asked for a?b?[2Jxxx"),
-            "{notice}"
-        );
-        assert!(notice.len() < 150 && !notice.contains('\n'));
     }
 
     #[test]

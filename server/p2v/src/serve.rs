@@ -35,7 +35,7 @@ pub fn run(settings: Settings, options: &ServeOptions) -> Result<ExitCode> {
             ExitCode::SUCCESS
         }
         Err(error) => {
-            serve_log::line(format!("p2v: {}", in_one_line(&error)));
+            serve_log::line(format_args!("p2v: {}", in_one_line(&error)));
             ExitCode::from(exit::FAILED)
         }
     };
@@ -86,18 +86,18 @@ fn serve(settings: Settings, options: &ServeOptions) -> Result<()> {
     }
     // The usual one waits for who reads, and whoever panicked would be waited for.
     std::panic::set_hook(Box::new(|panic| {
-        serve_log::line(format!("p2v serve: {panic}"));
+        serve_log::line(format_args!("p2v serve: {panic}"));
     }));
     let mut last_known = LastKnown::keep(&settings.serve.state_dir);
     match store.list() {
         Ok(listing) => {
             last_known.learn(&store, &listing);
             for error in &listing.unreadable {
-                serve_log::line(format!("p2v serve: {error}"));
+                serve_log::line(format_args!("p2v serve: {error}"));
             }
         }
         // Served all the same: machines are held, rather than left to their own disks.
-        Err(error) => serve_log::line(format!("p2v serve: {error}")),
+        Err(error) => serve_log::line(format_args!("p2v serve: {error}")),
     }
     let unknown_images = settings.unknown_images();
     let machines = Arc::new(Records {

@@ -65,7 +65,7 @@ impl News {
         states.extend(self.alive.then_some(NotifyState::Watchdog));
         states.extend(self.stopping.then_some(NotifyState::Stopping));
         if let Err(error) = sd_notify::notify(&states) {
-            serve_log::line(format!(
+            serve_log::line(format_args!(
                 "p2v serve: cannot tell the service manager: {error}"
             ));
         }
@@ -80,7 +80,7 @@ fn tell(add: impl FnOnce(&mut News)) {
         match Aside::start("manager", |news: News| news.tell()) {
             Ok(teller) => Some(teller),
             Err(error) => {
-                serve_log::line(format!(
+                serve_log::line(format_args!(
                     "p2v serve: no thread to tell the service manager, and machines wait while it does not listen: {error}"
                 ));
                 None

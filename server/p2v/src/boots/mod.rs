@@ -55,7 +55,7 @@ impl Boots {
     /// those that answer the machines.
     pub fn keep(state_dir: &Path) -> Boots {
         let all = read(state_dir).unwrap_or_else(|error| {
-            serve_log::line(format!(
+            serve_log::line(format_args!(
                 "p2v serve: what was seen of earlier boots is forgotten: {error:#}"
             ));
             All::new()
@@ -74,7 +74,7 @@ impl Boots {
                 if let Err(error) = &written
                     && !failed
                 {
-                    serve_log::line(format!(
+                    serve_log::line(format_args!(
                         "p2v serve: cannot write {}: {error}; `p2v list --boot` shows what was seen before",
                         path.display()
                     ));

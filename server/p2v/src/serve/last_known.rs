@@ -36,7 +36,7 @@ impl LastKnown {
         let listed = read.is_ok();
         let cards = read.unwrap_or_else(|error| {
             if error.kind() != io::ErrorKind::NotFound {
-                serve_log::line(format!(
+                serve_log::line(format_args!(
                     "p2v serve: {} is made anew, because it cannot be read: {error}",
                     file.display()
                 ));
@@ -72,7 +72,7 @@ impl LastKnown {
             .and_then(|text| atomic_file::replace(&self.file, &text, 0o600));
         match &written {
             Ok(()) => self.kept.clone_from(&self.cards),
-            Err(error) if !self.failed => serve_log::line(format!(
+            Err(error) if !self.failed => serve_log::line(format_args!(
                 "p2v serve: cannot write {}: {error}; should a record become unreadable, its machine is not known after a \
                  restart",
                 self.file.display()

@@ -148,7 +148,7 @@ impl Records {
             Verdict::Agent => match self.agent(mac, settings) {
                 Ok(agent) => Ok(Some(agent)),
                 Err(error @ StoreError::TooManySeen { .. }) => {
-                    serve_log::line(format!("{mac}: held: {error}"));
+                    serve_log::line(format_args!("{mac}: held: {error}"));
                     hold(format!("The Xen host does not know this machine.\n{error}"))
                 }
                 // Unlisted, it is here only because its server is.
@@ -185,7 +185,9 @@ impl Records {
             .or_else(|error| match self.store.last_menu(mac) {
                 Ok(Some(facts)) => {
                     // The file system is full, or cannot be written. An older token is as good.
-                    serve_log::line(format!("{mac}: given the token it had before: {error}"));
+                    serve_log::line(format_args!(
+                        "{mac}: given the token it had before: {error}"
+                    ));
                     Ok(facts)
                 }
                 _ => Err(error),
@@ -250,7 +252,7 @@ impl Records {
             _ => Ok(()),
         });
         if let Err(error) = noted {
-            serve_log::line(format!(
+            serve_log::line(format_args!(
                 "{mac}: it may be booted a second time, because that it was cannot be noted: {error}"
             ));
         }
@@ -271,7 +273,7 @@ impl Records {
         match self.decide(mac, false, for_its_menu) {
             Ok(decision) => {
                 if decision.is_some() {
-                    serve_log::line(format!(
+                    serve_log::line(format_args!(
                         "{mac}: `allow` or `deny` leave it out. It is answered: its server is on this host, or its disks were copied"
                     ));
                 }
@@ -284,7 +286,7 @@ impl Records {
 }
 
 fn held(mac: MacAddr, error: &StoreError) -> BootDecision {
-    serve_log::line(format!(
+    serve_log::line(format_args!(
         "{mac}: held, because its record cannot be used: {error}"
     ));
     BootDecision::Hold {
@@ -312,26 +314,28 @@ impl Machines for Records {
     }
 
     fn seen(&self, mac: MacAddr, event: &BootEvent) {
-        serve_log::line(format!("{mac}: {event}"));
+        serve_log::line(format_args!("{mac}: {event}"));
         if let Some(warning) = self.warning(mac, event) {
-            serve_log::line(format!("{mac}: {warning}"));
+            serve_log::line(format_args!("{mac}: {warning}"));
         }
         if let Some(boot) = self.boots.seen(mac, event) {
-            serve_log::line(format!("{mac}: has booted: {boot}"));
+            serve_log::line(format_args!("{mac}: has booted: {boot}"));
         }
         service_manager::status(&format!("last: {mac}: {event}"));
         match event.booted_image() {
             // One that was to suit the machine was not there: this may have got it nowhere.
-            Some(Image::Usual) if self.once && self.has_own_image(mac) => serve_log::line(format!(
-                "{mac}: this does not count as its one boot: it was started with the usual image, in the place of its own"
-            )),
+            Some(Image::Usual) if self.once && self.has_own_image(mac) => {
+                serve_log::line(format_args!(
+                    "{mac}: this does not count as its one boot: it was started with the usual image, in the place of its own"
+                ))
+            }
             Some(_) if self.once => self.note_the_one_boot(mac),
             _ => {}
         }
     }
 
     fn noticed(&self, notice: &Notice) {
-        serve_log::line(format!("p2v serve: {notice}"));
+        serve_log::line(format_args!("p2v serve: {notice}"));
         if let Notice::Serving { .. } = notice {
             service_manager::ready(&notice.to_string());
         }

@@ -140,6 +140,15 @@ fn with_images(dir: &Path) -> String {
     text
 }
 
+/// What the service manager's end in `dir` is told of, with a watchdog.
+fn started_by_root(wire: &Wire, dir: &Path, config: &Path, log: Stdio) -> Service {
+    let mut command = wire.on_host(env!("CARGO_BIN_EXE_p2v"));
+    command.arg("--config").arg(config).arg("serve");
+    command.env("NOTIFY_SOCKET", dir.join("notify"));
+    command.env("WATCHDOG_USEC", "100000");
+    Service(command.stderr(log).spawn().unwrap())
+}
+
 /// As the unit does it.
 #[test]
 fn started_as_its_user_it_gives_up_the_capabilities_of_the_start_and_still_answers() {
@@ -191,17 +200,7 @@ fn started_by_root_it_goes_on_as_its_user_and_shares_the_records_with_root() {
     let manager = Manager::new(&dir.path().join("notify"));
     // As a command of root's would leave it, run before the service ever was.
     let store = Store::open(&dir.path().join("state")).unwrap();
-    let mut service = Service(
-        wire.on_host(env!("CARGO_BIN_EXE_p2v"))
-            .arg("--config")
-            .arg(config)
-            .arg("serve")
-            .env("NOTIFY_SOCKET", dir.path().join("notify"))
-            .env("WATCHDOG_USEC", "100000")
-            .stderr(Stdio::inherit())
-            .spawn()
-            .unwrap(),
-    );
+    let mut service = started_by_root(&wire, dir.path(), &config, Stdio::inherit());
     ready_and_confined(
         &manager,
         &service,
@@ -251,16 +250,7 @@ fn where_nobody_reads_its_log_machines_are_served() {
     full.set_nonblocking(true).unwrap();
     while (&full).write(b"\n").is_ok() {}
     full.set_nonblocking(false).unwrap();
-    let mut service = Service(
-        wire.on_host(env!("CARGO_BIN_EXE_p2v"))
-            .arg("--config")
-            .arg(config)
-            .arg("serve")
-            .env("NOTIFY_SOCKET", dir.path().join("notify"))
-            .stderr(OwnedFd::from(full))
-            .spawn()
-            .unwrap(),
-    );
+    let mut service = started_by_root(&wire, dir.path(), &config, OwnedFd::from(full).into());
     manager.wait_for("READY=1");
     assert!(menu(&wire).contains("p2v.shelf=1 "));
     // What it had to say is there for who reads on.

@@ -23,13 +23,11 @@ use nix::sys::epoll::{
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::conversation::{Turn, HEARD_MAX};
-use super::rest::Running;
+use super::rest::{Running, STACK};
 use crate::error::Result;
 
 /// Threads at most; one for each processor, up to that.
 const WORKERS_MAX: usize = 8;
-/// Bytes of a thread's stack; little of it is used.
-const STACK: usize = 128 * 1024;
 /// Clients' answers that are looked for at a time.
 const EVENTS: usize = 64;
 /// How much later than its time a block may be sent again.

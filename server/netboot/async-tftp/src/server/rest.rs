@@ -18,8 +18,8 @@ use super::crowd::Crowd;
 use super::transfers::Transfers;
 use crate::error::{Error, Result};
 
-/// Bytes of the thread's stack; little of it is used.
-const STACK: usize = 128 * 1024;
+/// Bytes of a thread's stack; little of it is used.
+pub(crate) const STACK: usize = 128 * 1024;
 /// Transfers that have a thread each, when there are no more. With more, a
 /// thread that has to be woken for each block costs more than it spares.
 const ALONE_MAX: usize = 4;
