@@ -99,7 +99,6 @@ check: setup
 
 unit: setup image
 	P2V_IMAGE_DIR=$(abspath $(IMAGE)) $(CARGO) test --workspace --exclude p2v-lab --locked -q
-	$(CARGO) test -p async-tftp --lib --locked -q
 
 end-to-end: image lab
 	$(CARGO) test -p p2v-lab --locked --test end_to_end -- --test-threads=1

@@ -27,7 +27,7 @@ use crate::probe::{PROBE_WAIT, Probe};
 use crate::settings::{Mode, Settings, SettingsError, plan_addresses};
 use crate::socket::{DHCP_PORT, FrameSocket, SocketError, tcp_port, udp_port};
 use crate::subnet::Subnet;
-use crate::tftp::Files;
+use crate::tftp;
 
 /// PXE specification 2.1, section 2.2.1: the proxy's port for clients that have an address.
 const PROXY_PORT: u16 = 4011;
@@ -235,7 +235,7 @@ impl Opened {
             peers: Arc::clone(&peers),
             http: http_host(address, settings.http_port),
         });
-        let files = Files(Arc::clone(&catalogue));
+        let files = Arc::clone(&catalogue);
         let web = async {
             match self.http {
                 None => std::future::pending().await,
@@ -285,7 +285,7 @@ impl Opened {
             () = look => Ok(()),
             lost = interface_watch::lost(&interface, address) => Err(lost.into()),
             end = dhcp => end.map_err(|source| Error::Stopped { what: "DHCP", source }),
-            end = files.serve(self.tftp) => end.map_err(|source| Error::Stopped { what: "TFTP", source }),
+            end = tftp::serve(self.tftp, files) => end.map_err(|source| Error::Stopped { what: "TFTP", source }),
             end = web => end.map_err(|source| Error::Stopped { what: "HTTP", source }),
         }
     }

@@ -1,0 +1,225 @@
+//! One transfer as a state machine without a socket: what is sent, and what comes after what is heard.
+
+use bytes::Bytes;
+
+use super::options::Granted;
+use super::packet::{self, Answer, DATA_HEADER};
+use super::window::{Acked, Window};
+
+/// Times that something is sent again before the client is given up.
+pub const RETRIES: u32 = 5;
+
+/// A file on its way to a client.
+#[derive(Debug)]
+pub struct Transfer {
+    /// The acknowledgement of the options, until the client has acknowledged that.
+    options: Option<Vec<u8>>,
+    window: Window,
+    /// In a row, for want of an answer.
+    retries: u32,
+    /// Whether the window may be sent again at the client's word: once is enough, or every repeated
+    /// acknowledgement would double what is on the wire.
+    may_repeat: bool,
+}
+
+/// What comes after a datagram of the client's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// [`Transfer::packets`] goes out, and the client has its time anew.
+    Send,
+    /// Nothing.
+    Nothing,
+    /// The client has all of the file.
+    Done,
+    /// The client stops, for this reason.
+    Stopped(String),
+}
+
+impl Transfer {
+    /// Nothing was sent yet.
+    pub fn new(file: Bytes, granted: &Granted) -> Transfer {
+        let window = Window::new(file, granted.block_size(), granted.window());
+        Transfer {
+            options: packet::options(granted),
+            may_repeat: window.is_wide(),
+            window,
+            retries: 0,
+        }
+    }
+
+    /// What is in flight, or goes out next: each packet in two parts.
+    pub fn packets(&self) -> impl Iterator<Item = (Header<'_>, &[u8])> {
+        let (options, blocks) = match &self.options {
+            Some(packet) => (Some((Header::Options(packet), &[][..])), None),
+            None => (None, Some(self.window.packets())),
+        };
+        let blocks = blocks.into_iter().flatten();
+        let blocks = blocks.map(|(header, data)| (Header::Data(header), data));
+        options.into_iter().chain(blocks)
+    }
+
+    /// A datagram of the client's.
+    pub fn hear(&mut self, datagram: &[u8]) -> Heard {
+        let block = match Answer::parse(datagram) {
+            Answer::Ack(block) => block,
+            Answer::Error(text) => return Heard::Stopped(text),
+            Answer::Other => return Heard::Nothing,
+        };
+        if self.options.is_some() {
+            if block != 0 {
+                return Heard::Nothing;
+            }
+            self.options = None;
+        } else {
+            match self.window.acknowledge(block) {
+                Acked::Some if self.window.is_done() => return Heard::Done,
+                Acked::Some => {}
+                Acked::FirstLost if self.may_repeat => {
+                    self.may_repeat = false;
+                    return Heard::Send;
+                }
+                Acked::FirstLost | Acked::Other => return Heard::Nothing,
+            }
+        }
+        self.retries = 0;
+        self.allow_repeat();
+        Heard::Send
+    }
+
+    /// The client has not answered in time: whether [`Transfer::packets`] goes out again; else it is given up.
+    pub fn late(&mut self) -> bool {
+        self.retries += 1;
+        self.allow_repeat();
+        self.retries <= RETRIES
+    }
+
+    /// With one block at a time, a repeated acknowledgement must not be answered (RFC 1123, 4.2.3.1, the
+    /// Sorcerer's Apprentice); with a window it is how a client says that its first block is missing (RFC 7440).
+    fn allow_repeat(&mut self) {
+        self.may_repeat = self.window.is_wide();
+    }
+
+    /// Bytes of the file that the client has acknowledged.
+    pub fn bytes_acked(&self) -> u64 {
+        self.window.bytes_acked()
+    }
+}
+
+/// How a packet begins.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Header<'t> {
+    /// A whole packet.
+    Options(&'t [u8]),
+    /// Data follows.
+    Data([u8; DATA_HEADER]),
+}
+
+impl Header<'_> {
+    /// The bytes.
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            Header::Options(packet) => packet,
+            Header::Data(header) => header,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::options::{Asked, Limits};
+    use super::*;
+
+    const LIMITS: Limits = Limits {
+        block_size: 8,
+        window: 4,
+    };
+
+    fn transfer(blocks: usize, window: Option<u16>) -> Transfer {
+        let asked = Asked {
+            block_size: window.map(|_| 8),
+            window,
+            ..Asked::default()
+        };
+        let block = if window.is_some() { 8 } else { 512 };
+        let file = Bytes::from(vec![7; block * blocks - 1]);
+        Transfer::new(file.clone(), &asked.grant(LIMITS, file.len()))
+    }
+
+    fn ack(block: u16) -> [u8; 4] {
+        let [high, low] = block.to_be_bytes();
+        [0, 4, high, low]
+    }
+
+    /// Opcode and number of what goes out.
+    fn packets(transfer: &Transfer) -> Vec<[u8; 4]> {
+        let start = |header: Header<'_>| *header.bytes().first_chunk().unwrap();
+        transfer
+            .packets()
+            .map(|(header, _)| start(header))
+            .collect()
+    }
+
+    #[test]
+    fn options_are_acknowledged_before_anything_else_is_sent() {
+        let mut transfer = transfer(5, Some(4));
+        assert_eq!(packets(&transfer), [*b"\0\x06bl"]);
+        assert_eq!(transfer.hear(&ack(1)), Heard::Nothing);
+        assert_eq!(transfer.hear(&ack(0)), Heard::Send);
+        assert_eq!(packets(&transfer), [1, 2, 3, 4].map(|n| [0, 3, 0, n]));
+        assert_eq!(transfer.hear(&ack(3)), Heard::Send);
+        assert_eq!(packets(&transfer), [4, 5].map(|n| [0, 3, 0, n]));
+        assert_eq!(transfer.hear(&ack(5)), Heard::Done);
+    }
+
+    #[test]
+    fn an_error_of_the_clients_ends_it_at_once() {
+        let mut transfer = transfer(5, Some(4));
+        let aborted = Heard::Stopped("TFTP Aborted".to_owned());
+        assert_eq!(transfer.hear(b"\0\x05\0\0TFTP Aborted"), aborted);
+    }
+
+    #[test]
+    fn a_lost_first_block_is_sent_again_at_once_but_once_and_only_in_a_window() {
+        let mut wide = transfer(9, Some(4));
+        assert_eq!(wide.hear(&ack(0)), Heard::Send);
+        assert_eq!(
+            wide.hear(&ack(0)),
+            Heard::Send,
+            "the client says that block 1 is missing"
+        );
+        assert_eq!(
+            wide.hear(&ack(0)),
+            Heard::Nothing,
+            "it says so for each of the others"
+        );
+        assert!(wide.late());
+        assert_eq!(
+            wide.hear(&ack(0)),
+            Heard::Send,
+            "after a time-out that was sent again"
+        );
+        let mut narrow = transfer(9, None);
+        assert_eq!(narrow.hear(&ack(1)), Heard::Send);
+        assert_eq!(
+            narrow.hear(&ack(1)),
+            Heard::Nothing,
+            "the Sorcerer's Apprentice"
+        );
+        assert_eq!(packets(&narrow), [[0, 3, 0, 2]]);
+    }
+
+    #[test]
+    fn a_silent_client_is_given_up_and_one_that_answers_is_not() {
+        let mut transfer = transfer(3, None);
+        for _ in 0..2 {
+            assert!((0..RETRIES).all(|_| transfer.late()));
+            assert_eq!(
+                transfer.hear(&ack(1 + u16::from(transfer.bytes_acked() > 0))),
+                Heard::Send
+            );
+        }
+        assert!((0..RETRIES).all(|_| transfer.late()));
+        assert!(!transfer.late());
+        assert_eq!(transfer.bytes_acked(), 1024);
+    }
+}
