@@ -112,11 +112,12 @@ test:
 # Not installed, only unpacked: Debian's package starts its server.
 TFTPD := $(CACHE)/tftpd-hpa/usr/sbin/in.tftpd
 
-# Figures, not tests. ONLY="cached mtu=9000" or ONLY="copy random" measures some rows. Copies need 30 GB of disk.
+# Figures, not tests. ONLY="cached mtu=9000" or ONLY="copy random" measures some rows; BESIDE=FILE another p2v's
+# netboot service in the same run. Copies need 30 GB of disk.
 bench: image
 	$(CARGO) build --release --locked -q -p p2v-bench -p p2v-agent -p p2v
 	@test -x $(TFTPD) || { mkdir -p $(CACHE)/tftpd-hpa; cd $(CACHE)/tftpd-hpa; apt-get download -qq tftpd-hpa; dpkg -x tftpd-hpa_*.deb .; }
-	$(TARGET)/release/bench --out $(TARGET)/bench --tftpd $(TFTPD) --only "$(ONLY)"
+	$(TARGET)/release/bench --out $(TARGET)/bench --tftpd $(TFTPD) --only "$(ONLY)" $(if $(BESIDE),--beside $(BESIDE))
 
 # Coverage instrumentation that the stable compiler has, so no other toolchain is needed.
 FUZZ_SECONDS ?= 60

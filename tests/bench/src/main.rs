@@ -27,6 +27,7 @@ usage: bench [--only WORDS] [--list] [--out DIR]
   --only WORDS  the rows whose names contain all of these words
   --list        the names of the rows
   --p2v FILE    the p2v whose netboot service is measured (p2v, beside this program)
+  --beside FILE another build of p2v, whose netboot service is measured in the same run
   --tftpd FILE  tftpd-hpa's server (/usr/sbin/in.tftpd)
   --out DIR     where the images are made and the results are written (target/bench)
 BENCH_SECONDS (2) and BENCH_ROUNDS (3) say how long and how often each row is measured, BENCH_COPIES (1) how
@@ -47,6 +48,7 @@ fn run() -> Result<()> {
     let mut arguments = Parser::from_env();
     let mut programs = netboot::Programs {
         p2v: std::env::current_exe()?.with_file_name("p2v"),
+        beside: None,
         tftpd: "/usr/sbin/in.tftpd".into(),
     };
     let (mut only, mut list, mut out) = (String::new(), false, PathBuf::from("target/bench"));
@@ -66,6 +68,7 @@ fn run() -> Result<()> {
                     Some("ceiling") => ceiling::run(&values),
                     Some("copy") => copying::engine::run(&values),
                     Some("generate") => generator::run(&values),
+                    Some("published-tftp") => netboot::published(&values),
                     _ => bail!("there is no part {part:?}\n{USAGE}"),
                 };
             }
@@ -73,6 +76,7 @@ fn run() -> Result<()> {
             Arg::Long("list") => list = true,
             Arg::Long("out") => out = arguments.value()?.into(),
             Arg::Long("p2v") => programs.p2v = arguments.value()?.into(),
+            Arg::Long("beside") => programs.beside = Some(arguments.value()?.into()),
             Arg::Long("tftpd") => programs.tftpd = arguments.value()?.into(),
             Arg::Long("help") => {
                 print!("{USAGE}");

@@ -15,7 +15,7 @@ pub mod report;
 mod servers;
 
 use servers::Running;
-pub use servers::{Programs, Server};
+pub use servers::{Programs, Server, published};
 
 /// TFTP's block in all rows: what PXELINUX asks for.
 const BLOCK_SIZE: u32 = 1408;
@@ -77,14 +77,20 @@ const BESIDE: u64 = 15 << 20;
 
 /// Every row there is.
 pub fn all() -> Vec<Row> {
-    let all = vec![Server::P2v, Server::Dnsmasq, Server::TftpdHpa];
+    let all = vec![
+        Server::P2v,
+        Server::Beside,
+        Server::Dnsmasq,
+        Server::TftpdHpa,
+        Server::AsyncTftp,
+    ];
     let row = |client, clients, servers: &Vec<Server>| Row {
         client,
         clients,
         offloads: true,
         servers: servers.clone(),
     };
-    let http = vec![Server::P2v];
+    let http = vec![Server::P2v, Server::Beside];
     vec![
         row(Client::CurlTftp, 1, &all),
         row(Client::Atftp, 1, &all),
@@ -141,7 +147,9 @@ impl BootFiles {
             Taken { failed, ..median }
         };
         let once = |server| self.once(row, server);
-        Measured::by_turns(row, row.name(), &row.servers, rounds, once, settle)
+        let mut servers = row.servers.clone();
+        servers.retain(|&server| server != Server::Beside || self.programs.beside.is_some());
+        Measured::by_turns(row, row.name(), &servers, rounds, once, settle)
     }
 
     fn once(&self, row: &Row, server: Server) -> Result<Taken> {

@@ -18,7 +18,12 @@ pub fn line(measured: &Measured) {
             taken.max_rss,
         );
     }
-    for server in [Server::Dnsmasq, Server::TftpdHpa] {
+    for server in [
+        Server::Beside,
+        Server::Dnsmasq,
+        Server::TftpdHpa,
+        Server::AsyncTftp,
+    ] {
         if let Some(ratio) = against(measured, server) {
             println!("  p2v is {ratio:.2} of {}", server.words());
         }

@@ -7,6 +7,8 @@ use std::process::{Child, ChildStderr, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use async_tftp::server::TftpServerBuilder;
+use futures_lite::future::block_on;
 use serde::Serialize;
 
 use super::Row;
@@ -20,16 +22,22 @@ const READY: Duration = Duration::from_secs(20);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum Server {
     P2v,
+    /// Another build of p2v.
+    Beside,
     Dnsmasq,
     TftpdHpa,
+    /// The published crate's own server.
+    AsyncTftp,
 }
 
 impl Server {
     pub fn words(self) -> &'static str {
         match self {
             Server::P2v => "p2v",
+            Server::Beside => "p2v beside",
             Server::Dnsmasq => "dnsmasq",
             Server::TftpdHpa => "tftpd-hpa",
+            Server::AsyncTftp => "async-tftp",
         }
     }
 }
@@ -37,6 +45,8 @@ impl Server {
 /// Programs that need not be in the path.
 pub struct Programs {
     pub p2v: PathBuf,
+    /// Another build, measured too.
+    pub beside: Option<PathBuf>,
     pub tftpd: PathBuf,
 }
 
@@ -56,7 +66,11 @@ impl Running {
         let root = root.to_str().context("the directory's name is not UTF-8")?;
         let program = |path: &Path| path.to_string_lossy().into_owned();
         let words: Vec<String> = match server {
-            Server::P2v => {
+            Server::P2v | Server::Beside => {
+                let binary = match (server, &programs.beside) {
+                    (Server::Beside, Some(beside)) => beside,
+                    _ => &programs.p2v,
+                };
                 let (config, state) = (directory.join("p2v.toml"), directory.join("state"));
                 let text = format!(
                     "iface = \"target0\"\nstate = {state:?}\n[serve]\nmode = \"off\"\n\
@@ -65,12 +79,7 @@ impl Running {
                 fs::create_dir_all(&state)?;
                 fs::write(&config, text)?;
                 let config = program(&config);
-                vec![
-                    program(&programs.p2v),
-                    "serve".into(),
-                    "--config".into(),
-                    config,
-                ]
+                vec![program(binary), "serve".into(), "--config".into(), config]
             }
             Server::Dnsmasq => vec![
                 "dnsmasq".into(),
@@ -93,6 +102,12 @@ impl Running {
                 "--secure".into(),
                 root.to_owned(),
             ],
+            Server::AsyncTftp => vec![
+                program(&std::env::current_exe()?),
+                "published-tftp".into(),
+                format!("{TARGET_IP}:69"),
+                root.to_owned(),
+            ],
         };
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         let child = row
@@ -100,7 +115,7 @@ impl Running {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(match server {
-                Server::P2v => Stdio::piped(),
+                Server::P2v | Server::Beside => Stdio::piped(),
                 _ => Stdio::null(),
             })
             .spawn()
@@ -129,6 +144,15 @@ impl Running {
         let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok());
         Ok(kib.context("no VmHWM in the process's status")? / 1024.0)
     }
+}
+
+/// The published server, until the process is ended: an address and a directory.
+pub fn published(values: &[String]) -> Result<()> {
+    let [address, root] = values else {
+        bail!("published-tftp ADDRESS:PORT DIR");
+    };
+    let builder = TftpServerBuilder::with_dir_ro(root)?.bind(address.parse()?);
+    block_on(async { Ok(builder.build().await?.serve().await?) })
 }
 
 /// In its first seconds p2v looks for other DHCP servers, and hears every frame for that: waits until it
