@@ -22,7 +22,7 @@ PACKAGES := gcc g++ libc6-dev binutils pkg-config \
 	vblade hdparm tftp-hpa atftp curl isc-dhcp-client udhcpc udhcpd \
 	dnsmasq-base isc-dhcp-server kea-dhcp4-server \
 	ceph-mon ceph-osd ceph-common \
-	libnbd-bin netcat-openbsd ethtool nftables libwrap0
+	libnbd-bin netcat-openbsd ethtool nftables libwrap0 strace
 
 # GRUB for 32-bit UEFI, which Debian does not sign, and for 64-bit UEFI beside another DHCP server (see boot_set.rs).
 GRUB_MODULES := efinet tftp http normal configfile linux echo sleep test true reboot minicmd all_video

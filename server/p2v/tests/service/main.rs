@@ -4,5 +4,6 @@
 
 mod confinement;
 mod site_dhcp;
+mod system_calls;
 mod systemd;
 mod wire;
