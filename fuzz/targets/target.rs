@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
 use p2v_aoe::ata::Identify;
-use p2v_aoe::target::{Disk, Durability, Event, Events, Export, Target, TargetConfig};
+use p2v_aoe::blade::{Disk, Durability, Event, Events, Export, Target, TargetConfig};
 use p2v_aoe::token::Token;
 use p2v_aoe::vendor::Access;
 use p2v_aoe::wire::Wire;

@@ -10,11 +10,11 @@ use std::{io, thread};
 use p2v_aoe::Address;
 use p2v_aoe::address::SLOT_MAX;
 use p2v_aoe::ata::Identify;
-use p2v_aoe::cmdline::BootArgs;
-use p2v_aoe::inventory::{Disk, Inventory};
-use p2v_aoe::target::{
+use p2v_aoe::blade::{
     self, Conflict, Durability, Event, Events, Export, ExportStatus, FileDisk, Target, TargetConfig,
 };
+use p2v_aoe::cmdline::BootArgs;
+use p2v_aoe::inventory::{Disk, Inventory};
 use p2v_aoe::vendor::Access;
 use p2v_aoe::wire::{OpenError, PacketSocket, Wire};
 
@@ -128,7 +128,7 @@ impl Exporter {
                     source,
                 }
             })?;
-            let sectors = p2v_aoe::target::Disk::sectors(&opened);
+            let sectors = p2v_aoe::blade::Disk::sectors(&opened);
             if sectors != disk.sectors {
                 return Err(ExportError::Size {
                     name: disk.name.clone(),
@@ -146,8 +146,8 @@ impl Exporter {
         }
         let addresses: Vec<Address> = exports.iter().map(|e| e.address).collect();
         let wire: Arc<dyn Wire> = Arc::new(PacketSocket::open_with_ring(interface)?);
-        let conflicts = target::conflicts(&*wire, &addresses, ASK_TRIES, ASK_WAIT)
-            .map_err(ExportError::Wire)?;
+        let conflicts =
+            blade::conflicts(&*wire, &addresses, ASK_TRIES, ASK_WAIT).map_err(ExportError::Wire)?;
         if let Some(conflict) = conflicts.first() {
             return Err(ExportError::Conflict(*conflict));
         }
@@ -190,7 +190,7 @@ impl Exporter {
     pub fn announce(&self) {
         let addresses: Vec<Address> = self.status().iter().map(|e| e.address).collect();
         if let Ok(wire) = PacketSocket::open(&self.interface) {
-            let _ = target::announce(&wire, &addresses);
+            let _ = blade::announce(&wire, &addresses);
         }
     }
 

@@ -4,7 +4,7 @@ use p2v_aoe::inventory::Inventory;
 use p2v_aoe::vendor::Access;
 use p2v_aoe::{MacAddr, SECTOR};
 
-use p2v_aoe::target::ExportStatus;
+use p2v_aoe::blade::ExportStatus;
 
 /// All that the screen shows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -6,8 +6,8 @@ use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
 use p2v_aoe::MacAddr;
+use p2v_aoe::blade::Event;
 use p2v_aoe::cmdline::BootArgs;
-use p2v_aoe::target::Event;
 
 use crate::console::Console;
 use crate::export::{self, ExportError, Exporter};

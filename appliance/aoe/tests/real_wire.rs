@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use nix::sched::{CloneFlags, unshare};
 use p2v_aoe::ata::Identify;
+use p2v_aoe::blade::{Durability, Event, Events, Export, FileDisk, Target, TargetConfig};
 use p2v_aoe::config::QueryConfig;
 use p2v_aoe::frame::{self, Header, command};
 use p2v_aoe::initiator::{Error, Initiator, Session};
-use p2v_aoe::target::{Durability, Event, Events, Export, FileDisk, Target, TargetConfig};
 use p2v_aoe::token::Token;
 use p2v_aoe::vendor::Access;
 use p2v_aoe::wire::{PacketSocket, Wire};

@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::sched::{CloneFlags, unshare};
 use p2v_aoe::ata::Identify;
+use p2v_aoe::blade::{Durability, Event, Events, Export, FileDisk, Target, TargetConfig};
 use p2v_aoe::initiator::Initiator;
 use p2v_aoe::inventory::{Disk, Inventory, Nic};
-use p2v_aoe::target::{Durability, Event, Events, Export, FileDisk, Target, TargetConfig};
 use p2v_aoe::vendor::Access;
 use p2v_aoe::wire::{PacketSocket, Wire};
 use p2v_aoe::{Address, MacAddr};

@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 
 use anyhow::{Result, bail};
 use p2v_aoe::Address;
-use p2v_aoe::target::{Durability, Event, Events, Export, FileDisk, Target, TargetConfig};
+use p2v_aoe::blade::{Durability, Event, Events, Export, FileDisk, Target, TargetConfig};
 use p2v_aoe::vendor::Access;
 use p2v_aoe::wire::{PacketSocket, Wire};
 

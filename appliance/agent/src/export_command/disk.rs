@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use p2v_aoe::SECTOR;
 use p2v_aoe::ata::Identify;
-use p2v_aoe::target::{Disk, FileDisk};
+use p2v_aoe::blade::{Disk, FileDisk};
 
 use crate::sysfs;
 

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use p2v_aoe::SECTOR;
-use p2v_aoe::cmdline::BootArgs;
-use p2v_aoe::target::{
+use p2v_aoe::blade::{
     self, Conflict, Disk, Durability, Event, Events, Export, Target, TargetConfig,
 };
+use p2v_aoe::cmdline::BootArgs;
 use p2v_aoe::vendor::Access;
 use p2v_aoe::wire::{OpenError, PacketSocket, Wire};
 
@@ -89,7 +89,7 @@ pub(super) fn serve(options: &Options) -> Result<(), ServeError> {
         .into_iter()
         .collect::<Result<Vec<_>, _>>()?;
     for wire in &wires {
-        let conflicts = target::conflicts(&**wire, &[options.address], ASK_TRIES, ASK_WAIT)
+        let conflicts = blade::conflicts(&**wire, &[options.address], ASK_TRIES, ASK_WAIT)
             .map_err(system("ask the wire whether the address is free"))?;
         if let Some(conflict) = conflicts.first() {
             return Err(ServeError::Conflict(*conflict));
@@ -207,7 +207,7 @@ fn keep_serving(options: &Options, target: &Target, mut wires: Vec<Arc<dyn Wire>
 fn announce(options: &Options, wires: &[Arc<dyn Wire>]) -> io::Result<()> {
     wires
         .iter()
-        .try_for_each(|wire| target::announce(&**wire, &[options.address]))
+        .try_for_each(|wire| blade::announce(&**wire, &[options.address]))
 }
 
 /// Sets `again` at a signal, and when an interface that was away is back. Announces the target when a
@@ -231,7 +231,7 @@ fn watch(options: &Options, again: &AtomicBool, served: usize) {
                 say!("{name}: the link is up");
                 // It only spares initiators time.
                 if let Ok(wire) = PacketSocket::open(name) {
-                    let _ = target::announce(&wire, &[options.address]);
+                    let _ = blade::announce(&wire, &[options.address]);
                 }
             } else if !is && *was {
                 say!("{name}: no link");

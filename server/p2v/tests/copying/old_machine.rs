@@ -9,8 +9,8 @@ use std::thread::JoinHandle;
 
 use nix::sched::{CloneFlags, unshare};
 use p2v_aoe::ata::Identify;
+use p2v_aoe::blade::{Durability, Event, Events, Export, FileDisk, Target, TargetConfig};
 use p2v_aoe::inventory::{Disk, Inventory, Nic};
-use p2v_aoe::target::{Durability, Event, Events, Export, FileDisk, Target, TargetConfig};
 use p2v_aoe::token::Token;
 use p2v_aoe::vendor::Access;
 use p2v_aoe::wire::{PacketSocket, Wire};

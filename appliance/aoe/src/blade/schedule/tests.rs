@@ -6,8 +6,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::address::Address;
+use crate::blade::buffer::Buffers;
 use crate::frame::{Header, command};
-use crate::target::buffer::Buffers;
 
 const SIZE: u64 = 64;
 

@@ -4,11 +4,11 @@ use std::io;
 
 use super::Engine;
 use crate::ata::{self, Registers};
-use crate::target::Event;
-use crate::target::buffer::Buffer;
-use crate::target::export::{Count, Durability};
-use crate::target::operation::{Action, Ended, Outcome};
-use crate::target::schedule::{Kind, OpId, Piece, Request};
+use crate::blade::Event;
+use crate::blade::buffer::Buffer;
+use crate::blade::export::{Count, Durability};
+use crate::blade::operation::{Action, Ended, Outcome};
+use crate::blade::schedule::{Kind, OpId, Piece, Request};
 use crate::vendor::{Reply, Status, op};
 
 impl Engine {

@@ -1,4 +1,5 @@
-//! The target engine: serves disks to the initiators on its list.
+//! The target engine: serves disks to the initiators on its list. AoE calls what answers at a shelf
+//! and slot a blade; vblade is one in software, as this is.
 //!
 //! One thread does it all, and waits for nothing but the next event: a frame, or a disk request that
 //! ended. Frames come and go in batches, neighbours are read and written together, what is in memory is

@@ -1,15 +1,15 @@
 //! Command 0xF0: requests of p2v's host. Who may give orders is decided by [`ControlState`], long ranges are
 //! read by the export's scan thread.
 //!
-//! [`ControlState`]: crate::target::control::ControlState
+//! [`ControlState`]: crate::blade::control::ControlState
 
 use super::Incoming;
 use crate::ata::Registers;
-use crate::target::control::Decision;
-use crate::target::export::Count;
-use crate::target::scan::{Scan, ScanJob};
-use crate::target::schedule::Work;
-use crate::target::{Event, Target};
+use crate::blade::control::Decision;
+use crate::blade::export::Count;
+use crate::blade::scan::{Scan, ScanJob};
+use crate::blade::schedule::Work;
+use crate::blade::{Event, Target};
 use crate::vendor::{
     Access, Control, DIGEST_SECTORS_MAX, Finish, Reply, Request, Status, ZERO_MAP_BITS_MAX,
     ZERO_MAP_SECTORS_MAX,

@@ -3,9 +3,9 @@
 use super::{Engine, UNNAMED};
 use crate::address::SECTOR;
 use crate::ata;
-use crate::target::export::{Count, Durability};
-use crate::target::operation::{Action, Operation};
-use crate::target::schedule::{Kind, OpId, Request, Start, Work};
+use crate::blade::export::{Count, Durability};
+use crate::blade::operation::{Action, Operation};
+use crate::blade::schedule::{Kind, OpId, Request, Start, Work};
 use crate::vendor::Access;
 
 impl Engine {
