@@ -123,15 +123,15 @@ bench: image
 FUZZ_SECONDS ?= 60
 FUZZ_TARGETS := aoe_frame vendor_command target dhcp boot_menu tftp http_range
 fuzz: setup
-	cd fuzz && RUSTFLAGS='-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1' \
-		$(CARGO) build --release --target $(HOST) -q
+	RUSTFLAGS='-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1' \
+		$(CARGO) build --manifest-path tests/fuzz/Cargo.toml --target-dir $(TARGET)/fuzz --release --target $(HOST) -q
 	@for target in $(FUZZ_TARGETS); do \
 		echo "fuzz $$target for $(FUZZ_SECONDS) s"; \
-		mkdir -p fuzz/corpus/$$target fuzz/artifacts/$$target; \
-		fuzz/target/$(HOST)/release/$$target -max_total_time=$(FUZZ_SECONDS) -max_len=2048 -print_final_stats=1 \
-			-artifact_prefix=fuzz/artifacts/$$target/ fuzz/corpus/$$target 2>fuzz/artifacts/$$target.log || \
-			{ tail -n 40 fuzz/artifacts/$$target.log; exit 1; }; \
-		grep -E 'number_of_executed_units|DONE' fuzz/artifacts/$$target.log; \
+		mkdir -p tests/fuzz/corpus/$$target tests/fuzz/artifacts/$$target; \
+		$(TARGET)/fuzz/$(HOST)/release/$$target -max_total_time=$(FUZZ_SECONDS) -max_len=2048 -print_final_stats=1 \
+			-artifact_prefix=tests/fuzz/artifacts/$$target/ tests/fuzz/corpus/$$target 2>tests/fuzz/artifacts/$$target.log || \
+			{ tail -n 40 tests/fuzz/artifacts/$$target.log; exit 1; }; \
+		grep -E 'number_of_executed_units|DONE' tests/fuzz/artifacts/$$target.log; \
 	done
 
 install: image install-files
