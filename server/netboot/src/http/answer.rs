@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use http_range_header::{EndPosition, StartPosition, parse_range_header};
+use http_range_header::parse_range_header;
 use hyper::Uri;
 use hyper::header::{HeaderMap, IF_RANGE, RANGE};
 
@@ -43,19 +43,14 @@ pub fn part(headers: &HeaderMap, size: u64) -> Part {
     else {
         return Part::Whole;
     };
-    let [range] = &*ranges.ranges else {
+    if ranges.len() != 1 {
         return Part::Whole;
-    };
-    let (first, last) = match (range.start, range.end) {
-        // The last so many bytes: all, of a file that has fewer (RFC 9110, 14.1.2).
-        (StartPosition::FromLast(0), _) => return Part::Outside,
-        (StartPosition::FromLast(bytes), _) => (size.saturating_sub(bytes), u64::MAX),
-        (StartPosition::Index(first), EndPosition::Index(last)) => (first, last),
-        (StartPosition::Index(first), EndPosition::LastByte) => (first, u64::MAX),
-    };
-    match first <= last && first < size {
-        true => Part::Of(first..last.saturating_add(1).min(size)),
-        false => Part::Outside,
+    }
+    match ranges.validate(size).as_deref() {
+        Ok([range]) => Part::Of(*range.start()..*range.end() + 1),
+        // The last bytes of a file that has none: all it has.
+        Ok(_) => Part::Whole,
+        Err(_) => Part::Outside,
     }
 }
 
@@ -89,11 +84,19 @@ mod tests {
             ("bytes=4-5,0-1", Part::Whole),
             ("bytes=", Part::Whole),
             ("bytes=x-y", Part::Whole),
-            ("bytes=0-99999999999999999999", Part::Whole),
+            // More than a u64 holds is more than any file has.
+            ("bytes=0-99999999999999999999", Part::Of(0..10)),
+            ("bytes=99999999999999999999-", Part::Outside),
+            ("bytes=-0", Part::Outside),
+            // Backwards is no range (RFC 9110, 14.1.1).
+            ("bytes=4-2", Part::Whole),
             ("lines=0-1", Part::Whole),
             ("0-1", Part::Whole),
         ] {
             assert_eq!(asked(range, 10), expected, "{range}");
+        }
+        for (range, expected) in [("bytes=0-", Part::Outside), ("bytes=-3", Part::Whole)] {
+            assert_eq!(asked(range, 0), expected, "{range} of nothing");
         }
         let mut headers = HeaderMap::new();
         headers.insert(RANGE, HeaderValue::from_static("bytes=1-2"));
