@@ -13,6 +13,15 @@ HOST := x86_64-unknown-linux-gnu
 CACHE := $(TARGET)/lab/cache
 IMAGE := $(TARGET)/netboot
 
+# rust-toolchain.toml names a release. A machine that has that release under the name stable only, and cannot
+# fetch it, takes this one.
+RUST := $(shell sed -n 's/^channel = "\(.*\)"/\1/p' rust-toolchain.toml)
+ifeq ($(shell rustc --version 2>/dev/null),)
+ifeq ($(word 2,$(shell rustc +stable --version 2>/dev/null)),$(RUST))
+export RUSTUP_TOOLCHAIN := stable
+endif
+endif
+
 # What building, testing and the lab run; all from Debian 12.
 PACKAGES := gcc g++ libc6-dev binutils pkg-config \
 	qemu-system-x86 qemu-utils ipxe-qemu seabios nbdkit mmdebstrap e2fsprogs fdisk gddrescue \
