@@ -18,6 +18,8 @@ use p2v_aoe::inventory::{Disk, Inventory};
 use p2v_aoe::vendor::Access;
 use p2v_aoe::wire::{OpenError, PacketSocket, Wire};
 
+use crate::standing::Standing;
+
 /// How often, and how long each time, the wire is asked whether an address is free.
 pub(crate) const ASK_TRIES: u32 = 3;
 pub(crate) const ASK_WAIT: Duration = Duration::from_millis(300);
@@ -111,12 +113,18 @@ pub struct Exporter {
 }
 
 impl Exporter {
-    /// Exports every disk of the inventory that has an address, read-only, on `interface`.
+    /// Exports every disk of the inventory that has an address on `interface`: as was ordered in this boot, else
+    /// waiting or read-only, as the orders on the command line say.
     pub fn start(
         inventory: &Inventory,
         args: &BootArgs,
+        standing: &Standing,
         interface: &str,
     ) -> Result<Exporter, ExportError> {
+        let at_first = match args.waits {
+            true => Access::Waiting,
+            false => Access::ReadOnly,
+        };
         let mut exports = Vec::new();
         for disk in &inventory.disks {
             let Some(address) = disk.address else {
@@ -140,7 +148,7 @@ impl Exporter {
                 address,
                 disk: Arc::new(opened),
                 identify: identify(disk),
-                access: Access::ReadOnly,
+                access: standing.of(address, disk).unwrap_or(at_first),
                 durability: Durability::Stable,
             });
         }

@@ -6,6 +6,15 @@ use p2v_aoe::{MacAddr, SECTOR};
 
 use p2v_aoe::blade::ExportStatus;
 
+/// IN USE, in letters that are read from the door.
+const IN_USE: [&str; 5] = [
+    "#####  #    #      #    #   ####   ######",
+    "  #    ##   #      #    #  #       #     ",
+    "  #    # #  #      #    #   ####   ##### ",
+    "  #    #  # #      #    #       #  #     ",
+    "#####  #   ##       ####    ####   ######",
+];
+
 /// All that the screen shows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Status {
@@ -41,6 +50,13 @@ pub fn size(sectors: u64) -> String {
 }
 
 impl Status {
+    /// What is allowed, in words: of all exports alike, or of each.
+    pub fn access_words(&self) -> String {
+        let mut words: Vec<String> = self.exports.iter().map(|e| e.access.to_string()).collect();
+        words.dedup();
+        words.join(" ")
+    }
+
     /// One line on the link.
     pub fn link_line(&self) -> String {
         let (name, mac) = match (&self.interface, self.own_mac) {
@@ -78,7 +94,11 @@ impl Status {
     pub fn screen(&self) -> Vec<String> {
         let inventory = &self.inventory;
         let machine = format!("{} {}", inventory.dmi.vendor, inventory.dmi.product);
-        let mut lines = vec![
+        let mut lines = match self.is_in_use() {
+            true => self.warning(),
+            false => Vec::new(),
+        };
+        lines.extend([
             format!("p2v agent {}   {}", inventory.agent, machine.trim()),
             format!(
                 "  {} x {}, {} MB, {}",
@@ -96,7 +116,7 @@ impl Status {
                 Some(shelf) => format!("  shelf  {shelf}"),
                 None => "  shelf  none: no p2v.shelf on the kernel command line".into(),
             },
-        ];
+        ]);
         if !self.idle.is_empty() {
             lines.push(format!("  NOTHING IS EXPORTED: {}", self.idle));
         }
@@ -155,9 +175,33 @@ impl Status {
             .collect()
     }
 
-    /// Whether the domain's writes go to a disk of this machine.
-    pub fn writable(&self) -> bool {
-        self.exports.iter().any(|e| e.access == Access::ReadWrite)
+    /// Whether a server runs on a disk of this machine, or did before the machine restarted.
+    pub fn is_in_use(&self) -> bool {
+        self.exports.iter().any(|e| e.access != Access::ReadOnly)
+    }
+
+    /// Whether the disks wait for the Xen host.
+    fn waits(&self) -> bool {
+        self.exports.iter().any(|e| e.access == Access::Waiting)
+    }
+
+    /// For whoever stands before the machine with a finger at its switch.
+    fn warning(&self) -> Vec<String> {
+        let mut lines: Vec<String> = IN_USE.iter().map(|line| format!("  {line}")).collect();
+        let who = self.hosts_line();
+        lines.push(format!(
+            "  A SERVER RUNS ON THESE DISKS, on the Xen host {who}."
+        ));
+        lines.push("  Leave this machine on, and its network cable in.".to_owned());
+        if self.waits() {
+            lines.push(
+                "  It restarted: the server waits until the Xen host takes the disks back."
+                    .to_owned(),
+            );
+            lines.push("  If nothing happens, look there: p2v show, then p2v resume.".to_owned());
+        }
+        lines.push(String::new());
+        lines
     }
 }
 
@@ -225,10 +269,17 @@ mod tests {
         status.exports[0].access = Access::ReadWrite;
         status.exports[0].stats.0[1] = 42;
         let screen = status.screen().join("\n");
-        assert!(
-            screen.contains("READ-WRITE") && screen.contains("sectors read 42"),
-            "{screen}"
-        );
+        for part in [
+            "READ-WRITE",
+            "sectors read 42",
+            IN_USE[0],
+            "on the Xen host 00:00:00:00:00:09",
+        ] {
+            assert!(screen.contains(part), "{part} in\n{screen}");
+        }
+        assert!(!screen.contains("p2v resume") && !sample().screen().join("").contains("###"));
+        status.exports[0].access = Access::Waiting;
+        assert!(status.screen().join("\n").contains("p2v resume"));
     }
 
     #[test]
@@ -245,6 +296,6 @@ mod tests {
             lines.contains("NO CARRIER") && lines.contains("e7.0 is READ-WRITE now"),
             "{lines}"
         );
-        assert!(now.writable() && !before.writable());
+        assert!(now.is_in_use() && !before.is_in_use());
     }
 }

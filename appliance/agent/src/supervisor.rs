@@ -11,7 +11,7 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use crate::console::Console;
-use crate::mounts;
+use crate::{mounts, power};
 
 /// Pause before the worker is started again: long enough to read why it ended.
 const PAUSE: Duration = Duration::from_secs(3);
@@ -31,6 +31,9 @@ fn supervise() {
     for error in errors {
         console.say(&error);
     }
+    for error in power::only_by_order() {
+        console.say(&error);
+    }
     // Kernel messages of errors and worse only: the status screen is on the same terminal.
     let _ = std::fs::write("/proc/sys/kernel/printk", "4");
     loop {
@@ -38,8 +41,7 @@ fn supervise() {
             Ok(worker) => {
                 let ended = wait_for(Pid::from_raw(worker.id() as i32));
                 console.say(&format!(
-                    "the agent ended ({ended}) and is started again in {} s; \
-                     its disks are read-only until they are released again",
+                    "the agent ended ({ended}) and is started again in {} s; its disks stay as they were",
                     PAUSE.as_secs()
                 ));
             }

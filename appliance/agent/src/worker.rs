@@ -14,6 +14,7 @@ use crate::export::{self, ExportError, Exporter};
 use crate::link::Links;
 use crate::modules::Loader;
 use crate::nics::{self, Choice};
+use crate::standing::Standing;
 use crate::status::{self, Status};
 use crate::uevent::Uevents;
 use crate::{drivers, inventory, power};
@@ -45,6 +46,7 @@ struct Worker {
     events: Option<Uevents>,
     links: Links,
     status: Status,
+    standing: Standing,
 }
 
 /// Runs until the machine is switched off; returns only with a reason not to go on.
@@ -82,6 +84,7 @@ pub fn run() -> Result<(), WorkerError> {
         events,
         links,
         status,
+        standing: Standing::read(),
     };
     worker.introduce();
     worker.load_drivers();
@@ -257,7 +260,12 @@ impl Worker {
                 {
                     "no disk that can be exported; waiting for one".into()
                 }
-                None => match Exporter::start(&self.status.inventory, &self.args, interface) {
+                None => match Exporter::start(
+                    &self.status.inventory,
+                    &self.args,
+                    &self.standing,
+                    interface,
+                ) {
                     Ok(exporter) => {
                         self.status.idle.clear();
                         self.list_disks(because);
@@ -316,8 +324,9 @@ impl Worker {
             .collect();
         let uptime = fs::read_to_string("/proc/uptime").unwrap_or_default();
         self.console.say(&format!(
-            "exporting {} read-only to {} ({} s after the kernel started)",
+            "exporting {} {} to {} ({} s after the kernel started)",
             addresses.join(" "),
+            self.status.access_words(),
             self.status.hosts_line(),
             uptime.split_whitespace().next().unwrap_or("?")
         ));
@@ -366,6 +375,19 @@ impl Worker {
 
     fn handle(&mut self, event: &Event) {
         self.console.say(&export::words(event));
+        if let Event::Access {
+            address, access, ..
+        } = event
+        {
+            let mut disks = self.status.inventory.disks.iter();
+            if let Some(disk) = disks.find(|disk| disk.address == Some(*address))
+                && let Err(error) = self.standing.ordered(*address, disk, *access)
+            {
+                self.console.say(&format!(
+                    "{address}: an agent that is started anew will not know of this order: {error}"
+                ));
+            }
+        }
         if let Event::Finish { finish, .. } = event {
             let error = power::finish(*finish);
             self.console.say(&format!(

@@ -1,6 +1,6 @@
 //! What the boot menu tells the agent: the `p2v.*` arguments on the kernel command line.
 //!
-//! `p2v.shelf=7 p2v.host=00:16:3e:00:00:01,00:16:3e:00:00:02 p2v.token=HEX p2v.access=ro BOOTIF=01-52-54-00-12-34-56`
+//! `p2v.shelf=7 p2v.host=00:16:3e:00:00:01,00:16:3e:00:00:02 p2v.token=HEX p2v.access=ro|wait BOOTIF=01-52-54-00-12-34-56`
 
 use pnet::util::MacAddr;
 
@@ -16,6 +16,8 @@ pub struct BootArgs {
     pub hosts: Vec<MacAddr>,
     /// The secret of this boot, for control requests.
     pub token: Option<Token>,
+    /// A domain runs on the disks: their exports are silent until an order.
+    pub waits: bool,
     /// The MAC of the interface the ROM booted from (PXELINUX's `BOOTIF`).
     pub boot_mac: Option<MacAddr>,
     /// Arguments that start with `p2v.` and were not understood: shown on the console.
@@ -60,8 +62,11 @@ impl BootArgs {
                     }
                     Err(_) => false,
                 },
-                // Read-only is the only state an export starts in; the word is there for people.
-                "p2v.access" => value == "ro",
+                // An export never starts read-write.
+                "p2v.access" => {
+                    args.waits = value == "wait";
+                    args.waits || value == "ro"
+                }
                 "BOOTIF" => {
                     // PXELINUX: hardware type 01, then the MAC with dashes.
                     args.boot_mac = value
@@ -84,18 +89,22 @@ impl BootArgs {
     }
 
     /// The arguments as text for a kernel command line (without `BOOTIF`, which PXELINUX adds).
-    pub fn render(shelf: u16, hosts: &[MacAddr], token: &Token) -> String {
-        let read_only = BootArgs::render_read_only(shelf, hosts);
-        format!("{read_only} p2v.token={}", token.to_hex())
+    /// `waits`: a domain runs on the disks.
+    pub fn render(shelf: u16, hosts: &[MacAddr], token: &Token, waits: bool) -> String {
+        let access = if waits { "wait" } else { "ro" };
+        let orders = BootArgs::orders(shelf, hosts, access);
+        format!("{orders} p2v.token={}", token.to_hex())
     }
 
     /// The same without a token: an agent that takes no orders, and stays read-only.
     pub fn render_read_only(shelf: u16, hosts: &[MacAddr]) -> String {
+        BootArgs::orders(shelf, hosts, "ro")
+    }
+
+    fn orders(shelf: u16, hosts: &[MacAddr], access: &str) -> String {
         let hosts: Vec<String> = hosts.iter().map(MacAddr::to_string).collect();
-        format!(
-            "p2v.shelf={shelf} p2v.host={} p2v.access=ro",
-            hosts.join(",")
-        )
+        let hosts = hosts.join(",");
+        format!("p2v.shelf={shelf} p2v.host={hosts} p2v.access={access}")
     }
 }
 
@@ -107,13 +116,14 @@ mod tests {
     fn rendered_arguments_are_understood() {
         let host = MacAddr::new(0, 0x16, 0x3e, 0, 0, 1);
         let token = Token::from_bytes([7; 32]);
-        let line = BootArgs::render(7, &[host], &token);
+        let line = BootArgs::render(7, &[host], &token, true);
         let args = BootArgs::parse(&format!(
             "quiet {line} BOOTIF=01-52-54-00-12-34-56 console=ttyS0"
         ));
         assert_eq!(args.shelf, Some(7));
         assert_eq!(args.hosts, [host]);
-        assert_eq!(args.token, Some(token));
+        assert_eq!((args.token, args.waits), (Some(token.clone()), true));
+        assert!(!BootArgs::parse(&BootArgs::render(7, &[host], &token, false)).waits);
         assert_eq!(
             args.boot_mac,
             Some(MacAddr::new(0x52, 0x54, 0, 0x12, 0x34, 0x56))

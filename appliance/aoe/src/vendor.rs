@@ -99,7 +99,9 @@ pub enum Status {
     #[error("the agent has too many requests waiting")]
     Busy = 7,
     /// The machine cannot end while a disk of it may be written.
-    #[error("a disk of the machine is still read-write: end its domain and set it read-only first")]
+    #[error(
+        "a disk of the machine is still a domain's (read-write or waiting): end the domain and set the disk read-only first"
+    )]
     StillWritable = 8,
 }
 

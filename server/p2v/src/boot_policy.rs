@@ -45,6 +45,12 @@ impl Facts {
 }
 
 impl Facts {
+    /// Whether a domain runs on the machine's own disks, or ended without `p2v stop`: an agent that is started anew
+    /// waits then until this host gives the disks back.
+    pub fn has_domain_on_its_disks(self) -> bool {
+        self.in_use || self.state == State::Running
+    }
+
     /// Whether the machine's server is on this host: then no list and no wish leaves it to its disk.
     pub fn server_is_here(self) -> bool {
         let unlisted = Rules {

@@ -1,7 +1,7 @@
 //! The state of one exported disk, beside what is on it.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -24,8 +24,8 @@ pub struct Export {
     pub disk: Arc<dyn Disk>,
     /// Model, serial number and so on for IDENTIFY DEVICE; its size is taken from the disk.
     pub identify: Identify,
-    /// What is allowed from the start. The agent of the netboot image begins read-only and waits for
-    /// an authorised request.
+    /// What is allowed from the start. The agent of the netboot image begins read-only, or waits where a domain
+    /// runs on the disk, until an authorised request.
     pub access: Access,
     /// When a write is acknowledged.
     pub durability: Durability,
@@ -85,9 +85,10 @@ pub(super) struct Served {
     pub(super) identify: [u8; 512],
     pub(super) sectors: u64,
     pub(super) durability: Durability,
-    /// It began read-only: access is changed by authorised requests alone.
+    /// Access is changed by authorised requests alone.
     guarded: bool,
-    writable: AtomicBool,
+    /// An [`Access`].
+    access: AtomicU8,
     counters: [AtomicU64; Stats::NAMES.len()],
     settings: Mutex<Settings>,
     /// Digests and zero maps: long reads that must not hold up the disk work.
@@ -104,7 +105,8 @@ fn is_repeated(one: &Header, other: &Header) -> bool {
 }
 
 impl Served {
-    pub(super) fn new(export: Export, hosts: &[MacAddr]) -> Served {
+    /// `takes_orders`: there is a token for them.
+    pub(super) fn new(export: Export, hosts: &[MacAddr], takes_orders: bool) -> Served {
         let sectors = export.disk.sectors();
         Served {
             address: export.address,
@@ -116,8 +118,8 @@ impl Served {
             sectors,
             disk: export.disk,
             durability: export.durability,
-            guarded: export.access == Access::ReadOnly,
-            writable: AtomicBool::new(export.access == Access::ReadWrite),
+            guarded: takes_orders || export.access != Access::ReadWrite,
+            access: AtomicU8::new(export.access as u8),
             counters: Default::default(),
             settings: Mutex::new(Settings {
                 hosts: hosts.to_vec(),
@@ -178,24 +180,24 @@ impl Served {
     }
 
     pub(super) fn stats(&self) -> Stats {
-        let writable = u64::from(self.access() == Access::ReadWrite);
-        self.counters[Count::ReadWrite as usize].store(writable, Ordering::Relaxed);
+        let state = match self.access() {
+            Access::ReadOnly => 0,
+            Access::ReadWrite => 1,
+            Access::Waiting => 2,
+        };
+        self.counters[Count::ReadWrite as usize].store(state, Ordering::Relaxed);
         Stats(std::array::from_fn(|i| {
             self.counters[i].load(Ordering::Relaxed)
         }))
     }
 
     pub(super) fn access(&self) -> Access {
-        if self.writable.load(Ordering::Acquire) {
-            Access::ReadWrite
-        } else {
-            Access::ReadOnly
-        }
+        let access = self.access.load(Ordering::Acquire);
+        Access::from_argument(access).unwrap_or(Access::Waiting)
     }
 
     pub(super) fn set_access(&self, access: Access) {
-        self.writable
-            .store(access == Access::ReadWrite, Ordering::Release);
+        self.access.store(access as u8, Ordering::Release);
     }
 
     /// Whether this address is on the list (or there is no list).
@@ -282,7 +284,7 @@ impl Served {
         let mut settings = self.settings();
         let foreign = !settings.reserved.is_empty() && !settings.reserved.contains(&sender);
         // A domain writes here, perhaps from another host: a reservation would take its disk away.
-        let in_use = self.access() == Access::ReadWrite && self.guarded;
+        let in_use = self.access() != Access::ReadOnly && self.guarded;
         let refused = match request.sub {
             reserve::READ => false,
             reserve::SET if foreign => true,

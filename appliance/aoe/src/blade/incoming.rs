@@ -14,6 +14,7 @@ use crate::address::SECTOR;
 use crate::ata::{self, ATA_LEN, Registers, opcode};
 use crate::config::{QueryConfig, sub};
 use crate::frame::{self, ErrorCode, FrameError, HEADER_LEN, Header, command};
+use crate::vendor::Access;
 use crate::wire::Wire;
 
 mod vendor;
@@ -226,6 +227,17 @@ impl Incoming<'_> {
                 },
                 &[],
             ),
+            // Who gets no answer asks again; who gets a wrong one gives up.
+            opcode::READ
+            | opcode::READ_EXT
+            | opcode::WRITE
+            | opcode::WRITE_EXT
+            | opcode::FLUSH
+            | opcode::FLUSH_EXT
+                if self.export.access() == Access::Waiting =>
+            {
+                None
+            }
             opcode::READ | opcode::READ_EXT => self.transfer(registers, data, false),
             opcode::WRITE | opcode::WRITE_EXT => self.transfer(registers, data, true),
             opcode::FLUSH | opcode::FLUSH_EXT => {

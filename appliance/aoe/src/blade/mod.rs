@@ -124,7 +124,7 @@ pub trait Events: Send + Sync {
 pub struct ExportStatus {
     /// Its address.
     pub address: Address,
-    /// Read-only or read-write.
+    /// What is allowed.
     pub access: Access,
     /// Its counters.
     pub stats: Stats,
@@ -153,13 +153,14 @@ impl Drop for Target {
 impl Target {
     /// Starts the disk threads. A disk that may be written from the start is opened for that.
     pub fn new(config: TargetConfig, events: Arc<dyn Events>) -> io::Result<Target> {
+        let takes_orders = config.token.is_some();
         let control = Arc::new(ControlState::new(config.token, config.boot_id));
         let mut exports = Vec::new();
         for export in config.exports {
             if export.access == Access::ReadWrite {
                 export.disk.set_writable(true)?;
             }
-            let export = Arc::new(Served::new(export, &config.hosts));
+            let export = Arc::new(Served::new(export, &config.hosts, takes_orders));
             let name = export.address.to_string();
             let served = export.clone();
             std::thread::Builder::new()

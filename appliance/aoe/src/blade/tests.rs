@@ -140,9 +140,17 @@ impl Bench {
         disk: Arc<MemoryDisk>,
         fate: impl Fn(u64) -> Fate + Send + Sync + 'static,
     ) -> Bench {
+        Bench::of(config(served), disk, fate)
+    }
+
+    fn of(
+        config: TargetConfig,
+        disk: Arc<MemoryDisk>,
+        fate: impl Fn(u64) -> Fate + Send + Sync + 'static,
+    ) -> Bench {
         let segment = Segment::new(fate);
         let told = Arc::new(Told::default());
-        let target = Arc::new(Target::new(config(served), told.clone()).unwrap());
+        let target = Arc::new(Target::new(config, told.clone()).unwrap());
         let stop = Arc::new(AtomicBool::new(false));
         let wire: Arc<dyn Wire> = segment.station(AGENT);
         let (served, stopped) = (target.clone(), stop.clone());

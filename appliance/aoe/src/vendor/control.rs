@@ -15,10 +15,14 @@ pub enum Access {
     ReadOnly = 1,
     /// Writes go to the disk.
     ReadWrite = 2,
+    /// Neither reads nor writes are answered: a domain runs on the disk, and the agent was started anew. The
+    /// Linux driver keeps a request that gets no answer, and fails one that gets a wrong one. An agent can only
+    /// begin with this; no order asks for it.
+    Waiting = 3,
 }
 
 impl Access {
-    /// The state that an argument byte asks for.
+    /// The state that an argument byte orders.
     pub fn from_argument(argument: u8) -> Option<Access> {
         match argument {
             1 => Some(Access::ReadOnly),
@@ -33,6 +37,7 @@ impl std::fmt::Display for Access {
         f.write_str(match self {
             Access::ReadOnly => "read-only",
             Access::ReadWrite => "READ-WRITE",
+            Access::Waiting => "WAITING",
         })
     }
 }

@@ -19,7 +19,7 @@ impl Stats {
         "late_writes",
         "joined",
         "in_flight_max",
-        // Not counted up: 1 while writes are allowed.
+        // Not counted up: 1 while writes are allowed, 2 while the export waits.
         "read_write",
         // Frames that found no room in memory, of all the machine's exports together.
         "frames_dropped",

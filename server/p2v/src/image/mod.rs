@@ -283,8 +283,9 @@ fn orders_for(
     let now = Timestamp::now();
     let (record, ours) = if writable {
         let facts = store.menu(mac, wanted, now)?;
-        let ours = orders::writable(facts.shelf, hosts, &facts.token);
-        (store.get(&facts.name)?, ours)
+        let record = store.get(&facts.name)?;
+        let ours = orders::writable(&record, hosts, &facts.token);
+        (record, ours)
     } else {
         let record = store.find_or_add(mac, wanted, now)?;
         let ours = orders::read_only(&record, hosts);

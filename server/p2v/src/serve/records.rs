@@ -129,7 +129,9 @@ impl Records {
             }))
         };
         let rules = self.rules(mac, Some(listed));
-        let verdict = boot_policy::decide(record.as_deref().map(Facts::of), rules);
+        let facts = record.as_deref().map(Facts::of);
+        let verdict = boot_policy::decide(facts, rules);
+        let waits = facts.is_some_and(Facts::has_domain_on_its_disks);
         let own = record.is_some().then_some(verdict);
         if let Some(other) = instead_of(own, here.as_deref()) {
             return hold(not_by_this_card(other, mac));
@@ -145,7 +147,7 @@ impl Records {
                 append: String::new(),
                 image: Image::Usual,
             })),
-            Verdict::Agent => match self.agent(mac, settings) {
+            Verdict::Agent => match self.agent(mac, settings, waits) {
                 Ok(agent) => Ok(Some(agent)),
                 Err(error @ StoreError::TooManySeen { .. }) => {
                     serve_log::line(format_args!("{mac}: held: {error}"));
@@ -175,7 +177,13 @@ impl Records {
         }
     }
 
-    fn agent(&self, mac: MacAddr, settings: Option<&Machine>) -> Result<BootDecision, StoreError> {
+    /// `waits`: a domain runs on the machine's disks.
+    fn agent(
+        &self,
+        mac: MacAddr,
+        settings: Option<&Machine>,
+        waits: bool,
+    ) -> Result<BootDecision, StoreError> {
         let wanted = settings.and_then(|machine| machine.name.as_ref());
         let is_named = settings.is_some() || self.lists.names(mac);
         let seen_max = (!is_named).then_some(self.lists.seen_max);
@@ -192,7 +200,7 @@ impl Records {
                 }
                 _ => Err(error),
             })?;
-        let ours = BootArgs::render(facts.shelf, &self.hosts, &facts.token);
+        let ours = BootArgs::render(facts.shelf, &self.hosts, &facts.token, waits);
         Ok(BootDecision::Agent {
             append: Machine::with_kernel_arguments(settings, ours),
             image: Machine::image(settings),

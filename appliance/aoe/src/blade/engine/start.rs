@@ -111,7 +111,7 @@ impl Engine {
 
     fn start_write(&mut self, index: usize, mut start: Start, alone: bool) {
         let volume = &mut self.volumes[index];
-        if volume.export.access() == Access::ReadOnly {
+        if volume.export.access() != Access::ReadWrite {
             for request in &start.requests {
                 volume.export.count(Count::WritesRefused, 1);
                 let refused = request.registers.failed(ata::ERROR_ABORT);

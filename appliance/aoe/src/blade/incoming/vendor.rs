@@ -150,11 +150,11 @@ impl Target {
         control: &Control,
     ) -> (Option<Vec<u8>>, Option<Event>) {
         let operation = crate::vendor::op::FINISH;
-        let writable = self
+        let in_use = self
             .exports
             .iter()
-            .any(|export| export.access() == Access::ReadWrite);
-        let reply = if writable {
+            .any(|export| export.access() != Access::ReadOnly);
+        let reply = if in_use {
             Reply::Refused {
                 operation,
                 status: Status::StillWritable,
@@ -168,7 +168,7 @@ impl Target {
             }
         };
         self.control.finished(control.counter, &reply.to_bytes());
-        let event = (!writable).then_some(Event::Finish {
+        let event = (!in_use).then_some(Event::Finish {
             finish,
             by: request.header.source,
         });

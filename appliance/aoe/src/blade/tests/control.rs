@@ -3,6 +3,7 @@
 use std::os::fd::BorrowedFd;
 
 use super::*;
+use crate::ata::opcode;
 use crate::frame::HEADER_LEN;
 use crate::vendor::{Control, Reply, control_tag, op};
 
@@ -65,6 +66,74 @@ fn read_only_until_authorised_and_again_after() {
     assert!(!bench.disk.writable.load(Ordering::Relaxed));
     assert_eq!(*bench.disk.data.lock().unwrap(), before);
     assert_eq!(bench.target.status()[0].access, Access::ReadOnly);
+}
+
+/// A domain runs on the disk: its requests are kept by who gets no answer, and lost by who gets an error.
+#[test]
+fn one_that_waits_is_silent_to_reads_and_writes_until_it_is_told() {
+    let disk = MemoryDisk::new([]);
+    let mut waiting = config(disk.clone());
+    waiting.exports[0].access = Access::Waiting;
+    let bench = Bench::of(waiting, disk, |_| Fate::Arrives);
+    let station = bench.segment.station(HOST);
+    let data = [7; 512];
+    let with = |command, registers: Registers| Registers {
+        command,
+        ..registers
+    };
+    let (read, write) = (
+        Registers::transfer(false, 5, 1),
+        Registers::transfer(true, 5, 1),
+    );
+    for (registers, sent) in [
+        (with(opcode::READ, read), &[][..]),
+        (with(opcode::READ_EXT, read), &[]),
+        (with(opcode::WRITE, write), &data),
+        (with(opcode::WRITE_EXT, write), &data),
+        (with(opcode::FLUSH, read), &[]),
+        (with(opcode::FLUSH_EXT, read), &[]),
+    ] {
+        let replies = bench.exchange(&station, &ata(E7_0, registers, sent));
+        assert!(replies.is_empty(), "{registers:?}: {replies:x?}");
+    }
+    // Everything that p2v asks for is answered.
+    let mut session = bench.session();
+    assert_eq!(session.sectors(), SECTORS);
+    assert_eq!(session.inventory().unwrap().boot_id, "this start");
+    assert_eq!(session.stats().unwrap().get("read_write"), Some(2));
+    session.digest(0, 8).unwrap();
+    assert!(
+        session.reserve().is_err(),
+        "a reservation would take the disk from the domain"
+    );
+    let ended = session.finish(&token(), 1, Finish::Restart);
+    assert!(matches!(
+        ended,
+        Err(Error::Vendor {
+            status: Status::StillWritable,
+            ..
+        })
+    ));
+    session.access(&token(), 2, Access::ReadWrite).unwrap();
+    session.write(5, &data).unwrap();
+    let mut back = [0; 512];
+    session.read(5, &mut back).unwrap();
+    assert_eq!(back, data);
+    // Nobody orders it to wait.
+    let order = order(&Request::Access(signed(
+        op::ACCESS,
+        Access::Waiting as u8,
+        3,
+    )));
+    let reply = &bench.exchange(&station, &order)[0];
+    assert!(matches!(
+        Reply::parse(frame::parse(reply).unwrap().1).unwrap(),
+        Reply::Refused {
+            status: Status::BadArgument,
+            ..
+        }
+    ));
+    assert_eq!(bench.target.status()[0].access, Access::ReadWrite);
 }
 
 #[test]

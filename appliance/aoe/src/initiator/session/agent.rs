@@ -182,6 +182,7 @@ impl Session {
         let what = match access {
             Access::ReadOnly => "make the export read-only",
             Access::ReadWrite => "make the export read-write",
+            Access::Waiting => "have the export wait",
         };
         self.control(what, op::ACCESS, access as u8, token, counter)
     }

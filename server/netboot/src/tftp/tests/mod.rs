@@ -152,7 +152,14 @@ impl Source for Shelf {
 /// A server of ours, ended when dropped.
 struct Server {
     address: SocketAddr,
-    _runtime: tokio::runtime::Runtime,
+    runtime: Option<tokio::runtime::Runtime>,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // A task that hangs fails its test, and does not keep it from ending.
+        self.runtime.take().unwrap().shutdown_background();
+    }
 }
 
 impl Server {
@@ -168,7 +175,7 @@ impl Server {
         runtime.spawn(listener::serve(socket, source, LIMITS));
         Server {
             address,
-            _runtime: runtime,
+            runtime: Some(runtime),
         }
     }
 }

@@ -95,8 +95,10 @@ fn a_machine_whose_server_is_here_stays_where_it_is_whatever_the_lists_say() {
         assert!(held(records.boot_unlisted(mac(1)).unwrap()).contains(words));
     }
     set_state(&records, "e1", State::Running);
-    append(records.boot_unlisted(mac(1)).unwrap());
+    let running = append(records.boot_unlisted(mac(1)).unwrap());
+    assert!(running.contains("p2v.access=wait"), "{running}");
     set_state(&records, "e1", State::Exported);
+    assert!(append(records.boot(mac(1))).contains("p2v.access=ro"));
     assert_eq!(records.boot_unlisted(mac(1)), None);
     // Its record is broken, so nobody knows; a stranger is none of our business.
     let text = fs::read_to_string(record(&dir, "e1")).unwrap();
