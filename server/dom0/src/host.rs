@@ -27,6 +27,8 @@ pub struct Paths {
     pub xen_backends: PathBuf,
     /// `/var/lib/xen/save`, where Debian's `xendomains` keeps the images of domains it suspended.
     pub xen_save: PathBuf,
+    /// `/run/p2v`: what holds until the host restarts.
+    pub run: PathBuf,
     /// `/proc/xen/capabilities`: holds `control_d` in dom0.
     pub xen_capabilities: PathBuf,
 }
@@ -42,6 +44,7 @@ impl Default for Paths {
             sys_dev_block: "/sys/dev/block".into(),
             xen_backends: "/sys/bus/xen-backend/devices".into(),
             xen_save: "/var/lib/xen/save".into(),
+            run: "/run/p2v".into(),
             xen_capabilities: "/proc/xen/capabilities".into(),
         }
     }
@@ -61,6 +64,7 @@ impl Paths {
             sys_dev_block: at(real.sys_dev_block),
             xen_backends: at(real.xen_backends),
             xen_save: at(real.xen_save),
+            run: at(real.run),
             xen_capabilities: at(real.xen_capabilities),
         }
     }

@@ -317,6 +317,22 @@ impl Record {
         self.inventory_read = Some(now);
     }
 
+    /// Whether a domain was started on the old disks, and not stopped by p2v since.
+    pub fn has_domain_on_old_disks(&self) -> bool {
+        let mut mappings = self.disks.values().filter_map(|disk| disk.mapping.as_ref());
+        self.state == State::Running || mappings.any(|mapping| mapping.old_disk)
+    }
+
+    /// The SMBIOS UUID that the machine had and the one of this inventory, where they differ while a domain runs on
+    /// its disks. (Else a board may have been replaced.)
+    pub fn other_uuid<'r>(&'r self, inventory: &'r Inventory) -> Option<(&'r str, &'r str)> {
+        let was = &self.inventory.as_ref()?.dmi.uuid;
+        let is = &inventory.dmi.uuid;
+        let differ =
+            self.has_domain_on_old_disks() && !was.is_empty() && !is.is_empty() && was != is;
+        differ.then_some((was, is))
+    }
+
     /// The slots that were exported or used once and are not in the last inventory.
     pub fn missing(&self) -> BTreeSet<u8> {
         let there: BTreeSet<u8> = self

@@ -70,6 +70,9 @@ pub struct Settings {
     /// Seconds that a copy waits for an old machine that has fallen silent: while it restarts, or its
     /// cable is out. Default 600.
     pub silence_seconds: u64,
+    /// Seconds that a domain on an old disk waits for an old machine that has fallen silent, before its disk fails:
+    /// the kernel's `aoe_deadsecs` while such a domain runs. Default 3600.
+    pub domain_waits_seconds: u32,
 }
 
 impl Default for Settings {
@@ -86,6 +89,7 @@ impl Default for Settings {
             wait_seconds: 60,
             discovery_seconds: 2,
             silence_seconds: 600,
+            domain_waits_seconds: 3600,
         }
     }
 }

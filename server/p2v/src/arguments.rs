@@ -123,6 +123,17 @@ pub enum Command {
         #[arg(long)]
         destroy: bool,
     },
+    /// Give a waiting domain its old disks back, after the old machine was away
+    ///
+    /// An old machine that was switched off and on, or restarted, comes back without answering reads and writes, so that
+    /// the domain waits rather than gets errors. This makes sure that it is the same machine with the same disks.
+    Resume {
+        /// Name of the machine, or the MAC address it boots from
+        name: String,
+        /// You know that the old machine did not start its own system from its disk while it was away
+        #[arg(long)]
+        old_system_did_not_run: bool,
+    },
     /// Copy a machine's disks, or one disk, to a volume, file or device, and check every byte
     ///
     /// Refused while a domain runs on the disk. Interrupted, run it again: it goes on where it was; or, if the old

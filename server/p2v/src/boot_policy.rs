@@ -35,22 +35,15 @@ pub struct Facts {
 impl Facts {
     /// Those of a record.
     pub fn of(record: &Record) -> Facts {
-        let mut mappings = record.disks.values().filter_map(|d| d.mapping.as_ref());
         Facts {
             state: record.state,
-            in_use: mappings.any(|mapping| mapping.old_disk),
+            in_use: record.has_domain_on_old_disks(),
             had_its_boot: record.booted_once.is_some(),
         }
     }
 }
 
 impl Facts {
-    /// Whether a domain runs on the machine's own disks, or ended without `p2v stop`: an agent that is started anew
-    /// waits then until this host gives the disks back.
-    pub fn has_domain_on_its_disks(self) -> bool {
-        self.in_use || self.state == State::Running
-    }
-
     /// Whether the machine's server is on this host: then no list and no wish leaves it to its disk.
     pub fn server_is_here(self) -> bool {
         let unlisted = Rules {

@@ -11,7 +11,8 @@ use p2v_dom0::copy::rescue::Fill;
 use p2v_dom0::copy::{Salvage, Verify};
 use p2v_dom0::name::MachineName;
 use p2v_dom0::workflow::{
-    self, CopyRequest, CopyTarget, CutoverOptions, ReleaseOptions, StartOptions, StopOptions,
+    self, CopyRequest, CopyTarget, CutoverOptions, ReleaseOptions, ResumeOptions, Resumed,
+    StartOptions, StopOptions,
 };
 use p2v_dom0::{Host, Store};
 use p2v_netboot::{Mode, parse_mac};
@@ -104,6 +105,29 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
                 json,
                 json!({ "machine": name }),
                 &format!("the domain {name} is stopped"),
+            );
+            Ok(ExitCode::SUCCESS)
+        }),
+        Command::Resume {
+            name,
+            old_system_did_not_run,
+        } => with_wire(&host, &settings, &told, |context| {
+            let name = name_of(&host.store, &settings, name)?;
+            let options = ResumeOptions {
+                old_system_did_not_run: *old_system_did_not_run,
+            };
+            let resumed = workflow::resume(context, &name, options)?;
+            let sentence = match resumed {
+                Resumed::Disks => format!("the domain {name} has its old disks again, and goes on"),
+                Resumed::HadThem => format!(
+                    "nothing to do: the old machine of {name} answers, and the domain has its disks"
+                ),
+            };
+            let given_back = resumed == Resumed::Disks;
+            done(
+                json,
+                json!({ "machine": name, "given_back": given_back }),
+                &sentence,
             );
             Ok(ExitCode::SUCCESS)
         }),

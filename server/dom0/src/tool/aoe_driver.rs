@@ -67,6 +67,47 @@ impl<'a> AoeDriver<'a> {
         Ok(false)
     }
 
+    /// Has the driver keep the requests of a device that does not answer for so many seconds (`aoe_deadsecs`, which
+    /// holds for all its devices at once), and remembers what it was until [`AoeDriver::as_before`].
+    ///
+    /// # Errors
+    /// The parameter cannot be read or written.
+    pub fn keep_requests(&self, seconds: u32) -> Result<(), ToolError> {
+        let (parameter, kept) = self.dead_seconds();
+        let read = |path: &Path| fs::read_to_string(path).map_err(|e| io_error("read", path, &e));
+        let before = read(&parameter)?;
+        if before.trim() == seconds.to_string() {
+            return Ok(());
+        }
+        if !kept.exists() {
+            fs::create_dir_all(&self.paths.run)
+                .and_then(|()| fs::write(&kept, before))
+                .map_err(|e| io_error("write", &kept, &e))?;
+        }
+        fs::write(&parameter, seconds.to_string()).map_err(|e| io_error("write", &parameter, &e))
+    }
+
+    /// Undoes [`AoeDriver::keep_requests`].
+    ///
+    /// # Errors
+    /// The parameter cannot be written.
+    pub fn as_before(&self) -> Result<(), ToolError> {
+        let (parameter, kept) = self.dead_seconds();
+        let Ok(before) = fs::read_to_string(&kept) else {
+            return Ok(());
+        };
+        if self.is_loaded() {
+            fs::write(&parameter, before.trim()).map_err(|e| io_error("write", &parameter, &e))?;
+        }
+        fs::remove_file(&kept).map_err(|e| io_error("remove", &kept, &e))
+    }
+
+    /// The parameter, and the file that keeps what it was.
+    fn dead_seconds(&self) -> (PathBuf, PathBuf) {
+        let parameter = self.paths.sys_module.join("aoe/parameters/aoe_deadsecs");
+        (parameter, self.paths.run.join("aoe_deadsecs"))
+    }
+
     /// Unloads the driver.
     ///
     /// # Errors
@@ -183,6 +224,34 @@ mod tests {
             assert!(!driver.load("xenbr0").unwrap());
             assert_eq!(fs::read_to_string(&control).unwrap(), told);
         }
+    }
+
+    #[test]
+    fn the_driver_keeps_requests_and_is_as_before_afterwards() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = paths(dir.path());
+        let parameter = paths.sys_module.join("aoe/parameters/aoe_deadsecs");
+        fs::create_dir_all(parameter.parent().unwrap()).unwrap();
+        fs::write(&parameter, "180\n").unwrap();
+        let tools = Tools::in_dir(dir.path());
+        let driver = AoeDriver::new(&tools, &paths);
+        let seconds = || fs::read_to_string(&parameter).unwrap().trim().to_owned();
+        driver.as_before().unwrap();
+        assert_eq!(seconds(), "180");
+        for limit in [3600, 3600, 7200] {
+            driver.keep_requests(limit).unwrap();
+            assert_eq!(seconds(), limit.to_string());
+        }
+        driver.as_before().unwrap();
+        assert_eq!(seconds(), "180");
+        fs::remove_file(&parameter).unwrap();
+        assert!(
+            driver
+                .keep_requests(1)
+                .unwrap_err()
+                .to_string()
+                .contains("aoe_deadsecs")
+        );
     }
 
     #[test]

@@ -141,6 +141,7 @@ pub fn copy(context: Context<'_>, request: CopyRequest<'_>) -> Result<Vec<CopyDo
         ));
     } else {
         let guard = guard(context, &contact, request)?;
+        context.end_waiting(&contact)?;
         context.let_go(&name, &all)?;
         if let Some(token) = &guard {
             report.step("making the exports read-only");

@@ -8,7 +8,7 @@ use p2v_aoe::vendor::Stats;
 use p2v_aoe::{Address, MacAddr};
 use serde::Serialize;
 
-use super::{Context, Error};
+use super::{Context, Error, resume};
 use crate::name::MachineName;
 use crate::record::{DiskRecord, HistoryLine, Record, State};
 use crate::timestamp::Timestamp;
@@ -134,6 +134,10 @@ fn known(
                     boots_from.unwrap_or(record.boot_mac),
                     record.boot_mac
                 ));
+            } else if let Some((was, is)) = record.other_uuid(&inventory) {
+                differences.push(format!(
+                    "another machine answers for this shelf: its SMBIOS UUID is {is}, and this one's is {was}"
+                ));
             } else {
                 let taken = context.host.store.update(&record.name, |r| {
                     r.take_inventory(inventory, Timestamp::now());
@@ -152,7 +156,14 @@ fn known(
         .iter()
         .find(|d| d.name == record.name.as_str())
         .map(|d| d.id);
-    differences.extend(compare(&record, !answers.is_empty(), domain.is_some()));
+    let heard = match heard(context, &record, &answers) {
+        Ok(heard) => heard,
+        Err(why) => {
+            differences.push(why);
+            Heard::Answers
+        }
+    };
+    differences.extend(compare(&record, heard, domain.is_some()));
     MachineView {
         name: Some(record.name),
         shelf: record.shelf,
@@ -206,9 +217,41 @@ fn unknown(
     }
 }
 
+/// What the old machine says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Heard {
+    Nothing,
+    Answers,
+    /// Its agent was started anew and waits before it answers reads and writes.
+    Waits,
+}
+
+fn heard(
+    context: Context<'_>,
+    record: &Record,
+    answers: &BTreeMap<Address, Vec<MacAddr>>,
+) -> Result<Heard, String> {
+    if answers.is_empty() {
+        return Ok(Heard::Nothing);
+    }
+    // Only one whose domain has its disks waits.
+    if !record.has_domain_on_old_disks() || stations(answers).len() > 1 {
+        return Ok(Heard::Answers);
+    }
+    for address in answers.keys() {
+        let waits = context.wire.attach(*address).map_err(Error::from);
+        let waits = waits.and_then(|mut session| resume::waits(&mut *session));
+        if waits.map_err(|e| format!("it could not be asked whether it waits: {e}"))? {
+            return Ok(Heard::Waits);
+        }
+    }
+    Ok(Heard::Answers)
+}
+
 /// Where a record and what is seen disagree.
-fn compare(record: &Record, answers: bool, runs: bool) -> Vec<String> {
+fn compare(record: &Record, heard: Heard, runs: bool) -> Vec<String> {
     let name = &record.name;
+    let answers = heard != Heard::Nothing;
     let mut differences = Vec::new();
     match record.state {
         State::Running if !runs => differences.push(format!(
@@ -226,6 +269,14 @@ fn compare(record: &Record, answers: bool, runs: bool) -> Vec<String> {
         _ => {}
     }
     match record.state {
+        State::Running if runs && heard == Heard::Waits => differences.push(format!(
+            "OLD MACHINE RESTARTED: the domain waits for its disk; nothing is lost so far. `p2v resume {name}` says what \
+             to make sure of, and gives the disk back"
+        )),
+        State::Running if runs && !answers => differences.push(format!(
+            "OLD MACHINE SILENT: the domain waits for its disk (for domain_waits_seconds at most); nothing is lost so far. \
+             Look at the old machine's power and cable; when it is back, `p2v show {name}` says how to go on"
+        )),
         State::Running | State::Copying | State::Copied if !answers => {
             differences
                 .push("the old machine does not answer: look at its screen and its cable".into());
@@ -265,7 +316,12 @@ mod tests {
         let mut record = Record::new("web".parse().unwrap(), MacAddr::new(2, 0, 0, 0, 0, 1), 7);
         let mut said = |state, answers, runs| {
             record.state = state;
-            compare(&record, answers, runs).len()
+            let heard = if answers {
+                Heard::Answers
+            } else {
+                Heard::Nothing
+            };
+            compare(&record, heard, runs).len()
         };
         for (state, answers, runs, count) in [
             (State::Seen, false, false, 0),

@@ -41,6 +41,7 @@ mod devices;
 mod discover;
 mod error;
 mod release;
+mod resume;
 mod start;
 mod stop;
 mod verify;
@@ -52,6 +53,7 @@ pub use devices::{DeviceResult, devices_down, devices_up};
 pub use discover::{MachineView, discover, statistics};
 pub use error::Error;
 pub use release::{ReleaseOptions, release};
+pub use resume::{ResumeOptions, Resumed, resume};
 pub use start::{StartOptions, start};
 pub use stop::{StopOptions, stop};
 pub use verify::{Against, VerifyDone, verify};
@@ -120,6 +122,14 @@ impl<'a> Context<'a> {
                 "the machine at shelf e{} is not {name}: it boots from MAC {}, and {name} from {}. Two machines may \
                  have been given one shelf, or a record was moved; `p2v list` shows both",
                 record.shelf, nic.mac, record.boot_mac
+            ));
+        }
+        if let Some((was, is)) = record.other_uuid(&inventory) {
+            return refused(format!(
+                "another machine answers for shelf e{}: its SMBIOS UUID is {is}, and that of {name} was {was} when its domain \
+                 was started. If its disks were put into this one on purpose: `p2v stop {name} --destroy`, then \
+                 `p2v start {name}`",
+                record.shelf
             ));
         }
         let disks: Vec<(Address, Disk)> = exported(&inventory)
@@ -397,6 +407,20 @@ impl<'a> Context<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Where no domain is on an old disk any more, the kernel's driver gives a silent one up as soon as it did before.
+    fn driver_as_before(&self) {
+        let listing = match self.host.store.list() {
+            Ok(listing) => listing,
+            Err(error) => return self.report.warn(&error.to_string()),
+        };
+        if listing.unreadable.is_empty()
+            && !listing.records.iter().any(Record::has_domain_on_old_disks)
+            && let Err(error) = AoeDriver::new(&self.host.tools, &self.host.paths).as_before()
+        {
+            self.report.warn(&error.to_string());
+        }
     }
 
     /// Runs `work`; if it fails, takes back what it noted and says so.

@@ -59,6 +59,7 @@ pub fn start(
     let disks = addresses(&contact.disks);
     context.refuse_while_in_use(name, &disks)?;
     let token = context.need_token(&contact)?;
+    context.end_waiting(&contact)?;
     // All that can be known to be wrong is found before anything is changed.
     let before = host.store.get(name)?;
     let mut planned = before.clone();
@@ -199,6 +200,7 @@ fn map_old_disk<'a>(
     undo.push(format!("forgetting {}", device.display()), move || {
         forgotten.forget(address)
     });
+    driver.keep_requests(host.settings.domain_waits_seconds)?;
     let mut have = driver.wait(address, host.wait())?;
     if have != sectors {
         // Left over from another machine that had this shelf: the driver reads it anew.

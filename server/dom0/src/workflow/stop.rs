@@ -51,6 +51,7 @@ pub fn stop(context: Context<'_>, name: &MachineName, options: StopOptions) -> R
         }
         Ok::<_, Error>(())
     })?;
+    context.driver_as_before();
     let contact = context.contact(name)?;
     let token = context.need_token(&contact)?;
     report.step("making the exports read-only");

@@ -25,6 +25,7 @@ mod destinations;
 mod images;
 mod lab;
 mod machine;
+mod outage;
 mod safety;
 
 const FORCE: StartOptions = StartOptions {

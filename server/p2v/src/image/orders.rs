@@ -6,7 +6,7 @@ use p2v_aoe::token::Token;
 use p2v_dom0::Record;
 use p2v_netboot::BootDecision;
 
-use crate::boot_policy::{Facts, Verdict};
+use crate::boot_policy::Verdict;
 
 /// What one network card's machine is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,8 +24,7 @@ pub fn read_only(record: &Record, hosts: &[MacAddr]) -> String {
 
 /// Kernel arguments of an agent that obeys whoever has the token.
 pub fn writable(record: &Record, hosts: &[MacAddr], token: &Token) -> String {
-    let waits = Facts::of(record).has_domain_on_its_disks();
-    BootArgs::render(record.shelf, hosts, token, waits)
+    BootArgs::render(record.shelf, hosts, token, record.has_domain_on_old_disks())
 }
 
 /// For a card whose menu is left of an earlier time: its shelf may be another machine's by now.

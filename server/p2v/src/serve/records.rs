@@ -129,9 +129,10 @@ impl Records {
             }))
         };
         let rules = self.rules(mac, Some(listed));
-        let facts = record.as_deref().map(Facts::of);
-        let verdict = boot_policy::decide(facts, rules);
-        let waits = facts.is_some_and(Facts::has_domain_on_its_disks);
+        let verdict = boot_policy::decide(record.as_deref().map(Facts::of), rules);
+        let waits = record
+            .as_deref()
+            .is_some_and(Record::has_domain_on_old_disks);
         let own = record.is_some().then_some(verdict);
         if let Some(other) = instead_of(own, here.as_deref()) {
             return hold(not_by_this_card(other, mac));

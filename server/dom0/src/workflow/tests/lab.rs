@@ -64,7 +64,8 @@ esac"#,
         r#"
 case "$1" in
 --remove) rm -r $D/sys/module/aoe ;;
-aoe) mkdir -p $D/sys/module/aoe/parameters; echo ${2#*=} > $D/sys/module/aoe/parameters/aoe_iflist ;;
+aoe) mkdir -p $D/sys/module/aoe/parameters; echo ${2#*=} > $D/sys/module/aoe/parameters/aoe_iflist
+    echo 180 > $D/sys/module/aoe/parameters/aoe_deadsecs ;;
 esac"#,
     ),
     (
@@ -184,6 +185,7 @@ pub(super) fn lab(disks: u8) -> Lab {
         token: Some(facts.token),
         counter: 0,
         writable: false,
+        waits: false,
         reserved: false,
         on: true,
         orders: Vec::new(),

@@ -1,5 +1,7 @@
 //! An old machine in memory, and the wire to it.
 
+use p2v_aoe::vendor::Stats;
+
 use super::*;
 
 /// A little more than one range of the copy.
@@ -14,6 +16,8 @@ pub(super) struct Machine {
     pub(super) token: Option<Token>,
     pub(super) counter: u64,
     pub(super) writable: bool,
+    /// Its agent was started anew and waits.
+    pub(super) waits: bool,
     pub(super) reserved: bool,
     pub(super) on: bool,
     pub(super) orders: Vec<String>,
@@ -146,7 +150,9 @@ impl Export for FakeExport {
 
     fn access(&mut self, token: &Token, counter: u64, access: Access) -> Result<(), WireError> {
         self.order(token, counter, format!("{access:?}"))?;
-        self.machine.lock().unwrap().writable = access == Access::ReadWrite;
+        let mut machine = self.machine.lock().unwrap();
+        machine.writable = access == Access::ReadWrite;
+        machine.waits = false;
         Ok(())
     }
 
@@ -158,8 +164,19 @@ impl Export for FakeExport {
         Ok(())
     }
 
-    fn stats(&mut self) -> Result<p2v_aoe::vendor::Stats, WireError> {
-        Ok(p2v_aoe::vendor::Stats::default())
+    fn stats(&mut self) -> Result<Stats, WireError> {
+        let machine = self.machine.lock().unwrap();
+        let mut stats = Stats::default();
+        let state = Stats::NAMES
+            .iter()
+            .position(|name| *name == "read_write")
+            .unwrap();
+        stats.0[state] = if machine.waits {
+            2
+        } else {
+            machine.writable.into()
+        };
+        Ok(stats)
     }
 
     fn reserve(&mut self) -> Result<(), WireError> {

@@ -1,0 +1,126 @@
+//! `p2v resume`: the old machine was away and is back, and its domain gets its disks again.
+
+use p2v_aoe::Address;
+
+use super::{Contact, Context, Error, addresses, refused};
+use crate::name::MachineName;
+use crate::record::Record;
+use crate::wire::{Access, Export};
+
+/// What the operator confirms.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ResumeOptions {
+    /// The old machine did not run its own system while it was away.
+    pub old_system_did_not_run: bool,
+}
+
+/// What was done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resumed {
+    /// The disks were given back to the domain.
+    Disks,
+    /// The agent did not restart: the domain has its disks.
+    HadThem,
+}
+
+/// Gives the old disks back to the domain that waits for them.
+///
+/// # Errors
+/// It is not known to be safe: the reason, and what to do.
+pub fn resume(
+    context: Context<'_>,
+    name: &MachineName,
+    options: ResumeOptions,
+) -> Result<Resumed, Error> {
+    let Context { host, report, .. } = context;
+    let _lock = host.store.lock(name, &format!("p2v resume {name}"))?;
+    let before = host.store.get(name)?;
+    if !before.has_domain_on_old_disks() {
+        return refused(format!(
+            "no domain runs on the old disks of {name} (it is {}), so none waits for them",
+            before.state
+        ));
+    }
+    if !context.domains()?.iter().any(|d| d.name == name.as_str()) {
+        return refused(format!(
+            "there is no domain {name}, so none waits for the old disks: `p2v start {name}` starts one"
+        ));
+    }
+    let contact = context.contact(name)?;
+    same_disks(&before, &contact)?;
+    let waiting = context.waiting(&contact)?;
+    if waiting.is_empty() {
+        return Ok(Resumed::HadThem);
+    }
+    let token = context.need_token(&contact)?;
+    if !options.old_system_did_not_run {
+        return refused(format!(
+            "the old machine of {name} was restarted, and the domain waits; nothing is lost so far. If the old system \
+             started from its own disk meanwhile, even for a moment, the domain must not go on with that disk: end it \
+             with `p2v stop {name} --destroy`, then `p2v start {name}` boots it anew. If you know that it did not (the \
+             network is first in its boot order, and its screen shows that the disks wait): \
+             `p2v resume {name} --old-system-did-not-run`"
+        ));
+    }
+    report.step("asking the old machine for write access");
+    context.set_access(&contact, &waiting, &token, Access::ReadWrite)?;
+    context.note_or_warn(
+        name,
+        "the old machine had restarted; the domain got its old disks back",
+    );
+    Ok(Resumed::Disks)
+}
+
+/// Each disk that the domain has is there and is the one it was.
+fn same_disks(before: &Record, contact: &Contact) -> Result<(), Error> {
+    let used = before.disks.iter();
+    for (slot, known) in used.filter(|(_, d)| d.mapping.as_ref().is_some_and(|m| m.old_disk)) {
+        let address = Address::new(before.shelf, *slot);
+        let Some((_, disk)) = contact.disks.iter().find(|(a, _)| *a == address) else {
+            return refused(format!(
+                "the domain's disk {address} is not exported: it did not come up. Look at the old machine, and switch it \
+                 off and on once more; the domain waits"
+            ));
+        };
+        if (disk.sectors, &disk.model, &disk.serial) != (known.sectors, &known.model, &known.serial)
+        {
+            return refused(format!(
+                "{address} is another disk now: it has {} sectors, model `{}` and serial number `{}`, and the domain's \
+                 has {}, `{}` and `{}`. The domain waits; put the right disk back, and switch the old machine off and on",
+                disk.sectors, disk.model, disk.serial, known.sectors, known.model, known.serial
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Whether the agent, started anew, waits for an order before it answers reads and writes.
+pub(super) fn waits(session: &mut dyn Export) -> Result<bool, Error> {
+    Ok(session.stats()?.get("read_write") == Some(2))
+}
+
+impl Context<'_> {
+    /// The disks that wait.
+    fn waiting(&self, contact: &Contact) -> Result<Vec<Address>, Error> {
+        let mut waiting = Vec::new();
+        for address in addresses(&contact.disks) {
+            if waits(&mut *self.session(contact, address)?)? {
+                waiting.push(address);
+            }
+        }
+        Ok(waiting)
+    }
+
+    /// Has disks that wait answer again, read-only, where no domain uses them any more: what one had not written
+    /// when it ended is given up, and the driver lets go of the disk.
+    pub(super) fn end_waiting(&self, contact: &Contact) -> Result<(), Error> {
+        let waiting = self.waiting(contact)?;
+        if waiting.is_empty() {
+            return Ok(());
+        }
+        let token = self.need_token(contact)?;
+        self.report
+            .step("the old machine was restarted and waits: making its exports read-only");
+        self.set_access(contact, &waiting, &token, Access::ReadOnly)
+    }
+}

@@ -1,0 +1,110 @@
+//! The old machine falls silent, restarts, or comes back as another, while its domain runs.
+
+use super::*;
+use crate::workflow::{ResumeOptions, Resumed, resume};
+
+impl Lab {
+    fn resume(&self, sure: bool) -> Result<Resumed, Error> {
+        let options = ResumeOptions {
+            old_system_did_not_run: sure,
+        };
+        resume(self.context(), &self.name, options)
+    }
+
+    /// As when it is switched off and on: its agent is started by a menu that says that it waits.
+    fn machine_restarts(&self) {
+        let mut machine = self.machine();
+        machine.inventory.boot_id = "second".into();
+        machine.writable = false;
+        machine.waits = true;
+    }
+
+    fn differences(&self) -> String {
+        discover(self.context()).unwrap()[0].differences.join("\n")
+    }
+
+    fn dead_seconds(&self) -> String {
+        let parameters = self.host.paths.sys_module.join("aoe/parameters");
+        fs::read_to_string(parameters.join("aoe_deadsecs"))
+            .unwrap()
+            .trim()
+            .to_owned()
+    }
+}
+
+#[test]
+fn a_machine_that_restarted_gets_no_write_until_the_operator_is_sure() {
+    let lab = lab(2);
+    assert!(text(lab.resume(true)).contains("none waits"));
+    lab.start().unwrap();
+    assert_eq!(lab.resume(false).unwrap(), Resumed::HadThem);
+    assert_eq!(lab.differences(), "");
+    lab.machine().on = false;
+    assert!(lab.differences().contains("OLD MACHINE SILENT"));
+    lab.machine().on = true;
+    lab.machine_restarts();
+    assert!(lab.differences().contains("OLD MACHINE RESTARTED"));
+    let error = text(lab.resume(false));
+    assert!(
+        error.contains("--old-system-did-not-run") && error.contains("p2v stop e1"),
+        "{error}"
+    );
+    assert!(lab.machine().waits && !lab.machine().writable);
+    assert_eq!(lab.resume(true).unwrap(), Resumed::Disks);
+    assert!(lab.machine().writable && lab.differences().is_empty());
+    let record = lab.host.store.get(&lab.name).unwrap();
+    assert!(
+        record
+            .history
+            .last()
+            .unwrap()
+            .what
+            .contains("got its old disks back")
+    );
+}
+
+#[test]
+fn another_disk_or_another_machine_gets_no_write_however_sure_the_operator_is() {
+    for change in [
+        |machine: &mut Machine| machine.inventory.disks[1].serial = "other".into(),
+        |machine: &mut Machine| machine.inventory.disks[0].sectors -= 1,
+        |machine: &mut Machine| drop(machine.inventory.disks.pop()),
+        |machine: &mut Machine| machine.inventory.nics[0].mac = MacAddr::new(2, 9, 9, 9, 9, 9),
+        |machine: &mut Machine| machine.inventory.dmi.uuid = "44454c4c-0000".into(),
+        |machine: &mut Machine| machine.token = None,
+    ] {
+        let lab = lab(2);
+        lab.machine().inventory.dmi.uuid = "44454c4c-ffff".into();
+        lab.start().unwrap();
+        lab.machine_restarts();
+        change(&mut lab.machine());
+        // Which remembers what it finds.
+        lab.differences();
+        text(lab.resume(true));
+        assert!(lab.machine().waits && !lab.machine().writable);
+    }
+}
+
+#[test]
+fn a_machine_that_waits_for_no_domain_any_more_is_started_and_copied() {
+    let lab = lab(1);
+    lab.start().unwrap();
+    fs::write(lab.dir.path().join("domains"), "").unwrap();
+    lab.machine_restarts();
+    assert!(text(lab.resume(true)).contains("p2v start e1"));
+    lab.start().unwrap();
+    assert!(lab.machine().writable && !lab.machine().waits);
+    fs::write(lab.dir.path().join("domains"), "").unwrap();
+    lab.machine_restarts();
+    lab.copy("vg").unwrap();
+    lab.assert_clean();
+}
+
+#[test]
+fn the_driver_keeps_requests_while_a_domain_is_on_an_old_disk() {
+    let lab = lab(1);
+    lab.start().unwrap();
+    assert_eq!(lab.dead_seconds(), "3600");
+    lab.stop().unwrap();
+    assert_eq!(lab.dead_seconds(), "180");
+}
