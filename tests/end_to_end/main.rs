@@ -8,6 +8,7 @@ mod drbd;
 mod failing_disk;
 mod frames;
 mod linux_driver;
+mod outage;
 mod power_cut;
 mod rbd;
 mod sanboot;

@@ -29,6 +29,9 @@ pub fn stop(context: Context<'_>, name: &MachineName, options: StopOptions) -> R
     let Context { host, report, .. } = context;
     let _lock = host.store.lock(name, &format!("p2v stop {name}"))?;
     let record = host.store.get(name)?;
+    if options.destroy && record.has_domain_on_old_disks() {
+        fail_what_waits(context, name);
+    }
     let was_there = stop_domain(context, name, options)?;
     if matches!(record.state, State::Moved | State::Released) {
         return match was_there {
@@ -61,6 +64,17 @@ pub fn stop(context: Context<'_>, name: &MachineName, options: StopOptions) -> R
         &token,
         Access::ReadOnly,
     )
+}
+
+/// A domain that waits for its disk cannot be ended before its requests are: an old machine that was restarted and
+/// waits is made to refuse them.
+fn fail_what_waits(context: Context<'_>, name: &MachineName) {
+    let ended = context
+        .contact(name)
+        .and_then(|contact| context.end_waiting(&contact));
+    if let Err(error) = ended {
+        context.report.warn(&error.to_string());
+    }
 }
 
 pub(super) fn known_addresses(record: &Record) -> Vec<Address> {

@@ -101,6 +101,21 @@ fn a_machine_that_waits_for_no_domain_any_more_is_started_and_copied() {
 }
 
 #[test]
+fn a_domain_that_waits_is_ended_once_its_requests_are_refused() {
+    let lab = lab(1);
+    lab.start().unwrap();
+    lab.machine_restarts();
+    // As with a disk that hangs, whatever ends the domain is not even tried before.
+    lab.obstacle("fail-xl-destroy");
+    let destroy = StopOptions { destroy: true };
+    text(stop(lab.context(), &lab.name, destroy));
+    assert!(!lab.machine().waits && !lab.machine().writable);
+    fs::remove_file(lab.dir.path().join("fail-xl-destroy")).unwrap();
+    stop(lab.context(), &lab.name, destroy).unwrap();
+    lab.assert_clean();
+}
+
+#[test]
 fn the_driver_keeps_requests_while_a_domain_is_on_an_old_disk() {
     let lab = lab(1);
     lab.start().unwrap();

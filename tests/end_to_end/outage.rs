@@ -1,0 +1,79 @@
+//! The old machine goes off and on while its disk is written to: the domain waits, and nothing is lost.
+
+use p2v_lab::fio::Job;
+use p2v_lab::old_server::{IDE_PC, OldServer};
+
+use crate::scene::{EXPORT_LIMIT, Scene};
+use crate::wire::wait_until;
+
+const MIB: u64 = 1 << 20;
+
+#[test]
+fn an_old_machine_that_was_off_for_a_while_keeps_its_domain_waiting_and_loses_nothing() {
+    let mut scene = Scene::with_guest("outage", IDE_PC);
+    scene.host.ok("p2v start e1").unwrap();
+    scene.guest_says("p2v guest: boot 1");
+    let dead_seconds = "cat /sys/module/aoe/parameters/aoe_deadsecs";
+    assert_eq!(scene.host.ok(dead_seconds).unwrap().trim(), "3600");
+
+    // The guest has halted; this writes in its place, by the same way, slowly enough to be in the midst of it.
+    let job = Job {
+        device: "/dev/mapper/p2v-e1-0".to_owned(),
+        offset: MIB,
+        size: 46 * MIB,
+        options: "--rw=randwrite --bsrange=512-64k --blockalign=512 --verify=pattern --verify_pattern=%o --rate=2m"
+            .to_owned(),
+    };
+    let written = r"set -- $(cat '/sys/block/etherd!e1.0/stat'); test $7 -gt 4096";
+    scene
+        .host
+        .ok(&format!(
+            "({}; echo $? >/tmp/status) >/tmp/result 2>&1 & {}",
+            job.command("--do_verify=0"),
+            wait_until(&format!("{{ {written}; }}"))
+        ))
+        .unwrap();
+    let Scene {
+        mut host,
+        old,
+        disk,
+        run,
+        ..
+    } = scene;
+    drop(old);
+    let silent = host.ok("p2v show e1").unwrap();
+    assert!(silent.contains("OLD MACHINE SILENT"), "{silent}");
+    let mut old = OldServer::power_on(run.directory(), &disk, IDE_PC).unwrap();
+    old.wait_for("exporting e1.0 WAITING", EXPORT_LIMIT)
+        .unwrap();
+
+    let restarted = host.ok("p2v show e1").unwrap();
+    assert!(restarted.contains("OLD MACHINE RESTARTED"), "{restarted}");
+    let unsure = host.run("p2v resume e1").unwrap().failure().unwrap();
+    assert!(unsure.contains("--old-system-did-not-run"), "{unsure}");
+    assert!(
+        host.ok("test ! -e /tmp/status && echo waits")
+            .unwrap()
+            .contains("waits")
+    );
+    host.ok("p2v resume e1 --old-system-did-not-run").unwrap();
+
+    host.ok(&wait_until("test -s /tmp/status")).unwrap();
+    let said = host.ok("cat /tmp/result; exit $(cat /tmp/status)").unwrap();
+    let done = job.read_result(&said).unwrap();
+    println!("the longest write took {:.0} s", done.longest_write);
+    assert!(
+        done.written >= job.size && done.longest_write > 10.0,
+        "{done:?}"
+    );
+    host.ok(&job.command("--verify_only")).unwrap();
+    let kernel = host.ok("dmesg").unwrap();
+    for error in ["ata error", "I/O error", "lost async"] {
+        assert!(!kernel.contains(error), "{error:?} in {kernel}");
+    }
+    assert!(!host.ok("p2v show e1").unwrap().contains("OLD MACHINE"));
+    host.ok("p2v stop e1 --destroy").unwrap();
+    assert_eq!(host.ok(dead_seconds).unwrap().trim(), "180");
+    drop((host, old));
+    run.succeeded();
+}
