@@ -22,6 +22,13 @@ export RUSTUP_TOOLCHAIN := stable
 endif
 endif
 
+# Cargo's own tools that the build takes beside cargo: outside target/, because compiling them takes minutes and
+# every clone can use them. Not optimised: they run for a second.
+TOOLS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/p2v-tools
+export PATH := $(abspath $(TOOLS))/bin:$(PATH)
+tool = env -u RUSTFLAGS -u CARGO_TARGET_DIR CARGO_PROFILE_DEV_DEBUG=0 \
+	$(CARGO) install -q --locked --debug --no-default-features --root $(TOOLS) $1
+
 # What building, testing and the lab run; all from Debian 12.
 PACKAGES := gcc g++ libc6-dev binutils pkg-config \
 	qemu-system-x86 qemu-utils ipxe-qemu seabios nbdkit mmdebstrap e2fsprogs fdisk gddrescue \
@@ -36,7 +43,7 @@ PACKAGES := gcc g++ libc6-dev binutils pkg-config \
 # GRUB for 32-bit UEFI, which Debian does not sign, and for 64-bit UEFI beside another DHCP server (see boot_set.rs).
 GRUB_MODULES := efinet tftp http normal configfile linux echo sleep test true reboot minicmd all_video
 
-.PHONY: help setup build image grub lab demo test check unit end-to-end bench fuzz install install-files clean
+.PHONY: help setup cargo-deny build image grub lab demo test check unit end-to-end bench fuzz install install-files clean
 
 help:
 	@echo "make demo      an old server is moved onto Xen before your eyes, all in QEMU (about 10 minutes the first time)"
@@ -76,6 +83,9 @@ setup:
 	[ $${#missing[@]} -eq 0 ] || { echo "apt-get install does not bring: $${missing[*]} (what it said is in $(or $(TMPDIR),/tmp)/p2v-setup.log)" >&2; exit 1; }
 	@command -v qemu-img >/dev/null || { echo "qemu-img is not there: apt-get install qemu-utils" >&2; exit 1; }
 
+cargo-deny: setup
+	@$(call tool,cargo-deny@0.20.2)
+
 build: setup
 	$(CARGO) build --release --locked -q -p p2v -p p2v-lab -p p2v-image --bins
 
@@ -102,9 +112,10 @@ lab: setup
 demo: image lab
 	$(TARGET)/release/demo
 
-check: setup
+check: setup cargo-deny
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -q -- -D warnings
+	$(CARGO) deny --locked check bans licenses sources
 
 unit: setup image
 	P2V_IMAGE_DIR=$(abspath $(IMAGE)) $(CARGO) test --workspace --exclude p2v-lab --locked -q
