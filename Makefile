@@ -12,6 +12,8 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 HOST := x86_64-unknown-linux-gnu
 CACHE := $(TARGET)/lab/cache
 IMAGE := $(TARGET)/netboot
+# What is shipped, and what the lab runs: without symbols, which are in NAME.debug beside each.
+DIST := $(TARGET)/dist
 
 # rust-toolchain.toml names a release. A machine that has that release under the name stable only, and cannot
 # fetch it, takes this one.
@@ -29,6 +31,22 @@ export PATH := $(abspath $(TOOLS))/bin:$(PATH)
 tool = env -u RUSTFLAGS -u CARGO_TARGET_DIR CARGO_PROFILE_DEV_DEBUG=0 \
 	$(CARGO) install -q --locked --debug --no-default-features --root $(TOOLS) $1
 
+# No directory of the machine that builds is in what it ships. Everything in the release and image profiles is
+# built with `release`, or cargo would compile it twice.
+REMAP := $(CURDIR)=. \
+	$(or $(CARGO_HOME),$(HOME)/.cargo)/registry/src=crates \
+	$(or $(RUSTUP_HOME),$(HOME)/.rustup)/toolchains=toolchains
+# The list of dependencies goes into each program, for tools that look for known holes (cargo audit bin).
+release = RUSTFLAGS='$(strip $(RUSTFLAGS) $(addprefix --remap-path-prefix=,$(REMAP)) $1)' \
+	CFLAGS='$(strip $(CFLAGS) $(addprefix -ffile-prefix-map=,$(REMAP)))' $(CARGO) auditable build --locked -q
+
+# Strips the program $1 into DIST, if it is newer, and puts its line tables into a file of their own.
+define stripped
+	@mkdir -p $(DIST); out=$(DIST)/$(notdir $1); [ $$out -nt $1 ] || { rm -f $$out; \
+		objcopy --only-keep-debug --compress-debug-sections $1 $$out.debug; \
+		objcopy --strip-all --add-gnu-debuglink=$$out.debug $1 $$out; }
+endef
+
 # What building, testing and the lab run; all from Debian 12.
 PACKAGES := gcc g++ libc6-dev binutils pkg-config \
 	qemu-system-x86 qemu-utils ipxe-qemu seabios nbdkit mmdebstrap e2fsprogs fdisk gddrescue \
@@ -43,7 +61,7 @@ PACKAGES := gcc g++ libc6-dev binutils pkg-config \
 # GRUB for 32-bit UEFI, which Debian does not sign, and for 64-bit UEFI beside another DHCP server (see boot_set.rs).
 GRUB_MODULES := efinet tftp http normal configfile linux echo sleep test true reboot minicmd all_video
 
-.PHONY: help setup cargo-deny build image grub lab demo test check unit end-to-end bench fuzz install install-files clean
+.PHONY: help setup cargo-auditable cargo-deny build image grub lab demo test check unit end-to-end bench fuzz install install-files install-debug clean
 
 help:
 	@echo "make demo      an old server is moved onto Xen before your eyes, all in QEMU (about 10 minutes the first time)"
@@ -83,16 +101,23 @@ setup:
 	[ $${#missing[@]} -eq 0 ] || { echo "apt-get install does not bring: $${missing[*]} (what it said is in $(or $(TMPDIR),/tmp)/p2v-setup.log)" >&2; exit 1; }
 	@command -v qemu-img >/dev/null || { echo "qemu-img is not there: apt-get install qemu-utils" >&2; exit 1; }
 
+cargo-auditable: setup
+	@$(call tool,cargo-auditable@0.7.7)
+
 cargo-deny: setup
 	@$(call tool,cargo-deny@0.20.2)
 
-build: setup
-	$(CARGO) build --release --locked -q -p p2v -p p2v-lab -p p2v-image --bins
+build: cargo-auditable
+	$(call release) --release -p p2v -p p2v-lab -p p2v-image --bins
+	$(call stripped,$(TARGET)/release/p2v)
+	$(call stripped,$(TARGET)/release/p2v-image)
+	$(call stripped,$(TARGET)/release/lab-guest)
 
 # The agent is one static file, because there is nothing else in the image.
 image: build
-	RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --locked -q --profile image --target $(HOST) -p p2v-agent
-	$(TARGET)/release/p2v-image build --agent $(TARGET)/$(HOST)/image/p2v-agent --cache $(CACHE)/kernel --out $(IMAGE)
+	$(call release,-C target-feature=+crt-static) --profile image --target $(HOST) -p p2v-agent
+	$(call stripped,$(TARGET)/$(HOST)/image/p2v-agent)
+	$(DIST)/p2v-image build --agent $(DIST)/p2v-agent --cache $(CACHE)/kernel --out $(IMAGE)
 	@$(MAKE) --no-print-directory grub
 
 grub:
@@ -135,7 +160,7 @@ TFTPD := $(CACHE)/tftpd-hpa/usr/sbin/in.tftpd
 # Figures, not tests. ONLY="cached mtu=9000" or ONLY="copy random" measures some rows; BESIDE=FILE another p2v's
 # netboot service in the same run. Copies need 30 GB of disk.
 bench: image
-	$(CARGO) build --release --locked -q -p p2v-bench -p p2v-agent -p p2v
+	$(call release) --release -p p2v-bench -p p2v-agent -p p2v
 	@test -x $(TFTPD) || { mkdir -p $(CACHE)/tftpd-hpa; cd $(CACHE)/tftpd-hpa; apt-get download -qq tftpd-hpa; dpkg -x tftpd-hpa_*.deb .; }
 	$(TARGET)/release/bench --out $(TARGET)/bench --tftpd $(TFTPD) --only "$(ONLY)" $(if $(BESIDE),--beside $(BESIDE))
 
@@ -154,20 +179,28 @@ fuzz: setup
 		grep -E 'number_of_executed_units|DONE' tests/fuzz/artifacts/$$target.log; \
 	done
 
-install: image install-files
+install: image install-files install-debug
 	@[ -n "$(DESTDIR)" ] || systemd-sysusers p2v.conf
 
 # Copies what is built; nothing is enabled or started.
 install-files:
-	install -D -m 755 $(TARGET)/release/p2v $(DESTDIR)$(PREFIX)/sbin/p2v
+	install -D -m 755 $(DIST)/p2v $(DESTDIR)$(PREFIX)/sbin/p2v
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/p2v $(IMAGE)/vmlinuz $(IMAGE)/initrd $(IMAGE)/grubia32.efi $(IMAGE)/grubx64.efi
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/lib/systemd/system server/p2v/systemd/p2v-serve.service server/p2v/systemd/p2v-devices.service
 	install -D -m 644 server/p2v/systemd/p2v.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/p2v.conf
-	install -D -m 755 $(TARGET)/release/p2v-image $(DESTDIR)$(PREFIX)/sbin/p2v-image
-	install -D -m 755 $(TARGET)/$(HOST)/image/p2v-agent $(DESTDIR)$(PREFIX)/sbin/p2v-agent
+	install -D -m 755 $(DIST)/p2v-image $(DESTDIR)$(PREFIX)/sbin/p2v-image
+	install -D -m 755 $(DIST)/p2v-agent $(DESTDIR)$(PREFIX)/sbin/p2v-agent
 	install -D -m 644 appliance/agent/man/p2v-agent.8 $(DESTDIR)$(PREFIX)/share/man/man8/p2v-agent.8
 	install -D -m 644 server/p2v/man/p2v.8 $(DESTDIR)$(PREFIX)/share/man/man8/p2v.8
 	install -D -m 644 server/p2v/p2v.toml $(DESTDIR)$(PREFIX)/share/doc/p2v/p2v.toml.example
+
+# By build ID, where gdb and the backtrace of a panic look; a package of its own, as Debian's -dbgsym are.
+install-debug:
+	@for name in p2v p2v-image p2v-agent; do \
+		id=$$(readelf -n $(DIST)/$$name | sed -n 's/ *Build ID: //p'); \
+		[ -n "$$id" ] || { echo "$(DIST)/$$name has no build ID" >&2; exit 1; }; \
+		install -D -m 644 $(DIST)/$$name.debug $(DESTDIR)$(PREFIX)/lib/debug/.build-id/$${id:0:2}/$${id:2}.debug; \
+	done
 
 clean:
 	rm -rf $(TARGET)

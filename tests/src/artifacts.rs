@@ -13,7 +13,7 @@ pub struct Artifacts {
     pub lab: PathBuf,
     /// Directory with the Xen host's `dom0.img`, `xen`, `vmlinuz` and `initrd`.
     pub xen_host: PathBuf,
-    /// Release builds: `p2v`, `lab-guest`.
+    /// Release builds without symbols, as they are shipped: `p2v`, `lab-guest`.
     pub binaries: PathBuf,
     /// The netboot image: `vmlinuz` and `initrd`.
     pub image: PathBuf,
@@ -40,9 +40,9 @@ impl Artifacts {
         let found = Artifacts {
             lab: target.join("lab"),
             xen_host: target.join("lab/cache/xen-host"),
-            binaries: target.join("release"),
+            binaries: target.join("dist"),
             image: target.join("netboot"),
-            agent: target.join("x86_64-unknown-linux-gnu/image/p2v-agent"),
+            agent: target.join("dist/p2v-agent"),
             sources,
         };
         let wanted = [
