@@ -10,6 +10,8 @@ use crate::host::Host;
 use crate::tool::aoe_driver::AoeDriver;
 use crate::tool::{ToolError, dmsetup, lvm, xl};
 
+mod outages;
+
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -48,6 +50,7 @@ fn finding(severity: Severity, what: &str, found: impl ToString, todo: &str) -> 
 pub fn examine(host: &Host) -> Vec<Finding> {
     let mut findings = xen(host);
     findings.push(aoe(host));
+    findings.extend(outages::examine(host));
     findings.push(match dmsetup::list(&host.tools) {
         Ok(_) => finding(Severity::Good, "device-mapper", "dmsetup works", ""),
         Err(e) => finding(

@@ -29,6 +29,8 @@ pub struct Paths {
     pub xen_save: PathBuf,
     /// `/run/p2v`: what holds until the host restarts.
     pub run: PathBuf,
+    /// `/proc/version`.
+    pub proc_version: PathBuf,
     /// `/proc/xen/capabilities`: holds `control_d` in dom0.
     pub xen_capabilities: PathBuf,
 }
@@ -45,6 +47,7 @@ impl Default for Paths {
             xen_backends: "/sys/bus/xen-backend/devices".into(),
             xen_save: "/var/lib/xen/save".into(),
             run: "/run/p2v".into(),
+            proc_version: "/proc/version".into(),
             xen_capabilities: "/proc/xen/capabilities".into(),
         }
     }
@@ -65,6 +68,7 @@ impl Paths {
             xen_backends: at(real.xen_backends),
             xen_save: at(real.xen_save),
             run: at(real.run),
+            proc_version: at(real.proc_version),
             xen_capabilities: at(real.xen_capabilities),
         }
     }

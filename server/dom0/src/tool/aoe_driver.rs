@@ -87,6 +87,18 @@ impl<'a> AoeDriver<'a> {
         fs::write(&parameter, seconds.to_string()).map_err(|e| io_error("write", &parameter, &e))
     }
 
+    /// How many seconds the driver keeps the requests of a device that does not answer.
+    ///
+    /// # Errors
+    /// The parameter cannot be read.
+    pub fn kept_seconds(&self) -> Result<u32, ToolError> {
+        let (parameter, _) = self.dead_seconds();
+        let text = fs::read_to_string(&parameter).map_err(|e| io_error("read", &parameter, &e))?;
+        text.trim().parse().map_err(|_| {
+            ToolError::NotDone(format!("{} is `{}`", parameter.display(), text.trim()))
+        })
+    }
+
     /// Undoes [`AoeDriver::keep_requests`].
     ///
     /// # Errors
