@@ -186,7 +186,7 @@ install: image install-files install-debug
 install-files:
 	install -D -m 755 $(DIST)/p2v $(DESTDIR)$(PREFIX)/sbin/p2v
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/p2v $(IMAGE)/vmlinuz $(IMAGE)/initrd $(IMAGE)/grubia32.efi $(IMAGE)/grubx64.efi
-	install -D -m 644 -t $(DESTDIR)$(PREFIX)/lib/systemd/system server/p2v/systemd/p2v-serve.service server/p2v/systemd/p2v-devices.service
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/lib/systemd/system $(addprefix server/p2v/systemd/,p2v-serve.service p2v-devices.service p2v-watch.service)
 	install -D -m 644 server/p2v/systemd/p2v.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/p2v.conf
 	install -D -m 755 $(DIST)/p2v-image $(DESTDIR)$(PREFIX)/sbin/p2v-image
 	install -D -m 755 $(DIST)/p2v-agent $(DESTDIR)$(PREFIX)/sbin/p2v-agent

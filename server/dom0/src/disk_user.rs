@@ -206,6 +206,7 @@ mod tests {
         xl::Domain {
             id: 5,
             name: "other".into(),
+            is_paused: false,
             disks: vec![disk.to_owned()],
         }
     }

@@ -219,6 +219,11 @@ pub enum Command {
         #[arg(long, value_name = "N", value_parser = slot)]
         without_disk: Vec<u8>,
     },
+    /// Keep an eye on the old machines of running domains (see the p2v-watch unit; runs until stopped)
+    ///
+    /// One that falls silent is told of, and after 20 s its domain is paused, so that its own time-outs do not run; it
+    /// is unpaused when its disks are back.
+    Watch,
     /// Switch the old machine off (only when it is moved)
     Release {
         /// Name of the machine, or the MAC address it boots from

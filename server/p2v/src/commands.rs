@@ -232,6 +232,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             );
             Ok(ExitCode::SUCCESS)
         }),
+        Command::Watch => with_wire(&host, &settings, &told, watch),
         Command::Release { name, off } => with_wire(&host, &settings, &told, |context| {
             let name = name_of(&host.store, &settings, name)?;
             workflow::release(context, &name, ReleaseOptions { off: *off })?;
@@ -273,6 +274,26 @@ fn with_wire(
         host,
         wire: &wire,
         report: told,
+    })
+}
+
+/// Looks at the old machines of running domains until a signal comes.
+fn watch(context: workflow::Context<'_>) -> Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let mut signalled = std::pin::pin!(serve::signalled());
+        loop {
+            // What cannot be listed now may be at the next look: this must not end for it.
+            if let Err(error) = workflow::watch(context) {
+                context.report.warn(&error.to_string());
+            }
+            tokio::select! {
+                ended = &mut signalled => return Ok(ended.map(|()| ExitCode::SUCCESS)?),
+                () = tokio::time::sleep(workflow::WATCH_INTERVAL) => {}
+            }
+        }
     })
 }
 

@@ -13,6 +13,8 @@ pub struct Domain {
     pub id: u32,
     /// Its name.
     pub name: String,
+    /// It is paused.
+    pub is_paused: bool,
     /// What its disks are in dom0. Empty also when `xl` could not tell (a domain that is going).
     pub disks: Vec<PathBuf>,
 }
@@ -98,6 +100,22 @@ pub fn destroy(tools: &Tools, name: &str) -> Result<(), ToolError> {
     tools.run("xl", ["destroy", name]).map(drop)
 }
 
+/// Stops a domain's processors.
+///
+/// # Errors
+/// What `xl` said.
+pub fn pause(tools: &Tools, name: &str) -> Result<(), ToolError> {
+    tools.run("xl", ["pause", name]).map(drop)
+}
+
+/// Lets them run again.
+///
+/// # Errors
+/// What `xl` said.
+pub fn unpause(tools: &Tools, name: &str) -> Result<(), ToolError> {
+    tools.run("xl", ["unpause", name]).map(drop)
+}
+
 /// Asks a domain to shut down: by its PV driver, else by the power button.
 ///
 /// # Errors
@@ -127,17 +145,19 @@ fn parse_short(text: &str) -> Result<Vec<Domain>, ToolError> {
         .map(|line| {
             // From the right: a name may hold spaces, the five columns after it do not.
             let mut rest = line.trim_end();
-            let mut id = None;
-            for _ in 0..5 {
+            let mut columns = [""; 5];
+            for column in columns.iter_mut().rev() {
                 let at = rest.rfind(char::is_whitespace).unwrap_or(0);
-                id = rest[at..].trim().parse().ok();
+                *column = rest[at..].trim();
                 rest = rest[..at].trim_end();
             }
+            let [id, _, _, state, _] = columns;
             let name = Some(rest).filter(|r| !r.is_empty());
-            match (id, name) {
-                (Some(id), Some(name)) => Ok(Domain {
+            match (id.parse(), name) {
+                (Ok(id), Some(name)) => Ok(Domain {
                     id,
                     name: name.to_owned(),
+                    is_paused: state.contains('p'),
                     disks: Vec::new(),
                 }),
                 _ => Err(unexpected("xl list", format!("the line `{line}`"))),
@@ -154,6 +174,7 @@ fn parse_long(text: &str) -> Result<Vec<Domain>, ToolError> {
         .map(|l| Domain {
             id: l.domid,
             name: l.config.c_info.name.unwrap_or_default(),
+            is_paused: false,
             disks: paths(l.config.disks),
         })
         .collect())
@@ -183,7 +204,7 @@ mod tests {
     const SHORT: &str = "Name                                        ID   Mem VCPUs\tState\tTime(s)\n\
         Domain-0                                     0  1536     2     r-----      41.2\n\
         web1                                         3   512     1     -b----       7.9\n\
-        two words                                    4   512     1     ---s-d       7.9\n";
+        two words                                    4   512     1     --ps-d       7.9\n";
     const LONG: &str = r#"[
         {"domid": 0, "config": {"c_info": {"type": "pv", "name": "Domain-0"}, "b_info": {}}},
         {"domid": 3, "config": {"c_info": {"type": "hvm", "name": "web1"}, "b_info": {"max_vcpus": 1},
@@ -199,6 +220,10 @@ mod tests {
                 .map(|d| (d.id, d.name.as_str()))
                 .collect::<Vec<_>>(),
             [(0, "Domain-0"), (3, "web1"), (4, "two words")]
+        );
+        assert_eq!(
+            short.iter().map(|d| d.is_paused).collect::<Vec<_>>(),
+            [false, false, true]
         );
         let long = parse_long(LONG).unwrap();
         assert_eq!(long[1].disks, [PathBuf::from("/dev/mapper/p2v-web1-0")]);

@@ -8,7 +8,7 @@ use p2v_aoe::vendor::Stats;
 use p2v_aoe::{Address, MacAddr};
 use serde::Serialize;
 
-use super::{Context, Error, resume};
+use super::{Context, Error, resume, watch};
 use crate::name::MachineName;
 use crate::record::{DiskRecord, HistoryLine, Record, State};
 use crate::timestamp::Timestamp;
@@ -163,7 +163,9 @@ fn known(
             Heard::Answers
         }
     };
-    differences.extend(compare(&record, heard, domain.is_some()));
+    let outage = watch::outage(context.host, &record.name);
+    let away = outage.and_then(|outage| outage.since.age_at(Timestamp::now()));
+    differences.extend(compare(&record, heard, domain.is_some(), away));
     MachineView {
         name: Some(record.name),
         shelf: record.shelf,
@@ -249,7 +251,9 @@ fn heard(
 }
 
 /// Where a record and what is seen disagree.
-fn compare(record: &Record, heard: Heard, runs: bool) -> Vec<String> {
+/// `away`: how long `p2v watch` has missed the machine's disks.
+fn compare(record: &Record, heard: Heard, runs: bool, away: Option<Duration>) -> Vec<String> {
+    let away = away.map_or_else(String::new, |away| format!(" {} s", away.as_secs()));
     let name = &record.name;
     let answers = heard != Heard::Nothing;
     let mut differences = Vec::new();
@@ -270,11 +274,11 @@ fn compare(record: &Record, heard: Heard, runs: bool) -> Vec<String> {
     }
     match record.state {
         State::Running if runs && heard == Heard::Waits => differences.push(format!(
-            "OLD MACHINE RESTARTED: the domain waits for its disk; nothing is lost so far. `p2v resume {name}` says what \
+            "OLD MACHINE RESTARTED, its disks are away{away}: the domain waits for its disk; nothing is lost so far. `p2v resume {name}` says what \
              to make sure of, and gives the disk back"
         )),
         State::Running if runs && !answers => differences.push(format!(
-            "OLD MACHINE SILENT: the domain waits for its disk (for domain_waits_seconds at most); nothing is lost so far. \
+            "OLD MACHINE SILENT{away}: the domain waits for its disk (for domain_waits_seconds at most); nothing is lost so far. \
              Look at the old machine's power and cable; when it is back, `p2v show {name}` says how to go on"
         )),
         State::Running | State::Copying | State::Copied if !answers => {
@@ -321,7 +325,7 @@ mod tests {
             } else {
                 Heard::Nothing
             };
-            compare(&record, heard, runs).len()
+            compare(&record, heard, runs, None).len()
         };
         for (state, answers, runs, count) in [
             (State::Seen, false, false, 0),

@@ -45,6 +45,7 @@ mod resume;
 mod start;
 mod stop;
 mod verify;
+mod watch;
 
 pub use config::{ConfigWritten, config, write_config};
 pub use copying::{CopyDone, CopyPlan, CopyRequest, CopyTarget, copy, plan_copy};
@@ -57,6 +58,7 @@ pub use resume::{ResumeOptions, Resumed, resume};
 pub use start::{StartOptions, start};
 pub use stop::{StopOptions, stop};
 pub use verify::{Against, VerifyDone, verify};
+pub use watch::{INTERVAL as WATCH_INTERVAL, Outage, Pause, outage, watch};
 
 /// What a command works with.
 #[derive(Clone, Copy)]

@@ -38,7 +38,12 @@ case "$1" in
 list) if [ "$2" = -l ]; then cat $D/long; exit; fi
     echo 'Name                 ID   Mem VCPUs	State	Time(s)'
     echo 'Domain-0              0  1536     2     r-----      41.2'
-    while read n; do echo "$n    7   512     1     -b----       7.9"; done < $D/domains ;;
+    while read n; do
+        state=-b----; grep -qx "$n" $D/paused && state=--p---
+        echo "$n    7   512     1     $state       7.9"
+    done < $D/domains ;;
+pause) echo "$2" >> $D/paused ;;
+unpause) grep -vx "$2" $D/paused > $D/p2; mv $D/p2 $D/paused ;;
 info) printf 'free_memory            : 9000\nnr_cpus : 4\nvirt_caps : hvm\n' ;;
 create) basename "$2" .cfg >> $D/domains
     [ ! -e $D/no-record ] || mv $D/state/machines $D/state/away
@@ -122,7 +127,7 @@ pub(super) fn lab(disks: u8) -> Lab {
         fs::write(&path, text).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
     }
-    for file in ["log", "domains", "dm", "lv"] {
+    for file in ["log", "domains", "paused", "dm", "lv"] {
         fs::write(root.join(file), "").unwrap();
     }
     fs::write(root.join("long"), "[]").unwrap();

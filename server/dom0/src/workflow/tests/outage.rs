@@ -1,7 +1,7 @@
 //! The old machine falls silent, restarts, or comes back as another, while its domain runs.
 
 use super::*;
-use crate::workflow::{ResumeOptions, Resumed, resume};
+use crate::workflow::{ResumeOptions, Resumed, outage, resume, watch};
 
 impl Lab {
     fn resume(&self, sure: bool) -> Result<Resumed, Error> {
@@ -113,6 +113,61 @@ fn a_domain_that_waits_is_ended_once_its_requests_are_refused() {
     fs::remove_file(lab.dir.path().join("fail-xl-destroy")).unwrap();
     stop(lab.context(), &lab.name, destroy).unwrap();
     lab.assert_clean();
+}
+
+/// The outage began so many seconds ago.
+fn long_ago(lab: &Lab, seconds: u64) {
+    let file = lab.host.paths.run.join("outages/e1.json");
+    let mut outage: serde_json::Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    let now = std::time::SystemTime::UNIX_EPOCH
+        .elapsed()
+        .unwrap()
+        .as_secs();
+    outage["since"] = serde_json::to_value(Timestamp::from_unix(now - seconds)).unwrap();
+    fs::write(&file, outage.to_string()).unwrap();
+}
+
+#[test]
+fn a_domain_is_paused_while_its_disk_is_away_and_unpaused_when_it_is_back() {
+    let lab = lab(1);
+    let look = || {
+        let warnings = Warnings::default();
+        let context = Context {
+            report: &warnings,
+            ..lab.context()
+        };
+        watch(context).unwrap();
+        warnings.0.into_inner().unwrap().join("\n")
+    };
+    lab.start().unwrap();
+    assert_eq!(look(), "");
+    lab.machine().on = false;
+    assert_eq!(look(), "");
+    long_ago(&lab, 6);
+    assert!(look().contains("OLD MACHINE SILENT"));
+    assert!(lab.differences().contains("OLD MACHINE SILENT 6 s"));
+    assert_eq!((look().as_str(), lab.file("paused").as_str()), ("", ""));
+    long_ago(&lab, 21);
+    assert!(look().contains("is paused"));
+    assert_eq!(lab.file("paused"), "e1\n");
+    lab.machine().on = true;
+    lab.machine_restarts();
+    look();
+    assert_eq!(lab.file("paused"), "e1\n", "its disk is not there yet");
+    lab.resume(true).unwrap();
+    look();
+    assert_eq!(lab.file("paused"), "");
+    assert_eq!(outage(&lab.host, &lab.name), None);
+    let record = lab.host.store.get(&lab.name).unwrap();
+    let said = &record.history.last().unwrap().what;
+    assert!(
+        said.contains("were away for 2") && said.contains("are back"),
+        "{said}"
+    );
+    // A domain that the operator paused is left so.
+    fs::write(lab.dir.path().join("paused"), "e1\n").unwrap();
+    look();
+    assert_eq!(lab.file("paused"), "e1\n");
 }
 
 #[test]

@@ -1,0 +1,352 @@
+//! `p2v watch`: an eye on the old machines whose domains run on their disks. One that falls silent makes its domain
+//! wait: its disk requests are kept by the kernel's driver, and after a while the domain is paused, so that its own
+//! time-outs do not run. With the disk back, it is unpaused.
+//!
+//! Nothing here gives a disk back to a domain: that is `p2v resume`.
+
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use p2v_aoe::Address;
+use serde::{Deserialize, Serialize};
+
+use super::{Context, Error};
+use crate::atomic_file;
+use crate::host::Host;
+use crate::name::MachineName;
+use crate::record::Record;
+use crate::timestamp::Timestamp;
+use crate::tool::xl;
+
+/// How often the old machines are asked. (The Linux driver sends a lost frame again after some seconds.)
+pub const INTERVAL: Duration = Duration::from_secs(3);
+/// Silence after which it is told of: less than this is a frame that was lost.
+const TOLD_AFTER: Duration = Duration::from_secs(5);
+/// Silence after which the domain is paused: Linux gives a disk 30 s, Windows 60.
+const PAUSED_AFTER: Duration = Duration::from_secs(20);
+
+/// What the old machine says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Seen {
+    /// Every disk of the domain's can be read and written.
+    Serves,
+    /// It answers, and at least one disk is not the domain's to write: its agent was started anew.
+    Waits,
+    /// At least one disk does not answer.
+    Silent,
+}
+
+/// Who has paused the domain.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Pause {
+    /// Nobody, as far as is known.
+    #[default]
+    None,
+    /// p2v, which unpauses it when the disks are back.
+    Ours,
+    /// The operator has unpaused it, and it is left so until the disks are back.
+    LeftAlone,
+}
+
+/// What is remembered of an outage, until it is over or the host restarts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outage {
+    /// Since when the disks were not there.
+    pub since: Timestamp,
+    /// It was told of.
+    told: bool,
+    /// Whether the domain is paused for it.
+    pub pause: Pause,
+}
+
+/// What is to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Act {
+    Tell,
+    Pause,
+    Unpause,
+    /// The outage is over.
+    End,
+}
+
+/// What one look at a machine leads to: the outage as it is remembered now, and what is to be done, in this order.
+fn decide(
+    outage: Option<&Outage>,
+    seen: Seen,
+    is_paused: bool,
+    now: Timestamp,
+) -> (Option<Outage>, Vec<Act>) {
+    let mut acts = Vec::new();
+    if seen == Seen::Serves {
+        if let Some(outage) = outage {
+            // A domain that the operator paused stays so.
+            if outage.pause == Pause::Ours && is_paused {
+                acts.push(Act::Unpause);
+            }
+            acts.push(Act::End);
+        }
+        return (None, acts);
+    }
+    let mut outage = outage.cloned().unwrap_or(Outage {
+        since: now,
+        told: false,
+        pause: Pause::None,
+    });
+    // A clock that was set back is no reason to wait longer.
+    let silent_for = outage.since.age_at(now).unwrap_or(PAUSED_AFTER);
+    if !outage.told && (silent_for >= TOLD_AFTER || seen == Seen::Waits) {
+        outage.told = true;
+        acts.push(Act::Tell);
+    }
+    match outage.pause {
+        Pause::Ours if !is_paused => outage.pause = Pause::LeftAlone,
+        Pause::None if !is_paused && silent_for >= PAUSED_AFTER => {
+            outage.pause = Pause::Ours;
+            acts.push(Act::Pause);
+        }
+        Pause::None | Pause::Ours | Pause::LeftAlone => {}
+    }
+    (Some(outage), acts)
+}
+
+/// Looks at every machine whose domain runs on its old disks, once. What fails with one is told to
+/// [`Context::report`], and the others are looked at all the same.
+///
+/// # Errors
+/// The records or the domains cannot be listed.
+pub fn watch(context: Context<'_>) -> Result<(), Error> {
+    let listing = context.host.store.list()?;
+    let domains = context.domains()?;
+    for record in listing
+        .records
+        .iter()
+        .filter(|r| r.has_domain_on_old_disks())
+    {
+        let domain = domains.iter().find(|d| d.name == record.name.as_str());
+        let looked = match domain {
+            Some(domain) => look_at(context, record, domain.is_paused),
+            None => forget(context.host, &record.name),
+        };
+        if let Err(error) = looked {
+            context.report.warn(&format!("{}: {error}", record.name));
+        }
+    }
+    Ok(())
+}
+
+fn look_at(context: Context<'_>, record: &Record, is_paused: bool) -> Result<(), Error> {
+    let Context { host, report, .. } = context;
+    let name = &record.name;
+    let seen = see(context, record);
+    let before = outage(host, name);
+    let now = Timestamp::now();
+    let (after, acts) = decide(before.as_ref(), seen, is_paused, now);
+    // Before the domain is paused: a watch that ends in between must know whose pause that is.
+    match &after {
+        Some(outage) if before.as_ref() != Some(outage) => remember(host, name, outage)?,
+        _ => {}
+    }
+    let seconds = |outage: &Outage| outage.since.age_at(now).unwrap_or_default().as_secs();
+    for act in acts {
+        match act {
+            Act::Tell => report.warn(&match seen {
+                Seen::Waits => format!(
+                    "{name}: OLD MACHINE RESTARTED: the domain waits for its disk; nothing is lost so far. Go on with \
+                     `p2v resume {name}`"
+                ),
+                Seen::Silent | Seen::Serves => format!(
+                    "{name}: OLD MACHINE SILENT: the domain waits for its disk (at most {} s); nothing is lost so far. \
+                     Look at the old machine's power and cable",
+                    host.settings.domain_waits_seconds
+                ),
+            }),
+            Act::Pause => {
+                xl::pause(&host.tools, name.as_str())?;
+                report.warn(&format!(
+                    "{name}: the domain is paused until its disk is back, so that its own time-outs do not run"
+                ));
+            }
+            Act::Unpause => {
+                xl::unpause(&host.tools, name.as_str())?;
+                report.step(&format!("{name}: the domain is unpaused"));
+            }
+            Act::End => {
+                let waited = before.as_ref().map_or(0, seconds);
+                let what = format!("the old disks were away for {waited} s, and are back");
+                if before.as_ref().is_some_and(|outage| outage.told) {
+                    context.note_or_warn(name, &what);
+                    report.step(&format!("{name}: {what}"));
+                }
+                forget(host, name)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Asks every disk that the domain has.
+fn see(context: Context<'_>, record: &Record) -> Seen {
+    let mut seen = Seen::Serves;
+    for (slot, disk) in &record.disks {
+        if !disk
+            .mapping
+            .as_ref()
+            .is_some_and(|mapping| mapping.old_disk)
+        {
+            continue;
+        }
+        let address = Address::new(record.shelf, *slot);
+        let stats = context
+            .wire
+            .attach(address)
+            .and_then(|mut session| session.stats());
+        match stats.map(|stats| stats.get("read_write")) {
+            Ok(Some(1)) => {}
+            Ok(_) => seen = Seen::Waits,
+            Err(_) => return Seen::Silent,
+        }
+    }
+    seen
+}
+
+/// The outage of a machine that is remembered.
+pub fn outage(host: &Host, name: &MachineName) -> Option<Outage> {
+    let text = fs::read(file(host, name)).ok()?;
+    serde_json::from_slice(&text).ok()
+}
+
+fn remember(host: &Host, name: &MachineName, outage: &Outage) -> Result<(), Error> {
+    let (file, text) = (file(host, name), serde_json::to_vec(outage));
+    let written = fs::create_dir_all(file.parent().unwrap_or(&file))
+        .and_then(|()| atomic_file::replace(&file, &text?, 0o644));
+    written.map_err(|e| Error::Refused(format!("cannot write {}: {e}", file.display())))
+}
+
+fn forget(host: &Host, name: &MachineName) -> Result<(), Error> {
+    match fs::remove_file(file(host, name)) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::Refused(format!(
+            "cannot remove {}: {e}",
+            file(host, name).display()
+        ))),
+        _ => Ok(()),
+    }
+}
+
+fn file(host: &Host, name: &MachineName) -> PathBuf {
+    host.paths.run.join("outages").join(format!("{name}.json"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64) -> Timestamp {
+        Timestamp::from_unix(1_000_000 + seconds)
+    }
+
+    fn away(told: bool, pause: Pause) -> Option<Outage> {
+        Some(Outage {
+            since: at(0),
+            told,
+            pause,
+        })
+    }
+
+    #[test]
+    fn what_each_look_leads_to() {
+        use Act::{End, Pause as PauseIt, Tell, Unpause};
+        use Pause::{LeftAlone, None as Not, Ours};
+        use Seen::{Serves, Silent, Waits};
+        for (before, seen, is_paused, now, after, acts) in [
+            // All is well, or well again before anybody was told.
+            (None, Serves, false, 0, None, vec![]),
+            (None, Serves, true, 0, None, vec![]),
+            (away(false, Not), Serves, false, 3, None, vec![End]),
+            // It falls silent.
+            (None, Silent, false, 0, away(false, Not), vec![]),
+            (away(false, Not), Silent, false, 4, away(false, Not), vec![]),
+            (
+                away(false, Not),
+                Silent,
+                false,
+                5,
+                away(true, Not),
+                vec![Tell],
+            ),
+            (away(true, Not), Silent, false, 19, away(true, Not), vec![]),
+            (
+                away(true, Not),
+                Silent,
+                false,
+                20,
+                away(true, Ours),
+                vec![PauseIt],
+            ),
+            (
+                away(true, Ours),
+                Silent,
+                true,
+                600,
+                away(true, Ours),
+                vec![],
+            ),
+            // A watch that was away itself.
+            (
+                away(false, Not),
+                Silent,
+                false,
+                60,
+                away(true, Ours),
+                vec![Tell, PauseIt],
+            ),
+            // It restarted.
+            (None, Waits, false, 0, away(true, Not), vec![Tell]),
+            (away(true, Ours), Waits, true, 90, away(true, Ours), vec![]),
+            // It is back.
+            (away(true, Ours), Serves, true, 90, None, vec![Unpause, End]),
+            (away(true, Not), Serves, false, 9, None, vec![End]),
+            // The operator's hand counts more.
+            (away(true, Not), Silent, true, 60, away(true, Not), vec![]),
+            (away(true, Not), Serves, true, 60, None, vec![End]),
+            (
+                away(true, Ours),
+                Silent,
+                false,
+                60,
+                away(true, LeftAlone),
+                vec![],
+            ),
+            (
+                away(true, LeftAlone),
+                Silent,
+                false,
+                99,
+                away(true, LeftAlone),
+                vec![],
+            ),
+            (
+                away(true, LeftAlone),
+                Silent,
+                true,
+                99,
+                away(true, LeftAlone),
+                vec![],
+            ),
+            (away(true, LeftAlone), Serves, true, 99, None, vec![End]),
+        ] {
+            let case = format!("{before:?} {seen:?} {is_paused} {now}");
+            assert_eq!(
+                decide(before.as_ref(), seen, is_paused, at(now)),
+                (after, acts),
+                "{case}"
+            );
+        }
+        // The clock was set back.
+        let early = Timestamp::from_unix(5);
+        let (after, acts) = decide(away(true, Not).as_ref(), Silent, false, early);
+        assert_eq!((after, acts), (away(true, Ours), vec![PauseIt]));
+    }
+}
