@@ -2,6 +2,7 @@
 
 use p2v_lab::fio::Job;
 use p2v_lab::old_server::{IDE_PC, OldServer};
+use p2v_lab::xen_host::XenHost;
 
 use crate::scene::{EXPORT_LIMIT, Scene};
 use crate::wire::wait_until;
@@ -15,6 +16,14 @@ fn an_old_machine_that_was_off_for_a_while_keeps_its_domain_waiting_and_loses_no
     scene.guest_says("p2v guest: boot 1");
     let dead_seconds = "cat /sys/module/aoe/parameters/aoe_deadsecs";
     assert_eq!(scene.host.ok(dead_seconds).unwrap().trim(), "3600");
+
+    let watch = |host: &mut XenHost| {
+        host.background("p2v-watch", "p2v watch", "watching")
+            .unwrap()
+    };
+    let log = "/var/log/p2v-watch.log";
+    let is_paused = "xl list e1 | grep -- '--p---'";
+    watch(&mut scene.host);
 
     // The guest has halted; this writes in its place, by the same way, slowly enough to be in the midst of it.
     let job = Job {
@@ -41,8 +50,14 @@ fn an_old_machine_that_was_off_for_a_while_keeps_its_domain_waiting_and_loses_no
         ..
     } = scene;
     drop(old);
+    host.wait_for_line(log, "OLD MACHINE SILENT").unwrap();
     let silent = host.ok("p2v show e1").unwrap();
     assert!(silent.contains("OLD MACHINE SILENT"), "{silent}");
+    host.wait_for_line(log, "e1: the domain is paused").unwrap();
+    host.ok(is_paused).unwrap();
+    // Whose pause that is outlives the watch.
+    host.ok("kill -9 $(cat /run/p2v-watch.pid)").unwrap();
+    watch(&mut host);
     let mut old = OldServer::power_on(run.directory(), &disk, IDE_PC).unwrap();
     old.wait_for("exporting e1.0 WAITING", EXPORT_LIMIT)
         .unwrap();
@@ -58,6 +73,9 @@ fn an_old_machine_that_was_off_for_a_while_keeps_its_domain_waiting_and_loses_no
     );
     host.ok("p2v resume e1 --old-system-did-not-run").unwrap();
 
+    host.wait_for_line(log, "e1: the domain is unpaused")
+        .unwrap();
+    assert!(host.run(is_paused).unwrap().failure().is_ok());
     host.ok(&wait_until("test -s /tmp/status")).unwrap();
     let said = host.ok("cat /tmp/result; exit $(cat /tmp/status)").unwrap();
     let done = job.read_result(&said).unwrap();
@@ -71,7 +89,11 @@ fn an_old_machine_that_was_off_for_a_while_keeps_its_domain_waiting_and_loses_no
     for error in ["ata error", "I/O error", "lost async"] {
         assert!(!kernel.contains(error), "{error:?} in {kernel}");
     }
-    assert!(!host.ok("p2v show e1").unwrap().contains("OLD MACHINE"));
+    let over = host.ok("p2v show e1").unwrap();
+    assert!(
+        !over.contains("OLD MACHINE") && over.contains("were away for"),
+        "{over}"
+    );
     host.ok("p2v stop e1 --destroy").unwrap();
     assert_eq!(host.ok(dead_seconds).unwrap().trim(), "180");
     drop((host, old));

@@ -282,6 +282,9 @@ fn watch(context: workflow::Context<'_>) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
+    context
+        .report
+        .step("watching the old machines whose domains run on their disks");
     runtime.block_on(async {
         let mut signalled = std::pin::pin!(serve::signalled());
         loop {
