@@ -33,7 +33,7 @@ tool = env -u RUSTFLAGS -u CARGO_TARGET_DIR CARGO_PROFILE_DEV_DEBUG=0 \
 
 # No directory of the machine that builds is in what it ships. Everything in the release and image profiles is
 # built with `release`, or cargo would compile it twice.
-REMAP := $(CURDIR)=. \
+REMAP := $(CURDIR)=. $(abspath $(TARGET))=target \
 	$(or $(CARGO_HOME),$(HOME)/.cargo)/registry/src=crates \
 	$(or $(RUSTUP_HOME),$(HOME)/.rustup)/toolchains=toolchains
 # The list of dependencies goes into each program, for tools that look for known holes (cargo audit bin).
