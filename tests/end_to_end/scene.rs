@@ -8,7 +8,7 @@ use p2v_lab::artifacts::Artifacts;
 use p2v_lab::disk::Disk;
 use p2v_lab::old_server::{Hardware, OldServer};
 use p2v_lab::run::Run;
-use p2v_lab::xen_host::{self, XenHost};
+use p2v_lab::xen_host::XenHost;
 
 /// From power-on to exported; generous, for a busy machine.
 pub const EXPORT_LIMIT: Duration = Duration::from_secs(240);
@@ -39,9 +39,7 @@ impl Scene {
         Scene::with_host_and_machine(
             name,
             guest_disk,
-            |artifacts, work| {
-                XenHost::start_with(artifacts, work, xen_host::SETTINGS, more).unwrap()
-            },
+            |artifacts, work| XenHost::boot(artifacts, work, more).unwrap(),
             |work, disk| OldServer::power_on(work, disk, hardware).unwrap(),
         )
     }
@@ -52,9 +50,7 @@ impl Scene {
         make_disk: impl FnOnce(&Artifacts, &Path) -> Disk,
         power_on: impl FnOnce(&Path, &Disk) -> OldServer,
     ) -> Scene {
-        let start = |artifacts: &Artifacts, work: &Path| {
-            XenHost::start(artifacts, work, xen_host::SETTINGS).unwrap()
-        };
+        let start = |artifacts: &Artifacts, work: &Path| XenHost::start(artifacts, work).unwrap();
         Scene::with_host_and_machine(name, make_disk, start, power_on)
     }
 

@@ -2,7 +2,7 @@
 
 use p2v_lab::artifacts::Artifacts;
 use p2v_lab::run::Run;
-use p2v_lab::xen_host::{self, XenHost};
+use p2v_lab::xen_host::XenHost;
 
 const DOMAIN: &str = r#"
 name = "guest"
@@ -19,7 +19,7 @@ fn xen_runs_a_guest_that_counts_its_boots_on_a_volume() {
     let artifacts = Artifacts::find().unwrap();
     let run = Run::new(&artifacts.lab, "smoke").unwrap();
     let boot_sector = artifacts.boot_sector(run.directory()).unwrap();
-    let mut host = XenHost::start(&artifacts, run.directory(), xen_host::SETTINGS).unwrap();
+    let mut host = XenHost::start(&artifacts, run.directory()).unwrap();
     let info = host.ok("xl info").unwrap();
     assert!(info.contains("virt_caps") && info.contains("hvm"), "{info}");
 

@@ -89,10 +89,23 @@ impl Artifacts {
         Ok(bytes)
     }
 
-    /// Makes a small ext4 image of what a host gets for one run: the product installed as
-    /// `make install` does, and `settings` as `/etc/p2v/p2v.toml`.
-    pub fn payload(&self, work: &Path, settings: &str) -> Result<PathBuf> {
-        let (tree, image) = (work.join("payload"), work.join("payload.img"));
+    /// Makes `payload.img` in `work`, a small ext4 image of what a host gets for one run.
+    pub fn payload(&self, work: &Path, settings: &str) -> Result<()> {
+        let tree = self.payload_tree(work, settings)?;
+        checked(
+            Command::new("mke2fs")
+                .args(["-q", "-t", "ext4", "-L", "payload", "-d"])
+                .arg(&tree)
+                .arg(work.join("payload.img"))
+                .arg("256M"),
+        )?;
+        Ok(fs::remove_dir_all(&tree)?)
+    }
+
+    /// What is in that image, as a directory in `work`: the product installed as `make install` does,
+    /// `settings` as `/etc/p2v/p2v.toml`, and the lab's own program and init.
+    pub fn payload_tree(&self, work: &Path, settings: &str) -> Result<PathBuf> {
+        let tree = work.join("payload");
         let root = tree.join("root");
         fs::create_dir_all(root.join("etc/p2v"))?;
         fs::write(root.join("etc/p2v/p2v.toml"), settings)?;
@@ -112,15 +125,7 @@ impl Artifacts {
             self.sources.join("xen-host/lab-init"),
             tree.join("lab-init"),
         )?;
-        checked(
-            Command::new("mke2fs")
-                .args(["-q", "-t", "ext4", "-L", "payload", "-d"])
-                .arg(&tree)
-                .arg(&image)
-                .arg("256M"),
-        )?;
-        fs::remove_dir_all(&tree)?;
-        Ok(image)
+        Ok(tree)
     }
 }
 

@@ -1,16 +1,18 @@
 //! A machine with the lab's Debian root file system: the Xen host, or plain Linux.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
+use serde_json::json;
 
 use crate::artifacts::{Artifacts, checked};
 use crate::console::Console;
 use crate::control::Control;
 use crate::machine::Machine;
-use crate::shell::Shell;
+use crate::monitor::Monitor;
+use crate::shell::{Shell, quoted};
 
 /// Generous: two emulated machines on two busy cores.
 const BOOT_LIMIT: Duration = Duration::from_secs(240);
@@ -66,10 +68,15 @@ pub struct Parts<'a> {
 
 /// A fresh root file system in `work`, over the one that `make lab` has made.
 pub fn fresh_root(artifacts: &Artifacts, work: &Path) -> Result<()> {
+    root_over(&artifacts.xen_host.join("dom0.img"), "raw", work)
+}
+
+/// A root file system in `work` over another one, which is not written to.
+pub fn root_over(base: &Path, format: &str, work: &Path) -> Result<()> {
     checked(
         Command::new("qemu-img")
-            .args(["create", "-q", "-f", "qcow2", "-F", "raw", "-b"])
-            .arg(artifacts.xen_host.join("dom0.img"))
+            .args(["create", "-q", "-f", "qcow2", "-F", format, "-b"])
+            .arg(base)
             .arg(work.join("dom0.qcow2")),
     )
 }
@@ -77,12 +84,74 @@ pub fn fresh_root(artifacts: &Artifacts, work: &Path) -> Result<()> {
 /// Starts the machine on `dom0.qcow2` and `payload.img` in `work`, with its wire at the socket
 /// `wire.sock` there, and waits until it takes commands.
 pub fn boot(work: &Path, parts: &Parts<'_>) -> Result<(Shell, Machine)> {
-    let name = parts.name;
-    let mut console = Console::new(work.join(format!("{name}.log")));
-    let socket = work.join("control.sock");
-    let _ = std::fs::remove_file(&socket);
-    let wire = work.join("wire.sock");
-    let _ = std::fs::remove_file(&wire);
+    let (mut shell, mut machine) = start(work, parts, &[])?;
+    let mut console = Console::new(work.join(format!("{}.log", parts.name)));
+    console.wait_for(parts.ready, BOOT_LIMIT, || machine.is_running())?;
+    shell.wait_ready(BOOT_LIMIT)?;
+    Ok((shell, machine))
+}
+
+/// Starts the machine as [`boot`] does, where the one that was saved in `state` stopped. Its disks
+/// must be as that one's were.
+pub fn resume(work: &Path, parts: &Parts<'_>, state: &Path) -> Result<(Shell, Machine)> {
+    let incoming = format!("exec:cat {}", quoted(&state.display().to_string()));
+    let (mut shell, machine) = start(work, parts, &["-incoming".to_owned(), incoming])?;
+    let mut monitor = Monitor::open(&monitor(work, parts.name))?;
+    monitor.wait_until("query-status", "status", "paused")?;
+    monitor.execute("cont", &json!({}))?;
+    // Its clock stands where it stopped.
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs_f64();
+    shell.ok(&format!("date -s @{now}"))?;
+    Ok((shell, machine))
+}
+
+/// Stops the machine called `name` in `work`, writes it to `state`, and ends it.
+pub fn save(
+    work: &Path,
+    name: &str,
+    shell: &mut Shell,
+    machine: &mut Machine,
+    state: &Path,
+) -> Result<()> {
+    shell.ok("sync")?;
+    let mut monitor = Monitor::open(&monitor(work, name))?;
+    monitor.execute("stop", &json!({}))?;
+    // Bytes a second, where the default is for a network.
+    monitor.execute(
+        "migrate-set-parameters",
+        &json!({ "max-bandwidth": 1_u64 << 40 }),
+    )?;
+    let to = format!("exec:cat >{}", quoted(&state.display().to_string()));
+    monitor.execute("migrate", &json!({ "uri": to }))?;
+    monitor.wait_until("query-migrate", "status", "completed")?;
+    monitor.execute("quit", &json!({}))?;
+    machine.wait_until_off(BOOT_LIMIT)?;
+    Ok(())
+}
+
+/// QEMU's control socket of the machine called `name`.
+fn monitor(work: &Path, name: &str) -> PathBuf {
+    work.join(format!("{name}.qmp"))
+}
+
+fn start(work: &Path, parts: &Parts<'_>, more: &[String]) -> Result<(Shell, Machine)> {
+    let sockets = [
+        work.join("control.sock"),
+        work.join("wire.sock"),
+        monitor(work, parts.name),
+    ];
+    for socket in &sockets {
+        let _ = std::fs::remove_file(socket);
+    }
+    let machine = Machine::start(parts.name, work, &[&arguments(work, parts), more].concat())?;
+    let control = Control::connect(&sockets[0], Duration::from_secs(30))
+        .with_context(|| machine.complaints())?;
+    let shell = Shell::new(control, parts.prompt, work.join("commands.log"));
+    Ok((shell, machine))
+}
+
+/// QEMU's arguments for the machine, with its files in `work`.
+pub fn arguments(work: &Path, parts: &Parts<'_>) -> Vec<String> {
     let mut arguments: Vec<String> = [
         "-M",
         "q35",
@@ -124,18 +193,24 @@ pub fn boot(work: &Path, parts: &Parts<'_>) -> Result<(Shell, Machine)> {
         "-netdev",
         format!(
             "stream,id=wire,server=on,addr.type=unix,addr.path={}",
-            wire.display()
+            file("wire.sock")
         ),
     );
     add(
         "-device",
         "virtio-net-pci,netdev=wire,mac=52:54:00:aa:00:02".to_owned(),
     );
+    // Before the control channel: who can connect to that finds this too.
+    let monitor = monitor(work, parts.name);
+    add(
+        "-qmp",
+        format!("unix:{},server=on,wait=off", monitor.display()),
+    );
     add(
         "-chardev",
         format!(
             "socket,id=control,path={},server=on,wait=off",
-            socket.display()
+            file("control.sock")
         ),
     );
     add("-device", "virtio-serial-pci".to_owned());
@@ -143,13 +218,10 @@ pub fn boot(work: &Path, parts: &Parts<'_>) -> Result<(Shell, Machine)> {
         "-device",
         "virtserialport,chardev=control,name=p2v.lab".to_owned(),
     );
-    add("-serial", format!("file:{}", console.path().display()));
+    add(
+        "-serial",
+        format!("file:{}", file(&format!("{}.log", parts.name))),
+    );
     arguments.extend(parts.more.iter().map(|&option| option.to_owned()));
-    let mut machine = Machine::start(name, work, &arguments)?;
-    let control =
-        Control::connect(&socket, Duration::from_secs(30)).with_context(|| machine.complaints())?;
-    let mut shell = Shell::new(control, parts.prompt, work.join("commands.log"));
-    console.wait_for(parts.ready, BOOT_LIMIT, || machine.is_running())?;
-    shell.wait_ready(BOOT_LIMIT)?;
-    Ok((shell, machine))
+    arguments
 }

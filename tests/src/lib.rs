@@ -18,5 +18,6 @@ pub mod monitor;
 pub mod old_server;
 pub mod old_system;
 pub mod run;
+pub mod saved_host;
 pub mod shell;
 pub mod xen_host;

@@ -3,13 +3,16 @@
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
 /// Generous: an emulated machine that is busy answers between two things.
 const LIMIT: Duration = Duration::from_secs(60);
+
+/// How often a query is repeated; nothing depends on the pace.
+const ASK_EVERY: Duration = Duration::from_millis(50);
 
 /// A conversation with one QEMU.
 pub struct Monitor {
@@ -54,6 +57,22 @@ impl Monitor {
         ensure!(!said.to_lowercase().contains("error"), "{line}: {said}");
         ensure!(!said.contains("failed"), "{line}: {said}");
         Ok(())
+    }
+
+    /// Waits until a query's `key` has this value.
+    pub fn wait_until(&mut self, query: &str, key: &str, value: &str) -> Result<()> {
+        let until = Instant::now() + LIMIT;
+        loop {
+            let answer = self.execute(query, &json!({}))?;
+            if answer[key] == value {
+                return Ok(());
+            }
+            ensure!(
+                answer[key] != "failed" && Instant::now() < until,
+                "QEMU's {query} does not come to {value}: {answer}"
+            );
+            std::thread::sleep(ASK_EVERY);
+        }
     }
 
     fn read(&mut self) -> Result<Value> {

@@ -1,19 +1,25 @@
 //! The Xen host: Xen 4.17 and a Debian dom0 under software emulation.
 
+use std::fs::File;
 use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::artifacts::{Artifacts, checked};
+use crate::artifacts::Artifacts;
 use crate::debian::{self, Drive, Parts};
 use crate::machine::Machine;
+use crate::saved_host;
 use crate::shell::Shell;
 
 /// The MAC address of its bridge: what the old machines' agents answer.
 pub const MAC: &str = "52:54:00:aa:00:01";
+
+/// The name of its files.
+const NAME: &str = "xen-host";
+/// The disk that its volume group `vg0` is on.
+pub(crate) const VOLUMES: &str = "volumes.img";
 
 /// Settings that fit the lab: what an operator would write in `/etc/p2v/p2v.toml`.
 pub const SETTINGS: &str = r#"
@@ -38,63 +44,31 @@ pub struct XenHost {
 }
 
 impl XenHost {
-    /// Makes its disks in `work` and starts it.
-    pub fn start(artifacts: &Artifacts, work: &Path, settings: &str) -> Result<XenHost> {
-        Self::start_with(artifacts, work, settings, &[])
+    /// Starts it where the saved one stopped (see [`saved_host`]), with disks of its own in `work`.
+    pub fn start(artifacts: &Artifacts, work: &Path) -> Result<XenHost> {
+        let saved = saved_host::find(artifacts)?;
+        saved.disks(work)?;
+        let running = with_parts(artifacts, work, NAME, &[], |parts| {
+            debian::resume(work, parts, &saved.state())
+        })?;
+        Ok(Self::new(running, work, &[]))
     }
 
-    /// The same with more options for QEMU.
-    pub fn start_with(
+    /// Makes its disks in `work` and boots it, with more options for QEMU.
+    pub fn boot(
         artifacts: &Artifacts,
         work: &Path,
-        settings: &str,
         more: &'static [&'static str],
     ) -> Result<XenHost> {
-        artifacts.payload(work, settings)?;
+        artifacts.payload(work, SETTINGS)?;
         debian::fresh_root(artifacts, work)?;
-        checked(
-            Command::new("truncate")
-                .args(["-s", "2G"])
-                .arg(work.join("volumes.img")),
-        )?;
-        let mut host = Self::boot(artifacts, work, "xen-host", more)?;
-        host.run("pvcreate -q /dev/disk/by-id/virtio-volumes && vgcreate -q vg0 /dev/disk/by-id/virtio-volumes")?
-            .success()?;
+        File::create(work.join(VOLUMES))?.set_len(2 << 30)?;
+        let running = with_parts(artifacts, work, NAME, more, |parts| {
+            debian::boot(work, parts)
+        })?;
+        let mut host = Self::new(running, work, more);
+        host.ok("pvcreate -q /dev/disk/by-id/virtio-volumes && vgcreate -q vg0 /dev/disk/by-id/virtio-volumes")?;
         Ok(host)
-    }
-
-    fn boot(
-        artifacts: &Artifacts,
-        work: &Path,
-        name: &str,
-        more: &'static [&'static str],
-    ) -> Result<XenHost> {
-        let file = |name: &str| artifacts.xen_host.join(name).display().to_string();
-        let parts = Parts {
-            name,
-            prompt: "xenhost",
-            processor: "qemu64,+svm,+npt,+x2apic,+ssse3,+sse4.1,+sse4.2,+popcnt",
-            memory: 4096,
-            kernel: [
-                file("xen"),
-                "com1=115200,8n1 console=com1 dom0_mem=1536M,max:1536M".to_owned(),
-                format!(
-                    "{} root=/dev/vda rw console=hvc0 net.ifnames=0 init=/lab-init,{}",
-                    file("vmlinuz"),
-                    file("initrd")
-                ),
-            ],
-            ready: "lab: xen host ready",
-            drives: &[Drive::new(&work.join("volumes.img"), "volumes")],
-            more,
-        };
-        let (shell, machine) = debian::boot(work, &parts)?;
-        Ok(XenHost {
-            shell,
-            machine,
-            work: work.to_owned(),
-            more,
-        })
     }
 
     /// Ends it in order and starts it again with the same disks.
@@ -104,8 +78,64 @@ impl XenHost {
         )?;
         let (work, more) = (self.work.clone(), self.more);
         drop(self);
-        Self::boot(artifacts, &work, "xen-host-again", more)
+        let running = with_parts(artifacts, &work, "xen-host-again", more, |parts| {
+            debian::boot(&work, parts)
+        })?;
+        Ok(Self::new(running, &work, more))
     }
+
+    /// Stops it and writes it to `state`; its disks in its directory are as it needs them.
+    pub(crate) fn save(&mut self, state: &Path) -> Result<()> {
+        debian::save(&self.work, NAME, &mut self.shell, &mut self.machine, state)
+    }
+
+    fn new(
+        (shell, machine): (Shell, Machine),
+        work: &Path,
+        more: &'static [&'static str],
+    ) -> XenHost {
+        XenHost {
+            shell,
+            machine,
+            work: work.to_owned(),
+            more,
+        }
+    }
+}
+
+/// QEMU's arguments for it, with its files in `work`.
+pub(crate) fn arguments(artifacts: &Artifacts, work: &Path) -> Vec<String> {
+    with_parts(artifacts, work, NAME, &[], |parts| {
+        debian::arguments(work, parts)
+    })
+}
+
+fn with_parts<T>(
+    artifacts: &Artifacts,
+    work: &Path,
+    name: &str,
+    more: &[&str],
+    then: impl FnOnce(&Parts<'_>) -> T,
+) -> T {
+    let file = |name: &str| artifacts.xen_host.join(name).display().to_string();
+    then(&Parts {
+        name,
+        prompt: "xenhost",
+        processor: "qemu64,+svm,+npt,+x2apic,+ssse3,+sse4.1,+sse4.2,+popcnt",
+        memory: 4096,
+        kernel: [
+            file("xen"),
+            "com1=115200,8n1 console=com1 dom0_mem=1536M,max:1536M".to_owned(),
+            format!(
+                "{} root=/dev/vda rw console=hvc0 net.ifnames=0 init=/lab-init,{}",
+                file("vmlinuz"),
+                file("initrd")
+            ),
+        ],
+        ready: "lab: xen host ready",
+        drives: &[Drive::new(&work.join(VOLUMES), "volumes")],
+        more,
+    })
 }
 
 impl Deref for XenHost {

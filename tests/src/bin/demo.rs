@@ -8,7 +8,7 @@ use p2v_lab::artifacts::Artifacts;
 use p2v_lab::disk::Disk;
 use p2v_lab::old_server::{IDE_PC, OldServer};
 use p2v_lab::run::Run;
-use p2v_lab::xen_host::{SETTINGS, XenHost};
+use p2v_lab::xen_host::XenHost;
 
 /// From power-on to exported.
 const EXPORT_LIMIT: Duration = Duration::from_secs(300);
@@ -46,7 +46,7 @@ fn demo() -> Result<()> {
         64 << 20,
         &artifacts.boot_sector(&work)?,
     )?;
-    let mut host = XenHost::start(&artifacts, &work, SETTINGS)?;
+    let mut host = XenHost::boot(&artifacts, &work, &[])?;
     host.echo(true);
 
     say("The Xen host is up. Is it ready for p2v?");
