@@ -49,6 +49,7 @@ impl Cluster {
         let settings = work.join("ceph.conf");
         let text = format!(
             "[global]\nfsid = {fsid}\nmon host = v1:{MONITOR}:6789\nmon initial members = a\n\
+             monmap = {work}/monmap\n\
              public addr = {MONITOR}\npublic network = {MONITOR}/32\n\
              auth cluster required = none\nauth service required = none\nauth client required = none\n\
              osd pool default size = 1\nosd pool default min size = 1\nmon allow pool size one = true\n\
