@@ -47,6 +47,10 @@ define stripped
 		objcopy --strip-all --add-gnu-debuglink=$$out.debug $1 $$out; }
 endef
 
+# Tests at a time, and stories: each has two machines, and 5 GB of memory.
+UNIT_THREADS ?= 4
+STORIES ?= 2
+
 # What building, testing and the lab run; all from Debian 12.
 PACKAGES := gcc g++ libc6-dev binutils pkg-config \
 	qemu-system-x86 qemu-utils ipxe-qemu seabios nbdkit mmdebstrap e2fsprogs fdisk gddrescue \
@@ -61,7 +65,7 @@ PACKAGES := gcc g++ libc6-dev binutils pkg-config \
 # GRUB for 32-bit UEFI, which Debian does not sign, and for 64-bit UEFI beside another DHCP server (see boot_set.rs).
 GRUB_MODULES := efinet tftp http normal configfile linux echo sleep test true reboot minicmd all_video
 
-.PHONY: help setup cargo-auditable cargo-deny build image grub lab demo test check unit end-to-end bench fuzz install install-files install-debug clean
+.PHONY: help setup cargo-auditable cargo-deny build image grub lab demo test check test-programs unit end-to-end bench fuzz install install-files install-debug clean
 
 help:
 	@echo "make demo      an old server is moved onto Xen before your eyes, all in QEMU (about 10 minutes the first time)"
@@ -142,17 +146,32 @@ check: setup cargo-deny
 	$(CARGO) clippy --workspace --all-targets --locked -q -- -D warnings
 	$(CARGO) deny --locked check bans licenses sources
 
+test-programs: setup
+	$(CARGO) test --workspace --locked -q --no-run
+
+# More tests at a time than cores: most of them wait for a clock or for a machine. `times` notes each program.
 unit: setup image
-	P2V_IMAGE_DIR=$(abspath $(IMAGE)) $(CARGO) test --workspace --exclude p2v-lab --locked -q
+	P2V_IMAGE_DIR=$(abspath $(IMAGE)) CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="$(abspath tests/times) program" \
+		$(CARGO) test --workspace --exclude p2v-lab --locked -q -- --test-threads=$(UNIT_THREADS)
 
+# `--workspace`, so that what `unit` has built is used.
 end-to-end: image lab
-	$(CARGO) test -p p2v-lab --locked --test end_to_end -- --test-threads=1
+	$(CARGO) test --workspace --locked --test end_to_end -- --test-threads=$(STORIES)
 
-# One after the other, the end-to-end tests last: their summary ends the output.
+# What keeps one core busy at most is done beside what uses all. The end-to-end tests are the last: their summary ends
+# the output, with the table of times before it.
+test: export P2V_TIMES := $(abspath $(TARGET))/test-times
 test:
-	@$(MAKE) --no-print-directory check
-	@$(MAKE) --no-print-directory unit
-	@$(MAKE) --no-print-directory end-to-end
+	@mkdir -p $(TARGET); : >$(P2V_TIMES); export P2V_BEGAN=$$(date +%s); \
+	phase() { tests/times phase $$1 $(MAKE) --no-print-directory -o setup $$1; }; \
+	waited() { wait $$2 || { cat $(TARGET)/$$1.log; exit 1; }; }; \
+	tests/times phase setup $(MAKE) --no-print-directory setup; \
+	phase lab >$(TARGET)/lab.log 2>&1 & lab=$$!; \
+	phase check; phase build; \
+	phase image >$(TARGET)/image.log 2>&1 & image=$$!; \
+	phase test-programs; waited lab $$lab; waited image $$image; \
+	phase unit; \
+	$(MAKE) --no-print-directory -o setup end-to-end | tests/times table
 
 # Not installed, only unpacked: Debian's package starts its server.
 TFTPD := $(CACHE)/tftpd-hpa/usr/sbin/in.tftpd

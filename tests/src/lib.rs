@@ -20,4 +20,5 @@ pub mod old_system;
 pub mod run;
 pub mod saved_host;
 pub mod shell;
+pub mod times;
 pub mod xen_host;

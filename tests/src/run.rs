@@ -2,13 +2,17 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use anyhow::{Context, Result};
+
+use crate::times;
 
 /// A directory `target/lab/runs/NAME` for disks, sockets and logs. Afterwards only logs are kept,
 /// and after a success nothing (unless `P2V_LAB_KEEP` is set).
 pub struct Run {
     directory: PathBuf,
+    began: Instant,
     succeeded: bool,
 }
 
@@ -23,6 +27,7 @@ impl Run {
             .with_context(|| format!("cannot create {}", directory.display()))?;
         Ok(Run {
             directory,
+            began: Instant::now(),
             succeeded: false,
         })
     }
@@ -40,6 +45,9 @@ impl Run {
 
 impl Drop for Run {
     fn drop(&mut self) {
+        if let Some(name) = self.directory.file_name() {
+            times::note(&format!("story {}", name.display()), self.began.elapsed());
+        }
         if self.succeeded && std::env::var_os("P2V_LAB_KEEP").is_none() {
             let _ = fs::remove_dir_all(&self.directory);
             return;

@@ -8,12 +8,13 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
-use std::time::UNIX_EPOCH;
+use std::time::{Instant, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 
 use crate::artifacts::{Artifacts, checked};
 use crate::debian;
+use crate::times;
 use crate::xen_host::{self, SETTINGS, VOLUMES, XenHost};
 
 /// Found once in a process: the product does not change meanwhile.
@@ -67,12 +68,14 @@ fn find_or_save(artifacts: &Artifacts) -> Result<SavedHost> {
     if fs::read(&label).is_ok_and(|text| text == made_of.as_bytes()) {
         return Ok(saved);
     }
+    let began = Instant::now();
     remove(&directory)?;
     fs::create_dir_all(&directory)?;
     let mut host = XenHost::boot(artifacts, &directory, &[])?;
     host.save(&saved.state())?;
     // At last: what is not complete has no label.
     fs::write(&label, made_of)?;
+    times::note("booting and saving the Xen host", began.elapsed());
     Ok(saved)
 }
 
