@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Condvar, Mutex};
 use std::time::Instant;
 
 use crate::lab::{LIMIT, Lab, Running, Screen, run};
@@ -68,17 +69,42 @@ impl Firmware {
     }
 }
 
+/// Machines that run at a time. ROMs give up by the clock, however slow their processor is emulated: with more
+/// machines than cores, iPXE has ended its DHCP without an answer.
+static FREE: (Mutex<usize>, Condvar) = (Mutex::new(2), Condvar::new());
+
+/// One of them; its place is free again when dropped.
+struct Place;
+
+impl Place {
+    fn take() -> Place {
+        let free = FREE.0.lock().unwrap();
+        *FREE.1.wait_while(free, |free| *free == 0).unwrap() -= 1;
+        Place
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        *FREE.0.lock().unwrap() += 1;
+        FREE.1.notify_one();
+    }
+}
+
 /// A machine, switched off when dropped.
 pub struct Machine {
     qemu: Running,
     serial: Screen,
     monitor: PathBuf,
     _router: Option<Running>,
+    // The last: free when the machine is gone.
+    _place: Place,
 }
 
 impl Machine {
     /// Switches it on: it boots from the network first. `card`: QEMU's device, with its properties.
     pub fn start(lab: &Lab, firmware: Firmware, card: &str) -> Machine {
+        let place = Place::take();
         let disk = lab.path("disk");
         match firmware {
             Firmware::Bios => std::fs::write(&disk, own_disk()).unwrap(),
@@ -108,6 +134,7 @@ impl Machine {
             serial,
             monitor: lab.path("monitor"),
             _router: (!card.contains("romfile=")).then(|| site::ipv6_router(lab)),
+            _place: place,
         }
     }
 
