@@ -158,20 +158,21 @@ unit: setup image
 end-to-end: image lab
 	$(CARGO) test --workspace --locked --test end_to_end -- --test-threads=$(STORIES)
 
-# What keeps one core busy at most is done beside what uses all. The end-to-end tests are the last: their summary ends
-# the output, with the table of times before it.
+# What keeps one core busy at most is done beside what uses all; no phase does again what another has done (`-o`). The
+# end-to-end tests are the last: their summary ends the output, with the table of times before it.
 test: export P2V_TIMES := $(abspath $(TARGET))/test-times
 test:
 	@mkdir -p $(TARGET); : >$(P2V_TIMES); export P2V_BEGAN=$$(date +%s); \
-	phase() { tests/times phase $$1 $(MAKE) --no-print-directory -o setup $$1; }; \
-	waited() { wait $$2 || { cat $(TARGET)/$$1.log; exit 1; }; }; \
-	tests/times phase setup $(MAKE) --no-print-directory setup; \
+	made=; \
+	phase() { tests/times phase $$1 $(MAKE) --no-print-directory $$made $$1; made="$$made -o $$1"; }; \
+	waited() { wait $$2 || { cat $(TARGET)/$$1.log; exit 1; }; made="$$made -o $$1"; }; \
+	phase setup; \
 	phase lab >$(TARGET)/lab.log 2>&1 & lab=$$!; \
 	phase check; phase build; \
 	phase image >$(TARGET)/image.log 2>&1 & image=$$!; \
 	phase test-programs; waited lab $$lab; waited image $$image; \
 	phase unit; \
-	$(MAKE) --no-print-directory -o setup end-to-end | tests/times table
+	$(MAKE) --no-print-directory $$made end-to-end | tests/times table
 
 # Not installed, only unpacked: Debian's package starts its server.
 TFTPD := $(CACHE)/tftpd-hpa/usr/sbin/in.tftpd
