@@ -48,8 +48,8 @@ define stripped
 endef
 
 # Tests at a time, and stories: each has two machines, and 5 GB of memory.
-UNIT_THREADS ?= 4
-STORIES ?= 2
+UNIT_THREADS ?= 3
+STORIES ?= 1
 
 # What building, testing and the lab run; all from Debian 12.
 PACKAGES := gcc g++ libc6-dev binutils pkg-config \

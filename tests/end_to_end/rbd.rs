@@ -49,11 +49,11 @@ impl Cluster {
         let settings = work.join("ceph.conf");
         let text = format!(
             "[global]\nfsid = {fsid}\nmon host = v1:{MONITOR}:6789\nmon initial members = a\n\
-             monmap = {work}/monmap\n\
              public addr = {MONITOR}\npublic network = {MONITOR}/32\n\
              auth cluster required = none\nauth service required = none\nauth client required = none\n\
              osd pool default size = 1\nosd pool default min size = 1\nmon allow pool size one = true\n\
-             osd crush chooseleaf type = 0\nosd objectstore = memstore\nmon data avail crit = 1\n\
+             osd crush chooseleaf type = 0\nosd crush update on start = false\n\
+             osd class update on start = false\nosd objectstore = memstore\nmon data avail crit = 1\n\
              run dir = {work}\nadmin socket = {work}/$name.asok\npid file = {work}/$name.pid\n\
              log file = {work}/$name.log\nmon data = {work}/mon\nosd data = {work}/osd\n",
             work = work.display(),
@@ -79,6 +79,10 @@ impl Cluster {
         let new = ["--mkfs", "-i", "0", "--osd-uuid", &osd];
         checked(&mut cluster.command("ceph-osd", &new)).unwrap();
         cluster.daemon("ceph-osd", "0");
+        // By itself the OSD asks for its place in the map, in the name of no cluster if that is sooner than the monitor
+        // has told it of one ("wrong fsid"), and then it ends.
+        let place = ["crush", "add", "osd.0", "1", "root=default", "host=lab"];
+        cluster.says("ceph", &[&["osd"], &place[..]].concat());
         cluster.says("ceph", &["osd", "pool", "create", "rbd", "8", "8"]);
         cluster
     }
