@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use std::{io, thread};
@@ -93,12 +93,26 @@ pub fn assign_slots(disks: &mut [Disk], shelf: u16) {
 }
 
 /// Hands the engine's events to the worker's loop.
-struct Told(mpsc::Sender<Event>);
+struct Told {
+    events: mpsc::Sender<Event>,
+    standing: Mutex<Standing>,
+    disks: Vec<Disk>,
+}
 
 impl Events for Told {
     fn event(&self, event: Event) {
+        // Here, before the order is acknowledged: a worker that ends now leaves word of it.
+        if let Event::Access {
+            address, access, ..
+        } = event
+            && let Some(disk) = self.disks.iter().find(|disk| disk.address == Some(address))
+        {
+            let mut standing = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
+            // In memory: it fails only where there is none left.
+            let _ = standing.ordered(address, disk, access);
+        }
         // The receiver is gone only when the worker ends.
-        let _ = self.0.send(event);
+        let _ = self.events.send(event);
     }
 }
 
@@ -168,7 +182,11 @@ impl Exporter {
                 inventory: serde_json::to_vec(inventory)?,
                 boot_id: inventory.boot_id.clone(),
             },
-            Arc::new(Told(sender)),
+            Arc::new(Told {
+                events: sender,
+                standing: Mutex::new(standing.clone()),
+                disks: inventory.disks.clone(),
+            }),
         )
         .map_err(ExportError::Start)?;
         let mut exporter = Exporter {

@@ -11,7 +11,7 @@ pub fn only_by_order() -> Vec<String> {
         errors.push(format!("Ctrl-Alt-Del restarts this machine: {error}"));
     }
     // SysRq by keyboard, and by BREAK on a serial line; seconds until a restart after a panic (sysctl kernel.*).
-    for (name, value) in [("sysrq", "0"), ("panic", "10"), ("panic_on_oops", "1")] {
+    for (name, value) in [("sysrq", "0"), ("panic", "10")] {
         if let Err(error) = std::fs::write(format!("/proc/sys/kernel/{name}"), value) {
             errors.push(format!("setting kernel.{name} to {value}: {error}"));
         }

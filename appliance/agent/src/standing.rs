@@ -12,32 +12,42 @@ use p2v_aoe::vendor::Access;
 const FILE: &str = "/run/p2v-access";
 
 /// The orders that stand.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Standing {
     file: PathBuf,
-    /// Which disk, and what was ordered.
-    orders: Vec<(String, Access)>,
+    /// Which disk, and what was ordered; `None`: something was, and it cannot be read.
+    orders: Option<Vec<(String, Access)>>,
 }
 
 impl Standing {
-    /// Those of this boot; none where there is no file, or it cannot be understood.
+    /// Those of this boot.
     pub fn read() -> Standing {
         Standing::read_from(Path::new(FILE))
     }
 
     fn read_from(file: &Path) -> Standing {
-        let text = fs::read(file).unwrap_or_default();
         Standing {
             file: file.to_owned(),
-            orders: serde_json::from_slice(&text).unwrap_or_default(),
+            orders: match fs::read(file) {
+                Ok(text) => serde_json::from_slice(&text).ok(),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Some(Vec::new()),
+                Err(_) => None,
+            },
         }
     }
 
-    /// What was ordered for this disk at this address.
+    /// What holds for this disk at this address; `None`: nothing was ordered in this boot. Where there were orders,
+    /// and none is known for this disk, it waits: who gets no answer loses nothing.
     pub fn of(&self, address: Address, disk: &Disk) -> Option<Access> {
+        let Some(orders) = &self.orders else {
+            return Some(Access::Waiting);
+        };
         let key = key(address, disk);
-        let order = self.orders.iter().find(|(known, _)| *known == key);
-        order.map(|(_, access)| *access)
+        let order = orders.iter().find(|(known, _)| *known == key);
+        match order {
+            Some((_, access)) => Some(*access),
+            None => (!orders.is_empty()).then_some(Access::Waiting),
+        }
     }
 
     /// Remembers an order.
@@ -46,11 +56,14 @@ impl Standing {
     /// It cannot be written.
     pub fn ordered(&mut self, address: Address, disk: &Disk, access: Access) -> io::Result<()> {
         let key = key(address, disk);
-        self.orders.retain(|(known, _)| *known != key);
-        self.orders.push((key, access));
+        let mut orders = self.orders.take().unwrap_or_default();
+        orders.retain(|(known, _)| *known != key);
+        orders.push((key, access));
+        let text = serde_json::to_vec(&orders)?;
+        self.orders = Some(orders);
         // Whole at every moment: a worker that ends in between leaves what there was.
         let new = self.file.with_extension("new");
-        fs::write(&new, serde_json::to_vec(&self.orders)?)?;
+        fs::write(&new, text)?;
         fs::rename(&new, &self.file)
     }
 }
@@ -87,14 +100,17 @@ mod tests {
             serial: "S2".to_owned(),
             ..disk.clone()
         };
-        assert_eq!(again.of(address, &other), None);
-        assert_eq!(again.of(Address::new(7, 1), &disk), None);
+        assert_eq!(again.of(address, &other), Some(Access::Waiting));
+        assert_eq!(again.of(Address::new(7, 1), &disk), Some(Access::Waiting));
         standing.ordered(address, &disk, Access::ReadOnly).unwrap();
         assert_eq!(
             Standing::read_from(&file).of(address, &disk),
             Some(Access::ReadOnly)
         );
         fs::write(&file, "[[\"e7.0").unwrap();
-        assert_eq!(Standing::read_from(&file).of(address, &disk), None);
+        assert_eq!(
+            Standing::read_from(&file).of(address, &disk),
+            Some(Access::Waiting)
+        );
     }
 }

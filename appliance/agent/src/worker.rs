@@ -46,7 +46,6 @@ struct Worker {
     events: Option<Uevents>,
     links: Links,
     status: Status,
-    standing: Standing,
 }
 
 /// Runs until the machine is switched off; returns only with a reason not to go on.
@@ -84,7 +83,6 @@ pub fn run() -> Result<(), WorkerError> {
         events,
         links,
         status,
-        standing: Standing::read(),
     };
     worker.introduce();
     worker.load_drivers();
@@ -263,7 +261,7 @@ impl Worker {
                 None => match Exporter::start(
                     &self.status.inventory,
                     &self.args,
-                    &self.standing,
+                    &Standing::read(),
                     interface,
                 ) {
                     Ok(exporter) => {
@@ -375,19 +373,6 @@ impl Worker {
 
     fn handle(&mut self, event: &Event) {
         self.console.say(&export::words(event));
-        if let Event::Access {
-            address, access, ..
-        } = event
-        {
-            let mut disks = self.status.inventory.disks.iter();
-            if let Some(disk) = disks.find(|disk| disk.address == Some(*address))
-                && let Err(error) = self.standing.ordered(*address, disk, *access)
-            {
-                self.console.say(&format!(
-                    "{address}: an agent that is started anew will not know of this order: {error}"
-                ));
-            }
-        }
         if let Event::Finish { finish, .. } = event {
             let error = power::finish(*finish);
             self.console.say(&format!(

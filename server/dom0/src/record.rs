@@ -328,8 +328,8 @@ impl Record {
     pub fn other_uuid<'r>(&'r self, inventory: &'r Inventory) -> Option<(&'r str, &'r str)> {
         let was = &self.inventory.as_ref()?.dmi.uuid;
         let is = &inventory.dmi.uuid;
-        let differ =
-            self.has_domain_on_old_disks() && !was.is_empty() && !is.is_empty() && was != is;
+        // One that says none is not known to be the same.
+        let differ = self.has_domain_on_old_disks() && !was.is_empty() && was != is;
         differ.then_some((was, is))
     }
 

@@ -32,7 +32,8 @@ fn dead_seconds(host: &Host) -> Option<Finding> {
     let wanted = host.settings.domain_waits_seconds;
     let driver = AoeDriver::new(&host.tools, &host.paths);
     Some(match driver.kept_seconds() {
-        Ok(seconds) if seconds >= wanted => finding(
+        // The driver's 0 is for ever.
+        Ok(seconds) if seconds == 0 || seconds >= wanted => finding(
             Severity::Good,
             WHAT,
             format!("a domain waits {seconds} s for its old machine"),

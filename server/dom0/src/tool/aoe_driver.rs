@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use p2v_aoe::{Address, SECTOR};
 
 use super::{ToolError, Tools};
+use crate::atomic_file;
 use crate::host::Paths;
 
 /// How often a device that is awaited is looked for.
@@ -81,7 +82,7 @@ impl<'a> AoeDriver<'a> {
         }
         if !kept.exists() {
             fs::create_dir_all(&self.paths.run)
-                .and_then(|()| fs::write(&kept, before))
+                .and_then(|()| atomic_file::replace(&kept, before.as_bytes(), 0o644))
                 .map_err(|e| io_error("write", &kept, &e))?;
         }
         fs::write(&parameter, seconds.to_string()).map_err(|e| io_error("write", &parameter, &e))

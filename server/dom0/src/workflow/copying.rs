@@ -134,6 +134,11 @@ pub fn copy(context: Context<'_>, request: CopyRequest<'_>) -> Result<Vec<CopyDo
     let chosen = chosen(context, &contact, &wanted, request)?;
     let mut unguarded = false;
     if request.precopy {
+        if !context.waiting(&contact)?.is_empty() {
+            return refused(format!(
+                "the old machine of {name} was restarted and waits, as its domain does: `p2v resume {name}` first"
+            ));
+        }
         report.warn(&format!(
             "{name} may write to its disks while they are copied: this copy is to begin with, and no domain is switched \
              to it. Shut the domain down and run `p2v copy {name} --to {}` then: it moves only what differs",
@@ -147,6 +152,17 @@ pub fn copy(context: Context<'_>, request: CopyRequest<'_>) -> Result<Vec<CopyDo
             report.step("making the exports read-only");
             context.set_access(&contact, &all, token, Access::ReadOnly)?;
         }
+        // A domain that ended without `p2v stop`: it has its disks no longer.
+        host.store.update(&name, |record| {
+            for disk in record.disks.values_mut() {
+                disk.mapping = disk.mapping.take().filter(|mapping| !mapping.old_disk);
+            }
+            if record.state == State::Running {
+                record.state = State::Exported;
+            }
+            Ok::<_, Error>(())
+        })?;
+        context.driver_as_before();
         unguarded = guard.is_none();
     }
     let limit = request.limit.map(Limit::new);

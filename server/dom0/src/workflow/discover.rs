@@ -8,7 +8,8 @@ use p2v_aoe::vendor::Stats;
 use p2v_aoe::{Address, MacAddr};
 use serde::Serialize;
 
-use super::{Context, Error, resume, watch};
+use super::resume::{self, ExportState};
+use super::{Context, Error, watch};
 use crate::name::MachineName;
 use crate::record::{DiskRecord, HistoryLine, Record, State};
 use crate::timestamp::Timestamp;
@@ -226,6 +227,8 @@ enum Heard {
     Answers,
     /// Its agent was started anew and waits before it answers reads and writes.
     Waits,
+    /// A disk of its domain's is read-only.
+    RefusesWrites,
 }
 
 fn heard(
@@ -240,11 +243,15 @@ fn heard(
     if !record.has_domain_on_old_disks() || stations(answers).len() > 1 {
         return Ok(Heard::Answers);
     }
-    for address in answers.keys() {
-        let waits = context.wire.attach(*address).map_err(Error::from);
-        let waits = waits.and_then(|mut session| resume::waits(&mut *session));
-        if waits.map_err(|e| format!("it could not be asked whether it waits: {e}"))? {
-            return Ok(Heard::Waits);
+    for address in resume::the_domains(record) {
+        let session = context.wire.attach(address).map_err(Error::from);
+        let state = session.and_then(|mut session| resume::state(&mut *session));
+        match state
+            .map_err(|e| format!("{address} could not be asked what it lets be done: {e}"))?
+        {
+            ExportState::Waiting => return Ok(Heard::Waits),
+            ExportState::ReadOnly => return Ok(Heard::RefusesWrites),
+            ExportState::ReadWrite => {}
         }
     }
     Ok(Heard::Answers)
@@ -273,6 +280,9 @@ fn compare(record: &Record, heard: Heard, runs: bool, away: Option<Duration>) ->
         _ => {}
     }
     match record.state {
+        State::Running if runs && heard == Heard::RefusesWrites => differences.push(format!(
+            "OLD DISK READ-ONLY: the domain gets errors for what it writes. `p2v resume {name}` says how to go on"
+        )),
         State::Running if runs && heard == Heard::Waits => differences.push(format!(
             "OLD MACHINE RESTARTED, its disks are away{away}: the domain waits for its disk; nothing is lost so far. `p2v resume {name}` says what \
              to make sure of, and gives the disk back"

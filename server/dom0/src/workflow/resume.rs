@@ -5,6 +5,7 @@ use p2v_aoe::Address;
 use super::{Contact, Context, Error, addresses, refused};
 use crate::name::MachineName;
 use crate::record::Record;
+use crate::tool::aoe_driver::{self, AoeDriver};
 use crate::wire::{Access, Export};
 
 /// What the operator confirms.
@@ -48,9 +49,34 @@ pub fn resume(
     }
     let contact = context.contact(name)?;
     same_disks(&before, &contact)?;
-    let waiting = context.waiting(&contact)?;
+    let mut waiting = Vec::new();
+    for address in the_domains(&before) {
+        match state(&mut *context.session(&contact, address)?)? {
+            ExportState::ReadWrite => {}
+            ExportState::Waiting => waiting.push(address),
+            ExportState::ReadOnly => {
+                return refused(format!(
+                    "{address} is READ-ONLY: the old machine was started by a menu that does not know of the domain, and \
+                     the domain gets errors for what it writes. End it (`p2v stop {name} --destroy`), and start it anew \
+                     (`p2v start {name}`); its file systems will want a check"
+                ));
+            }
+        }
+    }
     if waiting.is_empty() {
         return Ok(Resumed::HadThem);
+    }
+    let driver = AoeDriver::new(&host.tools, &host.paths);
+    for address in &waiting {
+        let device = driver.device(*address);
+        if !aoe_driver::sectors(&device).is_ok_and(|sectors| sectors > 0) {
+            return refused(format!(
+                "{} has FAILED on this host: the old machine was away for longer than domain_waits_seconds, and the domain \
+                 got errors for what it wrote since. End it (`p2v stop {name} --destroy`), and start it anew \
+                 (`p2v start {name}`); its file systems will want a check",
+                device.display()
+            ));
+        }
     }
     let token = context.need_token(&contact)?;
     if !options.old_system_did_not_run {
@@ -73,9 +99,8 @@ pub fn resume(
 
 /// Each disk that the domain has is there and is the one it was.
 fn same_disks(before: &Record, contact: &Contact) -> Result<(), Error> {
-    let used = before.disks.iter();
-    for (slot, known) in used.filter(|(_, d)| d.mapping.as_ref().is_some_and(|m| m.old_disk)) {
-        let address = Address::new(before.shelf, *slot);
+    for address in the_domains(before) {
+        let known = &before.disks[&address.slot];
         let Some((_, disk)) = contact.disks.iter().find(|(a, _)| *a == address) else {
             return refused(format!(
                 "the domain's disk {address} is not exported: it did not come up. Look at the old machine, and switch it \
@@ -94,17 +119,37 @@ fn same_disks(before: &Record, contact: &Contact) -> Result<(), Error> {
     Ok(())
 }
 
-/// Whether the agent, started anew, waits for an order before it answers reads and writes.
-pub(super) fn waits(session: &mut dyn Export) -> Result<bool, Error> {
-    Ok(session.stats()?.get("read_write") == Some(2))
+/// The old disks that the domain has.
+pub(super) fn the_domains(record: &Record) -> Vec<Address> {
+    let disks = record.disks.iter();
+    let used = disks.filter(|(_, disk)| disk.mapping.as_ref().is_some_and(|m| m.old_disk));
+    used.map(|(slot, _)| Address::new(record.shelf, *slot))
+        .collect()
+}
+
+/// What an agent lets be done with a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ExportState {
+    ReadOnly,
+    ReadWrite,
+    /// It was started anew, and answers no reads and writes before it is told to.
+    Waiting,
+}
+
+pub(super) fn state(session: &mut dyn Export) -> Result<ExportState, Error> {
+    Ok(match session.stats()?.get("read_write") {
+        Some(1) => ExportState::ReadWrite,
+        Some(2) => ExportState::Waiting,
+        _ => ExportState::ReadOnly,
+    })
 }
 
 impl Context<'_> {
     /// The disks that wait.
-    fn waiting(&self, contact: &Contact) -> Result<Vec<Address>, Error> {
+    pub(super) fn waiting(&self, contact: &Contact) -> Result<Vec<Address>, Error> {
         let mut waiting = Vec::new();
         for address in addresses(&contact.disks) {
-            if waits(&mut *self.session(contact, address)?)? {
+            if state(&mut *self.session(contact, address)?)? == ExportState::Waiting {
                 waiting.push(address);
             }
         }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use p2v_aoe::{Address, MacAddr};
 
-use super::{Context, Error, addresses, config, refused};
+use super::{Context, Error, addresses, config, refused, watch};
 use crate::name::MachineName;
 use crate::record::{Mapping, MappingKind, Record, State};
 use crate::table::Table;
@@ -76,6 +76,7 @@ pub fn start(
     fitting.state = State::Running;
     let domain = config::of_record(host, &fitting)?;
     context.let_go(name, &disks)?;
+    watch::forget(host, name)?;
 
     context.or_take_back(|undo| {
         let back = before.clone();
@@ -99,6 +100,10 @@ pub fn start(
                 Ok::<_, Error>(())
             });
         }
+        undo.push("the driver's patience", move || {
+            context.driver_as_before();
+            Ok::<_, Error>(())
+        });
         for (address, disk) in &contact.disks {
             map_old_disk(context, &driver, name, *address, disk.sectors, undo)?;
         }

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use p2v_aoe::Address;
 
-use super::{Context, Error, refused};
+use super::{Context, Error, refused, watch};
 use crate::name::MachineName;
 use crate::record::{Record, State, exported};
 use crate::timestamp::Timestamp;
@@ -29,8 +29,11 @@ pub fn stop(context: Context<'_>, name: &MachineName, options: StopOptions) -> R
     let Context { host, report, .. } = context;
     let _lock = host.store.lock(name, &format!("p2v stop {name}"))?;
     let record = host.store.get(name)?;
-    if options.destroy && record.has_domain_on_old_disks() {
-        fail_what_waits(context, name);
+    if record.has_domain_on_old_disks() {
+        match options.destroy {
+            true => fail_what_waits(context, name),
+            false => refuse_while_it_waits(context, name)?,
+        }
     }
     let was_there = stop_domain(context, name, options)?;
     if matches!(record.state, State::Moved | State::Released) {
@@ -54,6 +57,7 @@ pub fn stop(context: Context<'_>, name: &MachineName, options: StopOptions) -> R
         }
         Ok::<_, Error>(())
     })?;
+    watch::forget(host, name)?;
     context.driver_as_before();
     let contact = context.contact(name)?;
     let token = context.need_token(&contact)?;
@@ -66,9 +70,31 @@ pub fn stop(context: Context<'_>, name: &MachineName, options: StopOptions) -> R
     )
 }
 
+/// A domain whose disk is away cannot shut down.
+fn refuse_while_it_waits(context: Context<'_>, name: &MachineName) -> Result<(), Error> {
+    let domains = context.domains()?;
+    let is_paused = domains
+        .iter()
+        .any(|d| d.name == name.as_str() && d.is_paused);
+    let is_away = watch::outage(context.host, name).is_some();
+    if !is_paused && !is_away {
+        return Ok(());
+    }
+    refused(format!(
+        "the domain {name} {}, so it cannot shut down. `p2v show {name}` says what became of the old machine; with its disk \
+         back it can. To end it without that, and lose what it had not written: `p2v stop {name} --destroy`",
+        match is_away {
+            true => "waits for its disk",
+            false => "is paused (`xl unpause` lets it run)",
+        }
+    ))
+}
+
 /// A domain that waits for its disk cannot be ended before its requests are: an old machine that was restarted and
 /// waits is made to refuse them.
 fn fail_what_waits(context: Context<'_>, name: &MachineName) {
+    // It sees none of what is refused. It may be paused already, or not be there.
+    let _ = xl::pause(&context.host.tools, name.as_str());
     let ended = context
         .contact(name)
         .and_then(|contact| context.end_waiting(&contact));

@@ -9,9 +9,9 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use p2v_aoe::Address;
 use serde::{Deserialize, Serialize};
 
+use super::resume::{self, ExportState};
 use super::{Context, Error};
 use crate::atomic_file;
 use crate::host::Host;
@@ -24,17 +24,23 @@ use crate::tool::xl;
 pub const INTERVAL: Duration = Duration::from_secs(3);
 /// Silence after which it is told of: less than this is a frame that was lost.
 const TOLD_AFTER: Duration = Duration::from_secs(5);
-/// Silence after which the domain is paused: Linux gives a disk 30 s, Windows 60.
-const PAUSED_AFTER: Duration = Duration::from_secs(20);
+/// Silence after which the domain is paused: Linux gives a disk 30 s, Windows 60. It may have begun a whole look before
+/// it was found, which takes some seconds for each machine that is silent.
+const PAUSED_AFTER: Duration = Duration::from_secs(12);
+/// How long a machine may take to say what it lets be done.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What the old machine says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 enum Seen {
     /// Every disk of the domain's can be read and written.
     Serves,
-    /// It answers, and at least one disk is not the domain's to write: its agent was started anew.
+    /// Its agent was started anew, and a disk waits.
     Waits,
-    /// At least one disk does not answer.
+    /// A disk is read-only.
+    RefusesWrites,
+    /// A disk does not answer.
     Silent,
 }
 
@@ -45,6 +51,8 @@ pub enum Pause {
     /// Nobody, as far as is known.
     #[default]
     None,
+    /// p2v is about to.
+    Pausing,
     /// p2v, which unpauses it when the disks are back.
     Ours,
     /// The operator has unpaused it, and it is left so until the disks are back.
@@ -56,8 +64,8 @@ pub enum Pause {
 pub struct Outage {
     /// Since when the disks were not there.
     pub since: Timestamp,
-    /// It was told of.
-    told: bool,
+    /// What was told of it.
+    told: Option<Seen>,
     /// Whether the domain is paused for it.
     pub pause: Pause,
 }
@@ -83,7 +91,7 @@ fn decide(
     if seen == Seen::Serves {
         if let Some(outage) = outage {
             // A domain that the operator paused stays so.
-            if outage.pause == Pause::Ours && is_paused {
+            if matches!(outage.pause, Pause::Ours | Pause::Pausing) && is_paused {
                 acts.push(Act::Unpause);
             }
             acts.push(Act::End);
@@ -92,22 +100,24 @@ fn decide(
     }
     let mut outage = outage.cloned().unwrap_or(Outage {
         since: now,
-        told: false,
+        told: None,
         pause: Pause::None,
     });
     // A clock that was set back is no reason to wait longer.
     let silent_for = outage.since.age_at(now).unwrap_or(PAUSED_AFTER);
-    if !outage.told && (silent_for >= TOLD_AFTER || seen == Seen::Waits) {
-        outage.told = true;
+    if outage.told != Some(seen) && (silent_for >= TOLD_AFTER || seen != Seen::Silent) {
+        outage.told = Some(seen);
         acts.push(Act::Tell);
     }
-    match outage.pause {
-        Pause::Ours if !is_paused => outage.pause = Pause::LeftAlone,
-        Pause::None if !is_paused && silent_for >= PAUSED_AFTER => {
-            outage.pause = Pause::Ours;
+    match (outage.pause, is_paused) {
+        (Pause::Pausing, true) => outage.pause = Pause::Ours,
+        (Pause::Ours, false) => outage.pause = Pause::LeftAlone,
+        (Pause::Pausing, false) => acts.push(Act::Pause),
+        (Pause::None, false) if silent_for >= PAUSED_AFTER => {
+            outage.pause = Pause::Pausing;
             acts.push(Act::Pause);
         }
-        Pause::None | Pause::Ours | Pause::LeftAlone => {}
+        (Pause::None | Pause::Ours | Pause::LeftAlone, _) => {}
     }
     (Some(outage), acts)
 }
@@ -120,29 +130,38 @@ fn decide(
 pub fn watch(context: Context<'_>) -> Result<(), Error> {
     let listing = context.host.store.list()?;
     let domains = context.domains()?;
-    for record in listing
-        .records
-        .iter()
-        .filter(|r| r.has_domain_on_old_disks())
-    {
-        let domain = domains.iter().find(|d| d.name == record.name.as_str());
-        let looked = match domain {
-            Some(domain) => look_at(context, record, domain.is_paused),
-            None => forget(context.host, &record.name),
+    for record in &listing.records {
+        let name = &record.name;
+        let domain = domains.iter().find(|d| d.name == name.as_str());
+        let looked = match domain.filter(|_| record.has_domain_on_old_disks()) {
+            None => forget(context.host, name),
+            Some(domain) if has_its_disks(context.host, record, domain) => {
+                look_at(context, record, domain.is_paused)
+            }
+            // It is being made or torn down, or it is another domain that has the name.
+            Some(_) => Ok(()),
         };
         if let Err(error) = looked {
-            context.report.warn(&format!("{}: {error}", record.name));
+            context.report.warn(&format!("{name}: {error}"));
         }
     }
     Ok(())
 }
 
+/// Whether the domain is the one that the record tells of: records can be written by the service's user, and no other
+/// domain is paused for what one says.
+fn has_its_disks(host: &Host, record: &Record, domain: &xl::Domain) -> bool {
+    let device = |slot: u8| host.paths.dev_mapper.join(record.name.dm_name(slot.into()));
+    let mut disks = resume::the_domains(record).into_iter();
+    disks.any(|address| domain.disks.contains(&device(address.slot)))
+}
+
 fn look_at(context: Context<'_>, record: &Record, is_paused: bool) -> Result<(), Error> {
     let Context { host, report, .. } = context;
     let name = &record.name;
+    let now = Timestamp::now();
     let seen = see(context, record);
     let before = outage(host, name);
-    let now = Timestamp::now();
     let (after, acts) = decide(before.as_ref(), seen, is_paused, now);
     // Before the domain is paused: a watch that ends in between must know whose pause that is.
     match &after {
@@ -157,6 +176,10 @@ fn look_at(context: Context<'_>, record: &Record, is_paused: bool) -> Result<(),
                     "{name}: OLD MACHINE RESTARTED: the domain waits for its disk; nothing is lost so far. Go on with \
                      `p2v resume {name}`"
                 ),
+                Seen::RefusesWrites => format!(
+                    "{name}: OLD DISK READ-ONLY: the domain gets errors for what it writes. `p2v resume {name}` says how to \
+                     go on"
+                ),
                 Seen::Silent | Seen::Serves => format!(
                     "{name}: OLD MACHINE SILENT: the domain waits for its disk (at most {} s); nothing is lost so far. \
                      Look at the old machine's power and cable",
@@ -165,6 +188,10 @@ fn look_at(context: Context<'_>, record: &Record, is_paused: bool) -> Result<(),
             }),
             Act::Pause => {
                 xl::pause(&host.tools, name.as_str())?;
+                if let Some(outage) = &after {
+                    let pause = Pause::Ours;
+                    remember(host, name, &Outage { pause, ..outage.clone() })?;
+                }
                 report.warn(&format!(
                     "{name}: the domain is paused until its disk is back, so that its own time-outs do not run"
                 ));
@@ -176,7 +203,7 @@ fn look_at(context: Context<'_>, record: &Record, is_paused: bool) -> Result<(),
             Act::End => {
                 let waited = before.as_ref().map_or(0, seconds);
                 let what = format!("the old disks were away for {waited} s, and are back");
-                if before.as_ref().is_some_and(|outage| outage.told) {
+                if before.as_ref().is_some_and(|outage| outage.told.is_some()) {
                     context.note_or_warn(name, &what);
                     report.step(&format!("{name}: {what}"));
                 }
@@ -190,22 +217,16 @@ fn look_at(context: Context<'_>, record: &Record, is_paused: bool) -> Result<(),
 /// Asks every disk that the domain has.
 fn see(context: Context<'_>, record: &Record) -> Seen {
     let mut seen = Seen::Serves;
-    for (slot, disk) in &record.disks {
-        if !disk
-            .mapping
-            .as_ref()
-            .is_some_and(|mapping| mapping.old_disk)
-        {
-            continue;
-        }
-        let address = Address::new(record.shelf, *slot);
-        let stats = context
-            .wire
-            .attach(address)
-            .and_then(|mut session| session.stats());
-        match stats.map(|stats| stats.get("read_write")) {
-            Ok(Some(1)) => {}
-            Ok(_) => seen = Seen::Waits,
+    for address in resume::the_domains(record) {
+        let session = context.wire.attach(address).map_err(Error::from);
+        let state = session.and_then(|mut session| {
+            session.wait_out_silence(PATIENCE, Box::new(|_| {}));
+            resume::state(&mut *session)
+        });
+        match state {
+            Ok(ExportState::ReadWrite) => {}
+            Ok(ExportState::Waiting) => seen = Seen::Waits,
+            Ok(ExportState::ReadOnly) => return Seen::RefusesWrites,
             Err(_) => return Seen::Silent,
         }
     }
@@ -225,7 +246,8 @@ fn remember(host: &Host, name: &MachineName, outage: &Outage) -> Result<(), Erro
     written.map_err(|e| Error::Refused(format!("cannot write {}: {e}", file.display())))
 }
 
-fn forget(host: &Host, name: &MachineName) -> Result<(), Error> {
+/// Nothing is known of an outage any more: the domain is another one from now on.
+pub(super) fn forget(host: &Host, name: &MachineName) -> Result<(), Error> {
     match fs::remove_file(file(host, name)) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::Refused(format!(
             "cannot remove {}: {e}",
@@ -247,7 +269,7 @@ mod tests {
         Timestamp::from_unix(1_000_000 + seconds)
     }
 
-    fn away(told: bool, pause: Pause) -> Option<Outage> {
+    fn away(told: Option<Seen>, pause: Pause) -> Option<Outage> {
         Some(Outage {
             since: at(0),
             told,
@@ -258,84 +280,161 @@ mod tests {
     #[test]
     fn what_each_look_leads_to() {
         use Act::{End, Pause as PauseIt, Tell, Unpause};
-        use Pause::{LeftAlone, None as Not, Ours};
-        use Seen::{Serves, Silent, Waits};
+        use Pause::{LeftAlone, None as Not, Ours, Pausing};
+        use Seen::{RefusesWrites, Serves, Silent, Waits};
+        let (untold, silent, waits) = (None, Some(Silent), Some(Waits));
         for (before, seen, is_paused, now, after, acts) in [
             // All is well, or well again before anybody was told.
             (None, Serves, false, 0, None, vec![]),
             (None, Serves, true, 0, None, vec![]),
-            (away(false, Not), Serves, false, 3, None, vec![End]),
+            (away(untold, Not), Serves, false, 3, None, vec![End]),
             // It falls silent.
-            (None, Silent, false, 0, away(false, Not), vec![]),
-            (away(false, Not), Silent, false, 4, away(false, Not), vec![]),
+            (None, Silent, false, 0, away(untold, Not), vec![]),
             (
-                away(false, Not),
+                away(untold, Not),
+                Silent,
+                false,
+                4,
+                away(untold, Not),
+                vec![],
+            ),
+            (
+                away(untold, Not),
                 Silent,
                 false,
                 5,
-                away(true, Not),
+                away(silent, Not),
                 vec![Tell],
             ),
-            (away(true, Not), Silent, false, 19, away(true, Not), vec![]),
             (
-                away(true, Not),
+                away(silent, Not),
                 Silent,
                 false,
-                20,
-                away(true, Ours),
+                11,
+                away(silent, Not),
+                vec![],
+            ),
+            (
+                away(silent, Not),
+                Silent,
+                false,
+                12,
+                away(silent, Pausing),
                 vec![PauseIt],
             ),
             (
-                away(true, Ours),
+                away(silent, Ours),
                 Silent,
                 true,
                 600,
-                away(true, Ours),
+                away(silent, Ours),
                 vec![],
+            ),
+            // A pause that failed, or a watch that ended before or after it.
+            (
+                away(silent, Pausing),
+                Silent,
+                false,
+                15,
+                away(silent, Pausing),
+                vec![PauseIt],
+            ),
+            (
+                away(silent, Pausing),
+                Silent,
+                true,
+                15,
+                away(silent, Ours),
+                vec![],
+            ),
+            (
+                away(silent, Pausing),
+                Serves,
+                true,
+                15,
+                None,
+                vec![Unpause, End],
             ),
             // A watch that was away itself.
             (
-                away(false, Not),
+                away(untold, Not),
                 Silent,
                 false,
                 60,
-                away(true, Ours),
+                away(silent, Pausing),
                 vec![Tell, PauseIt],
             ),
             // It restarted.
-            (None, Waits, false, 0, away(true, Not), vec![Tell]),
-            (away(true, Ours), Waits, true, 90, away(true, Ours), vec![]),
-            // It is back.
-            (away(true, Ours), Serves, true, 90, None, vec![Unpause, End]),
-            (away(true, Not), Serves, false, 9, None, vec![End]),
-            // The operator's hand counts more.
-            (away(true, Not), Silent, true, 60, away(true, Not), vec![]),
-            (away(true, Not), Serves, true, 60, None, vec![End]),
+            (None, Waits, false, 0, away(waits, Not), vec![Tell]),
             (
-                away(true, Ours),
+                away(silent, Ours),
+                Waits,
+                true,
+                90,
+                away(waits, Ours),
+                vec![Tell],
+            ),
+            (
+                away(waits, Ours),
+                Waits,
+                true,
+                99,
+                away(waits, Ours),
+                vec![],
+            ),
+            (
+                None,
+                RefusesWrites,
+                false,
+                0,
+                away(Some(RefusesWrites), Not),
+                vec![Tell],
+            ),
+            // It is back.
+            (
+                away(waits, Ours),
+                Serves,
+                true,
+                90,
+                None,
+                vec![Unpause, End],
+            ),
+            (away(silent, Not), Serves, false, 9, None, vec![End]),
+            // The operator's hand counts more.
+            (
+                away(silent, Not),
+                Silent,
+                true,
+                60,
+                away(silent, Not),
+                vec![],
+            ),
+            (away(silent, Not), Serves, true, 60, None, vec![End]),
+            (
+                away(silent, Ours),
                 Silent,
                 false,
                 60,
-                away(true, LeftAlone),
+                away(silent, LeftAlone),
                 vec![],
             ),
             (
-                away(true, LeftAlone),
+                away(silent, LeftAlone),
                 Silent,
                 false,
                 99,
-                away(true, LeftAlone),
+                away(silent, LeftAlone),
                 vec![],
             ),
             (
-                away(true, LeftAlone),
+                away(silent, LeftAlone),
                 Silent,
                 true,
                 99,
-                away(true, LeftAlone),
+                away(silent, LeftAlone),
                 vec![],
             ),
-            (away(true, LeftAlone), Serves, true, 99, None, vec![End]),
+            (away(silent, LeftAlone), Serves, true, 99, None, vec![End]),
         ] {
             let case = format!("{before:?} {seen:?} {is_paused} {now}");
             assert_eq!(
@@ -346,7 +445,7 @@ mod tests {
         }
         // The clock was set back.
         let early = Timestamp::from_unix(5);
-        let (after, acts) = decide(away(true, Not).as_ref(), Silent, false, early);
-        assert_eq!((after, acts), (away(true, Ours), vec![PauseIt]));
+        let (after, acts) = decide(away(silent, Not).as_ref(), Silent, false, early);
+        assert_eq!((after, acts), (away(silent, Pausing), vec![PauseIt]));
     }
 }

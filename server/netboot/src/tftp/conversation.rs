@@ -111,6 +111,11 @@ impl Conversation {
         &self.socket
     }
 
+    /// The client has answered.
+    pub(super) fn flows(&self) -> bool {
+        self.flows
+    }
+
     /// Counts it among those that flow; `true` the first time, if so few do that it should have its own thread.
     pub(super) fn is_for_a_thread_of_its_own(&mut self) -> bool {
         !std::mem::replace(&mut self.flows, true) && self.workers.one_more_flows()
@@ -213,11 +218,18 @@ impl Conversation {
     }
 }
 
-/// A packet that is lost, as others are: the client did not answer ARP just now, or the interface takes nothing.
+/// A packet that is lost, as others are: the client did not answer ARP just now, the interface takes nothing, a
+/// router or a packet filter lets nothing through.
 fn is_loss(errno: Errno) -> bool {
     matches!(
         errno,
-        Errno::EHOSTUNREACH | Errno::ENETUNREACH | Errno::EAGAIN | Errno::ENOBUFS | Errno::EINTR
+        Errno::EHOSTUNREACH
+            | Errno::ENETUNREACH
+            | Errno::EAGAIN
+            | Errno::ENOBUFS
+            | Errno::EMSGSIZE
+            | Errno::EPERM
+            | Errno::EINTR
     )
 }
 

@@ -204,6 +204,9 @@ impl Place {
 
     /// The client has answered: earlier transfers to the same port have nobody at the other end any more.
     pub(super) fn answered(&self) {
+        if self.is_proven() {
+            return;
+        }
         // Locked first: who makes room does not choose one that has just been answered.
         let table = self.registry.lock();
         if self.entry.proven.swap(true, Ordering::Relaxed) {

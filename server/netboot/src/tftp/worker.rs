@@ -158,9 +158,10 @@ impl Members {
         let event = EpollEvent::new(EpollFlags::EPOLLIN, self.given);
         if self.epoll.add(conversation.socket().as_fd(), event).is_ok() {
             let member = Member {
-                conversation,
                 due: Instant::now() + TIMEOUT,
-                turns: 0,
+                // One that was moved here is where it should be.
+                turns: conversation.flows().into(),
+                conversation,
             };
             self.list.insert(self.given, member);
             self.given += 1;

@@ -98,6 +98,30 @@ fn a_machine_that_waits_for_no_domain_any_more_is_started_and_copied() {
     lab.machine_restarts();
     lab.copy("vg").unwrap();
     lab.assert_clean();
+    let record = lab.host.store.get(&lab.name).unwrap();
+    assert!(!record.has_domain_on_old_disks());
+    assert_eq!(lab.dead_seconds(), "180");
+}
+
+/// Started by a menu of before the domain, or by an agent that does not know how to wait.
+#[test]
+fn a_machine_that_comes_back_read_only_is_not_called_well() {
+    let lab = lab(1);
+    lab.start().unwrap();
+    lab.machine().writable = false;
+    assert!(lab.differences().contains("OLD DISK READ-ONLY"));
+    assert!(text(lab.resume(true)).contains("READ-ONLY"));
+    assert!(!lab.machine().writable);
+}
+
+#[test]
+fn a_disk_that_failed_meanwhile_is_not_given_back() {
+    let lab = lab(1);
+    lab.start().unwrap();
+    lab.machine_restarts();
+    fs::write(lab.host.paths.dev_etherd.join("e1.0"), "").unwrap();
+    assert!(text(lab.resume(true)).contains("has FAILED"));
+    assert!(lab.machine().waits);
 }
 
 #[test]
@@ -140,6 +164,14 @@ fn a_domain_is_paused_while_its_disk_is_away_and_unpaused_when_it_is_back() {
         warnings.0.into_inner().unwrap().join("\n")
     };
     lab.start().unwrap();
+    let disk = lab.host.paths.dev_mapper.join("p2v-e1-0");
+    let listed = |disk: &std::path::Path| {
+        let disks = serde_json::json!([{ "pdev_path": disk, "vdev": "hda" }]);
+        let config = serde_json::json!({ "c_info": { "name": "e1" }, "disks": disks });
+        let long = serde_json::json!([{ "domid": 7, "config": config }]);
+        fs::write(lab.dir.path().join("long"), long.to_string()).unwrap();
+    };
+    listed(&disk);
     assert_eq!(look(), "");
     lab.machine().on = false;
     assert_eq!(look(), "");
@@ -148,12 +180,21 @@ fn a_domain_is_paused_while_its_disk_is_away_and_unpaused_when_it_is_back() {
     assert!(lab.differences().contains("OLD MACHINE SILENT 6 s"));
     assert_eq!((look().as_str(), lab.file("paused").as_str()), ("", ""));
     long_ago(&lab, 21);
+    // Another domain of that name is nobody's business.
+    listed(std::path::Path::new("/dev/vg/other"));
+    assert_eq!((look().as_str(), lab.file("paused").as_str()), ("", ""));
+    listed(&disk);
+    let failing = lab.obstacle("fail-xl-pause");
+    assert!(look().contains("was told to fail"));
+    fs::remove_file(failing).unwrap();
     assert!(look().contains("is paused"));
     assert_eq!(lab.file("paused"), "e1\n");
     lab.machine().on = true;
     lab.machine_restarts();
-    look();
+    assert!(look().contains("OLD MACHINE RESTARTED"));
     assert_eq!(lab.file("paused"), "e1\n", "its disk is not there yet");
+    let stopped = stop(lab.context(), &lab.name, StopOptions::default());
+    assert!(text(stopped).contains("waits for its disk"));
     lab.resume(true).unwrap();
     look();
     assert_eq!(lab.file("paused"), "");
