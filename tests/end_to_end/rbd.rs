@@ -79,7 +79,7 @@ impl Cluster {
         let new = ["--mkfs", "-i", "0", "--osd-uuid", &osd];
         checked(&mut cluster.command("ceph-osd", &new)).unwrap();
         cluster.daemon("ceph-osd", "0");
-        // By itself the OSD asks for its place in the map, in the name of no cluster if that is sooner than the monitor
+        // By default the OSD asks for its place in the map, in the name of no cluster if that is sooner than the monitor
         // has told it of one ("wrong fsid"), and then it ends.
         let place = ["crush", "add", "osd.0", "1", "root=default", "host=lab"];
         cluster.says("ceph", &[&["osd"], &place[..]].concat());

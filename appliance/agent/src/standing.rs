@@ -1,4 +1,4 @@
-//! What was ordered in this boot: a worker that is started anew goes on with it. Kept in memory only, so that a
+//! What was ordered in this boot: a restarted worker resumes with it. Kept in memory only, so that a
 //! machine that restarts begins as its boot menu says.
 
 use std::path::{Path, PathBuf};

@@ -221,7 +221,7 @@ pub enum Command {
     },
     /// Keep an eye on the old machines of running domains (see the p2v-watch unit; runs until stopped)
     ///
-    /// One that falls silent is told of, and after some 15 s its domain is paused, so that its own time-outs do not run; it
+    /// One that falls silent is logged, and after some 15 s its domain is paused, so that its own time-outs do not run; it
     /// is unpaused when its disks are back.
     Watch,
     /// Switch the old machine off (only when it is moved)

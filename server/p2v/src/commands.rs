@@ -118,7 +118,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             };
             let resumed = workflow::resume(context, &name, options)?;
             let sentence = match resumed {
-                Resumed::Disks => format!("the domain {name} has its old disks again, and goes on"),
+                Resumed::Disks => format!("the domain {name} has its old disks again, and resumes"),
                 Resumed::HadThem => format!(
                     "nothing to do: the old machine of {name} answers, and the domain has its disks"
                 ),

@@ -82,7 +82,7 @@ pub fn resume(
     if !options.old_system_did_not_run {
         return refused(format!(
             "the old machine of {name} was restarted, and the domain waits; nothing is lost so far. If the old system \
-             started from its own disk meanwhile, even for a moment, the domain must not go on with that disk: end it \
+             started from its own disk meanwhile, even for a moment, the domain must not resume with that disk: end it \
              with `p2v stop {name} --destroy`, then `p2v start {name}` boots it anew. If you know that it did not (the \
              network is first in its boot order, and its screen shows that the disks wait): \
              `p2v resume {name} --old-system-did-not-run`"
@@ -132,7 +132,7 @@ pub(super) fn the_domains(record: &Record) -> Vec<Address> {
 pub(super) enum ExportState {
     ReadOnly,
     ReadWrite,
-    /// It was started anew, and answers no reads and writes before it is told to.
+    /// It was restarted, and answers no reads and writes before it is ordered to.
     Waiting,
 }
 

@@ -22,7 +22,7 @@ use crate::tool::xl;
 
 /// How often the old machines are asked. (The Linux driver sends a lost frame again after some seconds.)
 pub const INTERVAL: Duration = Duration::from_secs(3);
-/// Silence after which it is told of: less than this is a frame that was lost.
+/// Silence after which a warning is logged: less than this is a lost frame.
 const TOLD_AFTER: Duration = Duration::from_secs(5);
 /// Silence after which the domain is paused: Linux gives a disk 30 s, Windows 60. It may have begun a whole look before
 /// it was found, which takes some seconds for each machine that is silent.
@@ -64,7 +64,7 @@ pub enum Pause {
 pub struct Outage {
     /// Since when the disks were not there.
     pub since: Timestamp,
-    /// What was told of it.
+    /// What was logged about it.
     told: Option<Seen>,
     /// Whether the domain is paused for it.
     pub pause: Pause,
@@ -122,7 +122,7 @@ fn decide(
     (Some(outage), acts)
 }
 
-/// Looks at every machine whose domain runs on its old disks, once. What fails with one is told to
+/// Looks at every machine whose domain runs on its old disks, once. What fails with one goes to
 /// [`Context::report`], and the others are looked at all the same.
 ///
 /// # Errors

@@ -58,7 +58,7 @@ pub(super) enum Turn {
     Over,
 }
 
-/// Its end is told when it is dropped.
+/// Its end is reported when it is dropped.
 pub(super) struct Conversation {
     /// Connected: the kernel keeps out what others send, and tells when the client has closed its port.
     socket: Arc<UdpSocket>,
@@ -66,7 +66,7 @@ pub(super) struct Conversation {
     place: Place,
     name: String,
     outcome: Outcome,
-    /// Where its end is told.
+    /// Where its end is reported.
     ends: UnboundedSender<Ended>,
     pub(super) workers: Arc<Workers>,
     /// The client has answered, and it is counted as one that flows.

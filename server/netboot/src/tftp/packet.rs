@@ -48,7 +48,7 @@ pub enum Unserved {
 }
 
 impl Unserved {
-    /// What the client is told; `None`: nothing.
+    /// The answer to the client; `None`: none.
     pub fn error(self) -> Option<Error> {
         match self {
             Unserved::NoRequest => None,

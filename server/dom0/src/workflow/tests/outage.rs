@@ -103,7 +103,7 @@ fn a_machine_that_waits_for_no_domain_any_more_is_started_and_copied() {
     assert_eq!(lab.dead_seconds(), "180");
 }
 
-/// Started by a menu of before the domain, or by an agent that does not know how to wait.
+/// Started by a menu from before the domain's start, or by an agent that does not know how to wait.
 #[test]
 fn a_machine_that_comes_back_read_only_is_not_called_well() {
     let lab = lab(1);
