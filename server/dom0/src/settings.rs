@@ -73,6 +73,9 @@ pub struct Settings {
     /// Seconds that a domain on an old disk waits for an old machine that has fallen silent, before its disk fails:
     /// the kernel's `aoe_deadsecs` while such a domain runs. Default 3600.
     pub domain_waits_seconds: u32,
+    /// Seconds from the last sign of an old machine to the first question of its boot ROM within which it cannot have run
+    /// its own system: then its domain gets its disks back without being asked for. Default 120; 0: never.
+    pub unseen_seconds: u32,
 }
 
 impl Default for Settings {
@@ -90,6 +93,7 @@ impl Default for Settings {
             discovery_seconds: 2,
             silence_seconds: 600,
             domain_waits_seconds: 3600,
+            unseen_seconds: 120,
         }
     }
 }

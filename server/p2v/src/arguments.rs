@@ -133,6 +133,9 @@ pub enum Command {
         /// You know that the old machine did not start its own system from its disk while it was away
         #[arg(long)]
         old_system_did_not_run: bool,
+        /// You know, too, that a disk is not as it was because the domain itself has written to it
+        #[arg(long)]
+        although_changed: bool,
     },
     /// Copy a machine's disks, or one disk, to a volume, file or device, and check every byte
     ///

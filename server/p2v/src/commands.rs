@@ -1,5 +1,6 @@
 //! Each command: arguments in, the workflow, its result on standard output.
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -111,12 +112,15 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         Command::Resume {
             name,
             old_system_did_not_run,
+            although_changed,
         } => with_wire(&host, &settings, &told, |context| {
             let name = name_of(&host.store, &settings, name)?;
             let options = ResumeOptions {
                 old_system_did_not_run: *old_system_did_not_run,
+                although_changed: *although_changed,
             };
-            let resumed = workflow::resume(context, &name, options)?;
+            let last_boot = |mac| boots::last_boot(&settings.serve.state_dir, mac);
+            let resumed = workflow::resume(context, &name, options, &last_boot)?;
             let sentence = match resumed {
                 Resumed::Disks => format!("the domain {name} has its old disks again, and resumes"),
                 Resumed::HadThem => format!(
@@ -232,7 +236,9 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             );
             Ok(ExitCode::SUCCESS)
         }),
-        Command::Watch => with_wire(&host, &settings, &told, watch),
+        Command::Watch => with_wire(&host, &settings, &told, |context| {
+            watch(context, &settings.serve.state_dir)
+        }),
         Command::Release { name, off } => with_wire(&host, &settings, &told, |context| {
             let name = name_of(&host.store, &settings, name)?;
             workflow::release(context, &name, ReleaseOptions { off: *off })?;
@@ -278,26 +284,28 @@ fn with_wire(
 }
 
 /// Looks at the old machines of running domains until a signal comes.
-fn watch(context: workflow::Context<'_>) -> Result<ExitCode> {
+fn watch(context: workflow::Context<'_>, serve_state: &Path) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
+    let mut signalled = std::pin::pin!(serve::signalled());
+    let mut ended = Ok(());
     context
         .report
         .step("watching the old machines whose domains run on their disks");
-    runtime.block_on(async {
-        let mut signalled = std::pin::pin!(serve::signalled());
-        loop {
-            // What cannot be listed now may be at the next look: this must not end for it.
-            if let Err(error) = workflow::watch(context) {
-                context.report.warn(&error.to_string());
-            }
+    workflow::watch(context, &|mac| boots::last_boot(serve_state, mac), || {
+        runtime.block_on(async {
             tokio::select! {
-                ended = &mut signalled => return Ok(ended.map(|()| ExitCode::SUCCESS)?),
-                () = tokio::time::sleep(workflow::WATCH_INTERVAL) => {}
+                signal = &mut signalled => {
+                    ended = signal.map(drop);
+                    false
+                }
+                () = tokio::time::sleep(workflow::WATCH_INTERVAL) => true,
             }
-        }
-    })
+        })
+    });
+    ended?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// A result: JSON for programs, a sentence for people.

@@ -7,15 +7,21 @@ use std::time::{Duration, Instant};
 
 use p2v_aoe::{Address, SECTOR};
 
+use nix::errno::Errno;
+
 use super::{ToolError, Tools};
 use crate::atomic_file;
 use crate::host::Paths;
+use crate::lock::Held;
 
 /// How often a device that is awaited is looked for.
 const POLL: Duration = Duration::from_millis(100);
 /// How often the driver is asked to send its discovery again while a device is awaited (by itself
 /// it does so once a minute).
 const REDISCOVER: Duration = Duration::from_secs(2);
+/// Seconds that requests are kept while what waits is given up: a device that answers is never silent for so long,
+/// however many frames are lost.
+const GIVE_UP_SECONDS: u32 = 20;
 
 /// The kernel's aoe driver on this host.
 #[derive(Clone, Copy, Debug)]
@@ -74,18 +80,67 @@ impl<'a> AoeDriver<'a> {
     /// # Errors
     /// The parameter cannot be read or written.
     pub fn keep_requests(&self, seconds: u32) -> Result<(), ToolError> {
+        let file = self.lock_file()?;
+        file.lock()
+            .map_err(|e| io_error("lock", &self.lock_path(), &e))?;
+        self.set_kept_seconds(&Held(file), seconds).map(drop)
+    }
+
+    /// The same, where no other p2v is about to change it.
+    ///
+    /// # Errors
+    /// As [`AoeDriver::keep_requests`].
+    pub fn keep_requests_unless_held(&self, seconds: u32) -> Result<(), ToolError> {
+        let file = self.lock_file()?;
+        match file.try_lock() {
+            Ok(()) if self.is_loaded() => self.set_kept_seconds(&Held(file), seconds).map(drop),
+            _ => Ok(()),
+        }
+    }
+
+    /// Has the driver refuse what it keeps for devices that are silent, until the result is dropped.
+    ///
+    /// # Errors
+    /// As [`AoeDriver::keep_requests`].
+    pub fn give_up(self) -> Result<GivingUp<'a>, ToolError> {
+        let file = self.lock_file()?;
+        file.lock()
+            .map_err(|e| io_error("lock", &self.lock_path(), &e))?;
+        let held = Held(file);
+        let before = self.set_kept_seconds(&held, GIVE_UP_SECONDS)?;
+        Ok(GivingUp {
+            driver: self,
+            held,
+            before,
+        })
+    }
+
+    /// Returns what it was.
+    fn set_kept_seconds(&self, _: &Held, seconds: u32) -> Result<u32, ToolError> {
         let (parameter, kept) = self.dead_seconds();
-        let read = |path: &Path| fs::read_to_string(path).map_err(|e| io_error("read", path, &e));
-        let before = read(&parameter)?;
-        if before.trim() == seconds.to_string() {
-            return Ok(());
+        let before = self.kept_seconds()?;
+        if before == seconds {
+            return Ok(before);
         }
         if !kept.exists() {
-            fs::create_dir_all(&self.paths.run)
-                .and_then(|()| atomic_file::replace(&kept, before.as_bytes(), 0o644))
+            atomic_file::replace(&kept, before.to_string().as_bytes(), 0o644)
                 .map_err(|e| io_error("write", &kept, &e))?;
         }
-        fs::write(&parameter, seconds.to_string()).map_err(|e| io_error("write", &parameter, &e))
+        fs::write(&parameter, seconds.to_string())
+            .map_err(|e| io_error("write", &parameter, &e))?;
+        Ok(before)
+    }
+
+    /// Who changes it holds this file's lock.
+    fn lock_file(&self) -> Result<fs::File, ToolError> {
+        let path = self.lock_path();
+        fs::create_dir_all(&self.paths.run)
+            .and_then(|()| fs::File::create(&path))
+            .map_err(|e| io_error("open", &path, &e))
+    }
+
+    fn lock_path(&self) -> PathBuf {
+        self.paths.run.join("aoe_deadsecs.lock")
     }
 
     /// How many seconds the driver keeps the requests of a device that does not answer.
@@ -100,15 +155,25 @@ impl<'a> AoeDriver<'a> {
         })
     }
 
-    /// Undoes [`AoeDriver::keep_requests`].
+    /// Undoes [`AoeDriver::keep_requests`] if `nobody_waits`, which is asked when nobody else can change it.
     ///
     /// # Errors
     /// The parameter cannot be written.
-    pub fn as_before(&self) -> Result<(), ToolError> {
+    pub fn as_before(&self, nobody_waits: impl FnOnce() -> bool) -> Result<(), ToolError> {
         let (parameter, kept) = self.dead_seconds();
+        if !kept.exists() {
+            return Ok(());
+        }
+        let file = self.lock_file()?;
+        file.lock()
+            .map_err(|e| io_error("lock", &self.lock_path(), &e))?;
+        let _held = Held(file);
         let Ok(before) = fs::read_to_string(&kept) else {
             return Ok(());
         };
+        if !nobody_waits() {
+            return Ok(());
+        }
         if self.is_loaded() {
             fs::write(&parameter, before.trim()).map_err(|e| io_error("write", &parameter, &e))?;
         }
@@ -119,6 +184,18 @@ impl<'a> AoeDriver<'a> {
     fn dead_seconds(&self) -> (PathBuf, PathBuf) {
         let parameter = self.paths.sys_module.join("aoe/parameters/aoe_deadsecs");
         (parameter, self.paths.run.join("aoe_deadsecs"))
+    }
+
+    /// Whether it has given the device of `address` up, and refused what it had kept for it. (aoeblk.c, aoeblk_open():
+    /// ENODEV unless it is up.)
+    pub fn has_given_up(&self, address: Address) -> bool {
+        match sectors(&self.device(address)) {
+            Ok(sectors) => sectors == 0,
+            Err(error) => {
+                let errno = error.raw_os_error().map(Errno::from_raw);
+                matches!(errno, Some(Errno::ENODEV | Errno::ENXIO))
+            }
+        }
     }
 
     /// Unloads the driver.
@@ -199,6 +276,21 @@ impl<'a> AoeDriver<'a> {
     }
 }
 
+/// The driver refuses what it keeps for silent devices; afterwards it keeps it as long as before.
+#[derive(Debug)]
+pub struct GivingUp<'a> {
+    driver: AoeDriver<'a>,
+    held: Held,
+    before: u32,
+}
+
+impl Drop for GivingUp<'_> {
+    fn drop(&mut self) {
+        // `p2v watch` sets it again while anything waits, and `p2v doctor` tells of it.
+        let _ = self.driver.set_kept_seconds(&self.held, self.before);
+    }
+}
+
 /// Size of a block device (or file) in whole 512-byte sectors. Seeking to the end of a block
 /// device gives the same figure as `BLKGETSIZE64`.
 ///
@@ -249,13 +341,21 @@ mod tests {
         let tools = Tools::in_dir(dir.path());
         let driver = AoeDriver::new(&tools, &paths);
         let seconds = || fs::read_to_string(&parameter).unwrap().trim().to_owned();
-        driver.as_before().unwrap();
+        driver.as_before(|| true).unwrap();
         assert_eq!(seconds(), "180");
         for limit in [3600, 3600, 7200] {
             driver.keep_requests(limit).unwrap();
             assert_eq!(seconds(), limit.to_string());
         }
-        driver.as_before().unwrap();
+        let giving_up = driver.give_up().unwrap();
+        assert_eq!(seconds(), "20");
+        driver.keep_requests_unless_held(7200).unwrap();
+        assert_eq!(seconds(), "20");
+        drop(giving_up);
+        assert_eq!(seconds(), "7200");
+        driver.as_before(|| false).unwrap();
+        assert_eq!(seconds(), "7200");
+        driver.as_before(|| true).unwrap();
         assert_eq!(seconds(), "180");
         fs::remove_file(&parameter).unwrap();
         assert!(

@@ -9,7 +9,7 @@ use p2v_aoe::{Address, MacAddr};
 use serde::Serialize;
 
 use super::resume::{self, ExportState};
-use super::{Context, Error, watch};
+use super::{Context, Error, Outage, watch};
 use crate::name::MachineName;
 use crate::record::{DiskRecord, HistoryLine, Record, State};
 use crate::timestamp::Timestamp;
@@ -165,8 +165,7 @@ fn known(
         }
     };
     let outage = watch::outage(context.host, &record.name);
-    let away = outage.and_then(|outage| outage.since.age_at(Timestamp::now()));
-    differences.extend(compare(&record, heard, domain.is_some(), away));
+    differences.extend(compare(&record, heard, domain.is_some(), outage.as_ref()));
     MachineView {
         name: Some(record.name),
         shelf: record.shelf,
@@ -258,8 +257,9 @@ fn heard(
 }
 
 /// Where a record and what is seen disagree.
-/// `away`: how long `p2v watch` has missed the machine's disks.
-fn compare(record: &Record, heard: Heard, runs: bool, away: Option<Duration>) -> Vec<String> {
+/// `outage`: what `p2v watch` remembers of one.
+fn compare(record: &Record, heard: Heard, runs: bool, outage: Option<&Outage>) -> Vec<String> {
+    let away = outage.and_then(|outage| outage.since.age_at(Timestamp::now()));
     let away = away.map_or_else(String::new, |away| format!(" {} s", away.as_secs()));
     let name = &record.name;
     let answers = heard != Heard::Nothing;
@@ -283,10 +283,16 @@ fn compare(record: &Record, heard: Heard, runs: bool, away: Option<Duration>) ->
         State::Running if runs && heard == Heard::RefusesWrites => differences.push(format!(
             "OLD DISK READ-ONLY: the domain gets errors for what it writes. `p2v resume {name}` says how to go on"
         )),
-        State::Running if runs && heard == Heard::Waits => differences.push(format!(
-            "OLD MACHINE RESTARTED, its disks are away{away}: the domain waits for its disk; nothing is lost so far. `p2v resume {name}` says what \
-             to make sure of, and gives the disk back"
-        )),
+        State::Running if runs && heard == Heard::Waits => {
+            let why_not = outage.and_then(|outage| outage.why_not.clone());
+            let why_not = why_not.unwrap_or_else(|| {
+                format!(
+                    "the domain waits for its disk; nothing is lost so far. `p2v resume {name}` says what to make sure of, \
+                     and gives the disk back"
+                )
+            });
+            differences.push(format!("OLD MACHINE RESTARTED, its disks are away{away}: {why_not}"));
+        }
         State::Running if runs && !answers => differences.push(format!(
             "OLD MACHINE SILENT{away}: the domain waits for its disk (for domain_waits_seconds at most); nothing is lost so far. \
              Look at the old machine's power and cable; when it is back, `p2v show {name}` says how to go on"

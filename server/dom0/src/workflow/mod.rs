@@ -35,6 +35,7 @@ use crate::wire::{Access, Export, Wire, WireError};
 use error::refused;
 
 mod config;
+mod continuity;
 mod copying;
 mod cutover;
 mod devices;
@@ -48,6 +49,7 @@ mod verify;
 mod watch;
 
 pub use config::{ConfigWritten, config, write_config};
+pub use continuity::{LastBoot, ServedBoot};
 pub use copying::{CopyDone, CopyPlan, CopyRequest, CopyTarget, copy, plan_copy};
 pub use cutover::{CutoverOptions, cutover};
 pub use devices::{DeviceResult, devices_down, devices_up};
@@ -58,7 +60,7 @@ pub use resume::{ResumeOptions, Resumed, resume};
 pub use start::{StartOptions, start};
 pub use stop::{StopOptions, stop};
 pub use verify::{Against, VerifyDone, verify};
-pub use watch::{INTERVAL as WATCH_INTERVAL, Outage, Pause, outage, watch};
+pub use watch::{INTERVAL as WATCH_INTERVAL, Outage, Pause, outage, watch, watch_once};
 
 /// What a command works with.
 #[derive(Clone, Copy)]
@@ -413,14 +415,18 @@ impl<'a> Context<'a> {
 
     /// Where no domain is on an old disk any more, the kernel's driver gives a silent one up as soon as it did before.
     fn driver_as_before(&self) {
-        let listing = match self.host.store.list() {
-            Ok(listing) => listing,
-            Err(error) => return self.report.warn(&error.to_string()),
+        let nobody_waits = || match self.host.store.list() {
+            Ok(listing) => {
+                listing.unreadable.is_empty()
+                    && !listing.records.iter().any(Record::has_domain_on_old_disks)
+            }
+            Err(error) => {
+                self.report.warn(&error.to_string());
+                false
+            }
         };
-        if listing.unreadable.is_empty()
-            && !listing.records.iter().any(Record::has_domain_on_old_disks)
-            && let Err(error) = AoeDriver::new(&self.host.tools, &self.host.paths).as_before()
-        {
+        let driver = AoeDriver::new(&self.host.tools, &self.host.paths);
+        if let Err(error) = driver.as_before(nobody_waits) {
             self.report.warn(&error.to_string());
         }
     }

@@ -2,6 +2,7 @@
 
 use p2v_aoe::Address;
 
+use super::continuity::{self, Doubt, LastBoot};
 use super::{Contact, Context, Error, addresses, refused};
 use crate::name::MachineName;
 use crate::record::Record;
@@ -13,6 +14,8 @@ use crate::wire::{Access, Export};
 pub struct ResumeOptions {
     /// The old machine did not run its own system while it was away.
     pub old_system_did_not_run: bool,
+    /// Nor is it the reason why a disk is not as it was.
+    pub although_changed: bool,
 }
 
 /// What was done.
@@ -24,7 +27,8 @@ pub enum Resumed {
     HadThem,
 }
 
-/// Gives the old disks back to the domain that waits for them.
+/// Gives the old disks back to the domain that waits for them, where it is certain that the old system did not run
+/// meanwhile, by what was seen or by the operator's word.
 ///
 /// # Errors
 /// It is not known to be safe: the reason, and what to do.
@@ -32,6 +36,7 @@ pub fn resume(
     context: Context<'_>,
     name: &MachineName,
     options: ResumeOptions,
+    last_boot: LastBoot<'_>,
 ) -> Result<Resumed, Error> {
     let Context { host, report, .. } = context;
     let _lock = host.store.lock(name, &format!("p2v resume {name}"))?;
@@ -79,14 +84,20 @@ pub fn resume(
         }
     }
     let token = context.need_token(&contact)?;
-    if !options.old_system_did_not_run {
-        return refused(format!(
-            "the old machine of {name} was restarted, and the domain waits; nothing is lost so far. If the old system \
-             started from its own disk meanwhile, even for a moment, the domain must not resume with that disk: end it \
-             with `p2v stop {name} --destroy`, then `p2v start {name}` boots it anew. If you know that it did not (the \
-             network is first in its boot order, and its screen shows that the disks wait): \
-             `p2v resume {name} --old-system-did-not-run`"
-        ));
+    let last = continuity::last_seen(host, &before);
+    let changed = match &last {
+        Some(last) => last.changed(context, &before)?,
+        None => None,
+    };
+    let boot = last_boot(before.boot_mac);
+    let doubt = continuity::doubt(last.as_ref(), boot, changed, host.settings.unseen_seconds);
+    let confirmed = match &doubt {
+        Some(Doubt::Changed(_)) => options.although_changed,
+        Some(_) => options.old_system_did_not_run,
+        None => true,
+    };
+    if let Some(doubt) = doubt.filter(|_| !confirmed) {
+        return refused(in_doubt(name, &doubt));
     }
     report.step("asking the old machine for write access");
     context.set_access(&contact, &waiting, &token, Access::ReadWrite)?;
@@ -95,6 +106,25 @@ pub fn resume(
         "the old machine had restarted; the domain got its old disks back",
     );
     Ok(Resumed::Disks)
+}
+
+/// What the operator has to know first.
+fn in_doubt(name: &MachineName, doubt: &Doubt) -> String {
+    let destroy =
+        format!("end it with `p2v stop {name} --destroy`, then `p2v start {name}` boots it anew");
+    match doubt {
+        Doubt::Changed(_) => format!(
+            "{doubt}, and a domain that resumes with such a disk destroys its file systems: {destroy}. Only if you know that \
+             it was the domain itself (it had just mounted a file system or changed a partition when the old machine fell \
+             silent): `p2v resume {name} --although-changed`"
+        ),
+        _ => format!(
+            "the old machine of {name} was restarted, and the domain waits; nothing is lost so far. It is not resumed \
+             unasked: {doubt}. If the old system started from its own disk meanwhile, even for a moment, the domain must \
+             not resume with that disk: {destroy}. If you know that it did not (the network is first in its boot order, and \
+             its screen shows that the disks wait): `p2v resume {name} --old-system-did-not-run`"
+        ),
+    }
 }
 
 /// Each disk that the domain has is there and is the one it was.

@@ -8,6 +8,7 @@ use super::{Context, Error, refused, watch};
 use crate::name::MachineName;
 use crate::record::{Record, State, exported};
 use crate::timestamp::Timestamp;
+use crate::tool::aoe_driver::{AoeDriver, GivingUp};
 use crate::tool::xl;
 use crate::wire::Access;
 
@@ -29,12 +30,14 @@ pub fn stop(context: Context<'_>, name: &MachineName, options: StopOptions) -> R
     let Context { host, report, .. } = context;
     let _lock = host.store.lock(name, &format!("p2v stop {name}"))?;
     let record = host.store.get(name)?;
+    let mut giving_up = None;
     if record.has_domain_on_old_disks() {
         match options.destroy {
-            true => fail_what_waits(context, name),
+            true => giving_up = fail_what_waits(context, name)?,
             false => refuse_while_it_waits(context, name)?,
         }
     }
+    let disk_is_away = giving_up.is_some();
     let was_there = stop_domain(context, name, options)?;
     if matches!(record.state, State::Moved | State::Released) {
         return match was_there {
@@ -53,13 +56,32 @@ pub fn stop(context: Context<'_>, name: &MachineName, options: StopOptions) -> R
             disk.mapping = None;
         }
         if ran {
-            record.note(Timestamp::now(), "the domain on the old disks was stopped");
+            record.note(
+                Timestamp::now(),
+                match disk_is_away {
+                    false => "the domain on the old disks was stopped",
+                    true => {
+                        "the domain was ended while its old disks were away: what it had not written by then is missing \
+                         on them"
+                    }
+                },
+            );
         }
         Ok::<_, Error>(())
     })?;
+    drop(giving_up);
     watch::forget(host, name)?;
     context.driver_as_before();
-    let contact = context.contact(name)?;
+    let contact = match context.contact(name) {
+        Err(error) if disk_is_away => {
+            report.warn(&format!(
+                "{error}. The domain is ended, and what it had not written is missing on the old disk. If the old machine \
+                 was not switched off (its cable was out), `p2v stop {name}` once more makes its exports read-only"
+            ));
+            return Ok(());
+        }
+        contact => contact?,
+    };
     let token = context.need_token(&contact)?;
     report.step("making the exports read-only");
     context.set_access(
@@ -91,16 +113,39 @@ fn refuse_while_it_waits(context: Context<'_>, name: &MachineName) -> Result<(),
 }
 
 /// A domain that waits for its disk cannot be ended before its requests are: an old machine that was restarted and
-/// waits is made to refuse them.
-fn fail_what_waits(context: Context<'_>, name: &MachineName) {
+/// waits is made to refuse them, and for one that is away the kernel's driver does, until the result is dropped.
+fn fail_what_waits<'a>(
+    context: Context<'a>,
+    name: &MachineName,
+) -> Result<Option<GivingUp<'a>>, Error> {
+    let Context { host, report, .. } = context;
     // It sees none of what is refused. It may be paused already, or not be there.
-    let _ = xl::pause(&context.host.tools, name.as_str());
+    let _ = xl::pause(&host.tools, name.as_str());
     let ended = context
         .contact(name)
         .and_then(|contact| context.end_waiting(&contact));
-    if let Err(error) = ended {
-        context.report.warn(&error.to_string());
+    let Err(error) = ended else {
+        return Ok(None);
+    };
+    report.warn(&error.to_string());
+    let driver = AoeDriver::new(&host.tools, &host.paths);
+    if !driver.is_loaded() {
+        return Ok(None);
     }
+    let others = host.store.list()?.records.into_iter();
+    for other in others.filter(|other| other.name != *name && other.has_domain_on_old_disks()) {
+        if !watch::serves(context, &other) {
+            return refused(format!(
+                "{} waits for its old disks too, and the kernel's driver gives up what it keeps for all silent machines at \
+                 once. See to {0} first (`p2v show {0}`); the domain {name} is paused meanwhile",
+                other.name
+            ));
+        }
+    }
+    report.step(
+        "having the kernel's driver refuse what the domain had not written (up to half a minute)",
+    );
+    Ok(Some(driver.give_up()?))
 }
 
 pub(super) fn known_addresses(record: &Record) -> Vec<Address> {

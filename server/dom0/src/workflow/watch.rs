@@ -2,22 +2,29 @@
 //! wait: its disk requests are kept by the kernel's driver, and after a while the domain is paused, so that its own
 //! time-outs do not run. With the disk back, it is unpaused.
 //!
-//! Nothing here gives a disk back to a domain: that is `p2v resume`.
+//! A machine that restarted gives its domain the disks back by the way of `p2v resume`, where it is certain that its own
+//! system did not run meanwhile; else it is the operator who knows. A domain whose disk the driver has given up is ended.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::resume::{self, ExportState};
+use super::continuity::{self, LastBoot};
+use super::resume::{self, ExportState, ResumeOptions};
+use super::stop::{StopOptions, stop};
 use super::{Context, Error};
 use crate::atomic_file;
 use crate::host::Host;
 use crate::name::MachineName;
 use crate::record::Record;
+use crate::report::Silent;
 use crate::timestamp::Timestamp;
+use crate::tool::aoe_driver::AoeDriver;
 use crate::tool::xl;
 
 /// How often the old machines are asked. (The Linux driver sends a lost frame again after some seconds.)
@@ -29,6 +36,8 @@ const TOLD_AFTER: Duration = Duration::from_secs(5);
 const PAUSED_AFTER: Duration = Duration::from_secs(12);
 /// How long a machine may take to say what it lets be done.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// After that it is tried again whether a machine that restarted may give its disks back.
+const TRIED_AGAIN_AFTER: Duration = Duration::from_secs(15);
 
 /// What the old machine says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,6 +51,8 @@ enum Seen {
     RefusesWrites,
     /// A disk does not answer.
     Silent,
+    /// The kernel's driver has given a disk up: what the domain had asked of it was refused.
+    Failed,
 }
 
 /// Who has paused the domain.
@@ -68,6 +79,12 @@ pub struct Outage {
     told: Option<Seen>,
     /// Whether the domain is paused for it.
     pub pause: Pause,
+    /// When it was last tried to give the disks back.
+    #[serde(default)]
+    tried: Option<Timestamp>,
+    /// Why they were not given back then.
+    #[serde(default)]
+    pub why_not: Option<String>,
 }
 
 /// What is to be done.
@@ -75,6 +92,10 @@ pub struct Outage {
 enum Act {
     Tell,
     Pause,
+    /// Give the disks back, if that is safe.
+    Resume,
+    /// End the domain.
+    GiveUp,
     Unpause,
     /// The outage is over.
     End,
@@ -102,12 +123,23 @@ fn decide(
         since: now,
         told: None,
         pause: Pause::None,
+        tried: None,
+        why_not: None,
     });
     // A clock that was set back is no reason to wait longer.
     let silent_for = outage.since.age_at(now).unwrap_or(PAUSED_AFTER);
     if outage.told != Some(seen) && (silent_for >= TOLD_AFTER || seen != Seen::Silent) {
         outage.told = Some(seen);
         acts.push(Act::Tell);
+    }
+    let tried = outage.tried.and_then(|tried| tried.age_at(now));
+    match seen {
+        Seen::Failed => acts.push(Act::GiveUp),
+        Seen::Waits if tried.is_none_or(|age| age >= TRIED_AGAIN_AFTER) => {
+            outage.tried = Some(now);
+            acts.push(Act::Resume);
+        }
+        Seen::Waits | Seen::Serves | Seen::RefusesWrites | Seen::Silent => {}
     }
     match (outage.pause, is_paused) {
         (Pause::Pausing, true) => outage.pause = Pause::Ours,
@@ -127,25 +159,73 @@ fn decide(
 ///
 /// # Errors
 /// The records or the domains cannot be listed.
-pub fn watch(context: Context<'_>) -> Result<(), Error> {
+pub fn watch_once(context: Context<'_>, last_boot: LastBoot<'_>) -> Result<(), Error> {
+    let busy = Mutex::default();
+    std::thread::scope(|scope| look_at_all(context, last_boot, &busy, scope))
+}
+
+/// Looks at them while `wait`, which lets [`INTERVAL`] pass, says so. One that takes its time (a domain that is ended) holds
+/// up no other.
+pub fn watch(context: Context<'_>, last_boot: LastBoot<'_>, mut wait: impl FnMut() -> bool) {
+    let busy = Mutex::default();
+    std::thread::scope(|scope| {
+        loop {
+            // What cannot be listed now may be at the next look: this must not end for it.
+            if let Err(error) = look_at_all(context, last_boot, &busy, scope) {
+                context.report.warn(&error.to_string());
+            }
+            if !wait() {
+                return;
+            }
+        }
+    });
+}
+
+/// The machines that are being looked at.
+type Busy = Mutex<BTreeSet<MachineName>>;
+
+fn look_at_all<'scope>(
+    context: Context<'scope>,
+    last_boot: LastBoot<'scope>,
+    busy: &'scope Busy,
+    scope: &'scope std::thread::Scope<'scope, '_>,
+) -> Result<(), Error> {
     let listing = context.host.store.list()?;
     let domains = context.domains()?;
-    for record in &listing.records {
-        let name = &record.name;
+    if listing.records.iter().any(Record::has_domain_on_old_disks) {
+        let driver = AoeDriver::new(&context.host.tools, &context.host.paths);
+        // A command that was killed, or an operator, may have left it at less.
+        driver.keep_requests_unless_held(context.host.settings.domain_waits_seconds)?;
+    }
+    for record in listing.records {
+        let name = record.name.clone();
         let domain = domains.iter().find(|d| d.name == name.as_str());
-        let looked = match domain.filter(|_| record.has_domain_on_old_disks()) {
-            None => forget(context.host, name),
-            Some(domain) if has_its_disks(context.host, record, domain) => {
-                look_at(context, record, domain.is_paused)
+        let is_paused = match domain.filter(|_| record.has_domain_on_old_disks()) {
+            None => {
+                if let Err(error) = forget(context.host, &name) {
+                    context.report.warn(&format!("{name}: {error}"));
+                }
+                continue;
             }
+            Some(domain) if has_its_disks(context.host, &record, domain) => domain.is_paused,
             // It is being made or torn down, or it is another domain that has the name.
-            Some(_) => Ok(()),
+            Some(_) => continue,
         };
-        if let Err(error) = looked {
-            context.report.warn(&format!("{name}: {error}"));
+        if !lock(busy).insert(name.clone()) {
+            continue;
         }
+        scope.spawn(move || {
+            if let Err(error) = look_at(context, last_boot, &record, is_paused) {
+                context.report.warn(&format!("{name}: {error}"));
+            }
+            lock(busy).remove(&name);
+        });
     }
     Ok(())
+}
+
+fn lock(busy: &Busy) -> std::sync::MutexGuard<'_, BTreeSet<MachineName>> {
+    busy.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Whether the domain is the one that the record tells of: records can be written by the service's user, and no other
@@ -156,13 +236,22 @@ fn has_its_disks(host: &Host, record: &Record, domain: &xl::Domain) -> bool {
     disks.any(|address| domain.disks.contains(&device(address.slot)))
 }
 
-fn look_at(context: Context<'_>, record: &Record, is_paused: bool) -> Result<(), Error> {
+fn look_at(
+    context: Context<'_>,
+    last_boot: LastBoot<'_>,
+    record: &Record,
+    is_paused: bool,
+) -> Result<(), Error> {
     let Context { host, report, .. } = context;
     let name = &record.name;
     let now = Timestamp::now();
     let seen = see(context, record);
     let before = outage(host, name);
-    let (after, acts) = decide(before.as_ref(), seen, is_paused, now);
+    if seen == Seen::Serves && before.is_none() {
+        // Where that fails, what was seen before grows old: then nothing is certain, and the operator is asked.
+        let _ = continuity::seen(context, record, now);
+    }
+    let (mut after, acts) = decide(before.as_ref(), seen, is_paused, now);
     // Before the domain is paused: a watch that ends in between must know whose pause that is.
     match &after {
         Some(outage) if before.as_ref() != Some(outage) => remember(host, name, outage)?,
@@ -173,8 +262,11 @@ fn look_at(context: Context<'_>, record: &Record, is_paused: bool) -> Result<(),
         match act {
             Act::Tell => report.warn(&match seen {
                 Seen::Waits => format!(
-                    "{name}: OLD MACHINE RESTARTED: the domain waits for its disk; nothing is lost so far. Go on with \
-                     `p2v resume {name}`"
+                    "{name}: OLD MACHINE RESTARTED: the domain waits for its disk; nothing is lost so far"
+                ),
+                Seen::Failed => format!(
+                    "{name}: OLD DISK FAILED: the old machine was away for longer than domain_waits_seconds, and what the \
+                     domain had not written is lost. The domain is ended"
                 ),
                 Seen::RefusesWrites => format!(
                     "{name}: OLD DISK READ-ONLY: the domain gets errors for what it writes. `p2v resume {name}` says how to \
@@ -188,13 +280,39 @@ fn look_at(context: Context<'_>, record: &Record, is_paused: bool) -> Result<(),
             }),
             Act::Pause => {
                 xl::pause(&host.tools, name.as_str())?;
-                if let Some(outage) = &after {
-                    let pause = Pause::Ours;
-                    remember(host, name, &Outage { pause, ..outage.clone() })?;
+                if let Some(outage) = &mut after {
+                    outage.pause = Pause::Ours;
+                    remember(host, name, outage)?;
                 }
                 report.warn(&format!(
                     "{name}: the domain is paused until its disk is back, so that its own time-outs do not run"
                 ));
+            }
+            Act::Resume => {
+                let quiet = Context {
+                    report: &Silent,
+                    ..context
+                };
+                match resume::resume(quiet, name, ResumeOptions::default(), last_boot) {
+                    Ok(_) => report.step(&format!(
+                        "{name}: the old machine cannot have run its own system meanwhile: the domain has its disks again"
+                    )),
+                    Err(error) => {
+                        let why = error.to_string();
+                        let known = before.as_ref().and_then(|outage| outage.why_not.as_ref());
+                        if known != Some(&why) {
+                            report.warn(&format!("{name}: {why}"));
+                        }
+                        if let Some(outage) = &mut after {
+                            outage.why_not = Some(why);
+                            remember(host, name, outage)?;
+                        }
+                    }
+                }
+            }
+            Act::GiveUp => {
+                stop(context, name, StopOptions { destroy: true })?;
+                return forget(host, name);
             }
             Act::Unpause => {
                 xl::unpause(&host.tools, name.as_str())?;
@@ -207,17 +325,26 @@ fn look_at(context: Context<'_>, record: &Record, is_paused: bool) -> Result<(),
                     context.note_or_warn(name, &what);
                     report.step(&format!("{name}: {what}"));
                 }
-                forget(host, name)?;
+                forget_outage(host, name)?;
             }
         }
     }
     Ok(())
 }
 
+/// Whether every disk that the domain has can be read and written.
+pub(super) fn serves(context: Context<'_>, record: &Record) -> bool {
+    see(context, record) == Seen::Serves
+}
+
 /// Asks every disk that the domain has.
 fn see(context: Context<'_>, record: &Record) -> Seen {
     let mut seen = Seen::Serves;
+    let driver = AoeDriver::new(&context.host.tools, &context.host.paths);
     for address in resume::the_domains(record) {
+        if driver.has_given_up(address) {
+            return Seen::Failed;
+        }
         let session = context.wire.attach(address).map_err(Error::from);
         let state = session.and_then(|mut session| {
             session.wait_out_silence(PATIENCE, Box::new(|_| {}));
@@ -246,8 +373,14 @@ fn remember(host: &Host, name: &MachineName, outage: &Outage) -> Result<(), Erro
     written.map_err(|e| Error::Refused(format!("cannot write {}: {e}", file.display())))
 }
 
-/// Nothing is known of an outage any more: the domain is another one from now on.
+/// Nothing is known of a machine any more: the domain is another one from now on.
 pub(super) fn forget(host: &Host, name: &MachineName) -> Result<(), Error> {
+    continuity::forget(host, name)
+        .map_err(|e| Error::Refused(format!("cannot forget what was seen of {name}: {e}")))?;
+    forget_outage(host, name)
+}
+
+fn forget_outage(host: &Host, name: &MachineName) -> Result<(), Error> {
     match fs::remove_file(file(host, name)) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::Refused(format!(
             "cannot remove {}: {e}",
@@ -274,14 +407,16 @@ mod tests {
             since: at(0),
             told,
             pause,
+            tried: None,
+            why_not: None,
         })
     }
 
     #[test]
     fn what_each_look_leads_to() {
-        use Act::{End, Pause as PauseIt, Tell, Unpause};
+        use Act::{End, GiveUp, Pause as PauseIt, Resume, Tell, Unpause};
         use Pause::{LeftAlone, None as Not, Ours, Pausing};
-        use Seen::{RefusesWrites, Serves, Silent, Waits};
+        use Seen::{Failed, RefusesWrites, Serves, Silent, Waits};
         let (untold, silent, waits) = (None, Some(Silent), Some(Waits));
         for (before, seen, is_paused, now, after, acts) in [
             // All is well, or well again before anybody was told.
@@ -365,23 +500,6 @@ mod tests {
                 vec![Tell, PauseIt],
             ),
             // It restarted.
-            (None, Waits, false, 0, away(waits, Not), vec![Tell]),
-            (
-                away(silent, Ours),
-                Waits,
-                true,
-                90,
-                away(waits, Ours),
-                vec![Tell],
-            ),
-            (
-                away(waits, Ours),
-                Waits,
-                true,
-                99,
-                away(waits, Ours),
-                vec![],
-            ),
             (
                 None,
                 RefusesWrites,
@@ -443,6 +561,20 @@ mod tests {
                 "{case}"
             );
         }
+        // Whether it may give its disks back is tried now and then; a disk that failed ends the domain.
+        let tried = |seconds| Outage {
+            tried: Some(at(seconds)),
+            ..away(waits, Ours).unwrap()
+        };
+        for (before, now, acts) in [
+            (away(silent, Ours).unwrap(), 90, vec![Tell, Resume]),
+            (tried(90), 104, vec![]),
+            (tried(90), 105, vec![Resume]),
+        ] {
+            assert_eq!(decide(Some(&before), Waits, true, at(now)).1, acts);
+        }
+        let failed = decide(away(silent, Ours).as_ref(), Failed, true, at(3600));
+        assert_eq!(failed.1, [Tell, GiveUp]);
         // The clock was set back.
         let early = Timestamp::from_unix(5);
         let (after, acts) = decide(away(silent, Not).as_ref(), Silent, false, early);

@@ -8,8 +8,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result};
 use p2v_aoe::MacAddr;
+use p2v_dom0::workflow::ServedBoot;
 use p2v_dom0::{Timestamp, atomic_file};
 use p2v_netboot::BootEvent;
+use serde::{Deserialize, Serialize};
 
 use crate::serve_log;
 
@@ -23,7 +25,14 @@ pub use show::list;
 /// can make up MAC addresses.
 const MACHINES_MAX: usize = 1024;
 
-type All = BTreeMap<MacAddr, Boot>;
+/// What the service has seen.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct All {
+    /// Since when it has looked.
+    since: Timestamp,
+    /// The last boot of each machine, by the network card it boots from.
+    boots: BTreeMap<MacAddr, Boot>,
+}
 
 /// The last boot of each machine, kept in a file.
 pub struct Boots {
@@ -40,27 +49,46 @@ fn file(state_dir: &Path) -> PathBuf {
 ///
 /// # Errors
 /// The file cannot be read, or is not ours.
-pub fn read(state_dir: &Path) -> Result<All> {
+pub fn read(state_dir: &Path) -> Result<BTreeMap<MacAddr, Boot>> {
+    Ok(read_all(state_dir)?.map_or_else(BTreeMap::new, |all| all.boots))
+}
+
+/// What the service that keeps its state there saw of the last boot of a machine, if it did.
+pub fn last_boot(state_dir: &Path, mac: MacAddr) -> Option<ServedBoot> {
+    let all = read_all(state_dir).ok()??;
+    let boot = all.boots.get(&mac)?;
+    Some(ServedBoot {
+        serving_since: all.since,
+        began: boot.began,
+        complete: boot.complete,
+    })
+}
+
+fn read_all(state_dir: &Path) -> Result<Option<All>> {
     let path = file(state_dir);
     let text = match std::fs::read(&path) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(All::new()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         read => read.with_context(|| format!("cannot read {}", path.display()))?,
     };
-    serde_json::from_slice(&text)
-        .with_context(|| format!("{} is damaged: remove it", path.display()))
+    let all = serde_json::from_slice(&text)
+        .with_context(|| format!("{} is damaged: remove it", path.display()))?;
+    Ok(Some(all))
 }
 
 impl Boots {
     /// Goes on with what is there, and has it written by a thread of its own: what is seen is told by
     /// those that answer the machines.
     pub fn keep(state_dir: &Path) -> Boots {
-        let all = read(state_dir).unwrap_or_else(|error| {
+        let boots = read(state_dir).unwrap_or_else(|error| {
             serve_log::line(format_args!(
                 "p2v serve: what was seen of earlier boots is forgotten: {error:#}"
             ));
-            All::new()
+            BTreeMap::new()
         });
-        let all = Arc::new(Mutex::new(all));
+        let all = Arc::new(Mutex::new(All {
+            since: Timestamp::now(),
+            boots,
+        }));
         let (path, kept) = (file(state_dir), Arc::clone(&all));
         // One message is enough, however many changes it stands for.
         let (changed, changes) = sync_channel(1);
@@ -82,13 +110,22 @@ impl Boots {
                 failed = written.is_err();
             }
         });
-        Boots { all, changed }
+        let boots = Boots { all, changed };
+        boots.write();
+        boots
+    }
+
+    /// Has what is known written.
+    fn write(&self) {
+        // Full: it will be looked at all the same.
+        let _ = self.changed.try_send(());
     }
 
     /// Takes in what was seen of a machine. When its boot is complete: the boot.
     pub fn seen(&self, mac: MacAddr, event: &BootEvent) -> Option<Boot> {
         let now = Timestamp::now();
         let mut all = lock(&self.all);
+        let all = &mut all.boots;
         if !all.contains_key(&mac) && all.len() >= MACHINES_MAX {
             let oldest = all
                 .iter()
@@ -104,9 +141,7 @@ impl Boots {
         let before = boot.complete;
         boot.take(event, now);
         let complete = (boot.complete && !before).then(|| boot.clone());
-        drop(all);
-        // Full: it will be looked at all the same.
-        let _ = self.changed.try_send(());
+        self.write();
         complete
     }
 }
@@ -158,6 +193,6 @@ mod tests {
             let [high, low] = n.to_be_bytes();
             boots.seen(MacAddr::new(2, 0, 0, 0, high, low), &fetched("vmlinuz"));
         }
-        assert_eq!(lock(&boots.all).len(), MACHINES_MAX);
+        assert_eq!(lock(&boots.all).boots.len(), MACHINES_MAX);
     }
 }

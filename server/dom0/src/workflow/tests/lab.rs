@@ -48,7 +48,7 @@ info) printf 'free_memory            : 9000\nnr_cpus : 4\nvirt_caps : hvm\n' ;;
 create) basename "$2" .cfg >> $D/domains
     [ ! -e $D/no-record ] || mv $D/state/machines $D/state/away
     [ ! -e $D/create-dies ] || { echo "no bootable device" >&2; exit 3; } ;;
-destroy) grep -vx "$2" $D/domains > $D/d2; mv $D/d2 $D/domains ;;
+destroy) grep -vx "$2" $D/domains > $D/d2; mv $D/d2 $D/domains; echo '[]' > $D/long ;;
 shutdown) grep -vx "$3" $D/domains > $D/d2; mv $D/d2 $D/domains ;;
 esac"#,
     ),

@@ -1,14 +1,15 @@
 //! The old machine falls silent, restarts, or comes back as another, while its domain runs.
 
 use super::*;
-use crate::workflow::{ResumeOptions, Resumed, outage, resume, watch};
+use crate::workflow::{ResumeOptions, Resumed, ServedBoot, outage, resume, watch_once};
 
 impl Lab {
     fn resume(&self, sure: bool) -> Result<Resumed, Error> {
         let options = ResumeOptions {
             old_system_did_not_run: sure,
+            ..ResumeOptions::default()
         };
-        resume(self.context(), &self.name, options)
+        resume(self.context(), &self.name, options, &|_| None)
     }
 
     /// As when it is switched off and on: its agent is started by a menu that says that it waits.
@@ -21,6 +22,18 @@ impl Lab {
 
     fn differences(&self) -> String {
         discover(self.context()).unwrap()[0].differences.join("\n")
+    }
+
+    /// What `xl list -l` tells of the domain.
+    fn domain_has(&self, disk: &std::path::Path) {
+        let disks = serde_json::json!([{ "pdev_path": disk, "vdev": "hda" }]);
+        let config = serde_json::json!({ "c_info": { "name": "e1" }, "disks": disks });
+        let long = serde_json::json!([{ "domid": 7, "config": config }]);
+        fs::write(self.dir.path().join("long"), long.to_string()).unwrap();
+    }
+
+    fn domain_has_its_disks(&self) {
+        self.domain_has(&self.host.paths.dev_mapper.join("p2v-e1-0"));
     }
 
     fn dead_seconds(&self) -> String {
@@ -141,13 +154,22 @@ fn a_domain_that_waits_is_ended_once_its_requests_are_refused() {
 
 /// The outage began so many seconds ago.
 fn long_ago(lab: &Lab, seconds: u64) {
+    set_back(lab, "since", seconds);
+}
+
+/// It is time to try again whether the disks may be given back.
+fn tried_long_ago(lab: &Lab) {
+    set_back(lab, "tried", 3600);
+}
+
+fn set_back(lab: &Lab, field: &str, seconds: u64) {
     let file = lab.host.paths.run.join("outages/e1.json");
     let mut outage: serde_json::Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
     let now = std::time::SystemTime::UNIX_EPOCH
         .elapsed()
         .unwrap()
         .as_secs();
-    outage["since"] = serde_json::to_value(Timestamp::from_unix(now - seconds)).unwrap();
+    outage[field] = serde_json::to_value(Timestamp::from_unix(now - seconds)).unwrap();
     fs::write(&file, outage.to_string()).unwrap();
 }
 
@@ -166,18 +188,11 @@ fn a_domain_is_paused_while_its_disk_is_away_and_unpaused_when_it_is_back() {
             report: &warnings,
             ..lab.context()
         };
-        watch(context).unwrap();
+        watch_once(context, &|_| None).unwrap();
         warnings.0.into_inner().unwrap().join("\n")
     };
     lab.start().unwrap();
-    let disk = lab.host.paths.dev_mapper.join("p2v-e1-0");
-    let listed = |disk: &std::path::Path| {
-        let disks = serde_json::json!([{ "pdev_path": disk, "vdev": "hda" }]);
-        let config = serde_json::json!({ "c_info": { "name": "e1" }, "disks": disks });
-        let long = serde_json::json!([{ "domid": 7, "config": config }]);
-        fs::write(lab.dir.path().join("long"), long.to_string()).unwrap();
-    };
-    listed(&disk);
+    lab.domain_has_its_disks();
     assert_eq!(look(), "");
     lab.machine().on = false;
     assert_eq!(look(), "");
@@ -189,9 +204,9 @@ fn a_domain_is_paused_while_its_disk_is_away_and_unpaused_when_it_is_back() {
     assert_eq!((look().as_str(), lab.file("paused").as_str()), ("", ""));
     long_ago(&lab, 21);
     // Another domain of that name is nobody's business.
-    listed(std::path::Path::new("/dev/vg/other"));
+    lab.domain_has(std::path::Path::new("/dev/vg/other"));
     assert_eq!((look().as_str(), lab.file("paused").as_str()), ("", ""));
-    listed(&disk);
+    lab.domain_has_its_disks();
     let failing = lab.obstacle("fail-xl-pause");
     assert!(look().contains("was told to fail"));
     fs::remove_file(failing).unwrap();
@@ -215,6 +230,108 @@ fn a_domain_is_paused_while_its_disk_is_away_and_unpaused_when_it_is_back() {
     fs::write(lab.dir.path().join("paused"), "e1\n").unwrap();
     look();
     assert_eq!(lab.file("paused"), "e1\n");
+}
+
+/// As `p2v serve` sees it: it has answered since before the domain started, and the machine boots now.
+fn boots_now() -> ServedBoot {
+    ServedBoot {
+        serving_since: Timestamp::from_unix(1),
+        began: Timestamp::now(),
+        complete: true,
+    }
+}
+
+#[test]
+fn a_machine_that_cannot_have_run_its_own_system_gives_its_disks_back_unasked() {
+    let lab = lab(2);
+    lab.start().unwrap();
+    lab.domain_has_its_disks();
+    let look = |boot| watch_once(lab.context(), &|_| boot).unwrap();
+    look(None);
+    lab.machine_restarts();
+    // Nobody saw it boot, the service was away, or what it booted was not ours.
+    for boot in [
+        None,
+        Some(ServedBoot {
+            serving_since: Timestamp::from_unix(u32::MAX.into()),
+            ..boots_now()
+        }),
+        Some(ServedBoot {
+            complete: false,
+            ..boots_now()
+        }),
+    ] {
+        look(boot);
+        tried_long_ago(&lab);
+        assert!(lab.machine().waits && !lab.machine().writable);
+    }
+    assert!(lab.differences().contains("--old-system-did-not-run"));
+    look(Some(boots_now()));
+    assert!(lab.machine().writable && !lab.machine().waits);
+    look(Some(boots_now()));
+    assert_eq!(outage(&lab.host, &lab.name), None);
+    // It restarts once more, and has run its own system, which no word of the operator's but one undoes.
+    lab.machine_restarts();
+    lab.machine().data[1][40] ^= 1;
+    look(Some(boots_now()));
+    let said = lab.differences();
+    assert!(said.contains("e1.1 is NOT AS IT WAS"), "{said}");
+    assert!(text(lab.resume(true)).contains("--although-changed"));
+    assert!(lab.machine().waits && !lab.machine().writable);
+    let options = ResumeOptions {
+        although_changed: true,
+        ..ResumeOptions::default()
+    };
+    resume(lab.context(), &lab.name, options, &|_| None).unwrap();
+    assert!(lab.machine().writable);
+}
+
+#[test]
+fn a_domain_whose_machine_stays_away_is_ended_and_the_record_says_so() {
+    let lab = lab(1);
+    lab.start().unwrap();
+    lab.machine().on = false;
+    stop(lab.context(), &lab.name, StopOptions { destroy: true }).unwrap();
+    assert_eq!((lab.file("domains"), lab.file("dm")), Default::default());
+    assert_eq!(lab.dead_seconds(), "180");
+    assert_eq!(lab.state(), State::Exported);
+    let record = lab.host.store.get(&lab.name).unwrap();
+    let mut said = record.history.iter().map(|line| line.what.as_str());
+    assert!(said.any(|what| what.contains("is missing on them")));
+}
+
+#[test]
+fn what_waits_of_one_machine_is_not_given_up_while_another_waits_too() {
+    let lab = lab(1);
+    lab.start().unwrap();
+    let mac = MacAddr::new(2, 0, 0, 0, 0, 2);
+    let other = lab.host.store.menu(mac, None, Timestamp::now()).unwrap();
+    let mut disks = lab.host.store.get(&lab.name).unwrap().disks;
+    let mapping = disks.get_mut(&0).unwrap().mapping.as_mut().unwrap();
+    mapping.backing = lab.host.paths.dev_etherd.join("e2.0");
+    let update = |record: &mut crate::record::Record| {
+        record.state = State::Running;
+        record.disks = disks;
+        Ok::<_, Error>(())
+    };
+    lab.host.store.update(&other.name, update).unwrap();
+    lab.machine().on = false;
+    let refused = stop(lab.context(), &lab.name, StopOptions { destroy: true });
+    assert!(text(refused).contains("e2 waits for its old disks too"));
+    assert_eq!(lab.file("domains"), "e1\n");
+    assert_eq!(lab.dead_seconds(), "3600");
+}
+
+#[test]
+fn a_domain_whose_disk_the_driver_gave_up_is_ended() {
+    let lab = lab(1);
+    lab.start().unwrap();
+    lab.domain_has_its_disks();
+    lab.machine().on = false;
+    fs::write(lab.host.paths.dev_etherd.join("e1.0"), "").unwrap();
+    watch_once(lab.context(), &|_| None).unwrap();
+    assert_eq!((lab.file("domains"), lab.file("dm")), Default::default());
+    assert_eq!(lab.state(), State::Exported);
 }
 
 #[test]
