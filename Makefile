@@ -47,9 +47,9 @@ define stripped
 		objcopy --strip-all --add-gnu-debuglink=$$out.debug $1 $$out; }
 endef
 
-# Tests at a time, and stories: each has two machines, and 5 GB of memory.
+# Tests at a time, and stories: each has two machines, which keep one core busy, and 5 GB of memory.
 UNIT_THREADS ?= 3
-STORIES ?= 1
+STORIES ?= 2
 
 # What building, testing and the lab run; all from Debian 12.
 PACKAGES := gcc g++ libc6-dev binutils pkg-config \
@@ -159,20 +159,24 @@ end-to-end: image lab
 	$(CARGO) test --workspace --locked --test end_to_end -- --test-threads=$(STORIES)
 
 # What keeps one core busy at most is done beside what uses all; no phase does again what another has done (`-o`). The
-# end-to-end tests are the last: their summary ends the output, with the table of times before it.
+# end-to-end tests run beside the unit tests, which mostly wait, and are shown after them: their summary ends the output,
+# with the table of times before it.
 test: export P2V_TIMES := $(abspath $(TARGET))/test-times
 test:
 	@mkdir -p $(TARGET); : >$(P2V_TIMES); export P2V_BEGAN=$$(date +%s); \
 	made=; \
-	phase() { tests/times phase $$1 $(MAKE) --no-print-directory $$made $$1; made="$$made -o $$1"; }; \
+	phase() { tests/times phase $$1 $(MAKE) --no-print-directory $$made $$1; }; \
+	beside() { phase $$1 >$(TARGET)/$$1.log 2>&1 & }; \
 	waited() { wait $$2 || { cat $(TARGET)/$$1.log; exit 1; }; made="$$made -o $$1"; }; \
-	phase setup; \
-	phase lab >$(TARGET)/lab.log 2>&1 & lab=$$!; \
-	phase check; phase build; \
-	phase image >$(TARGET)/image.log 2>&1 & image=$$!; \
+	phase setup; made="-o setup"; \
+	beside lab; lab=$$!; \
+	phase check; phase build; made="$$made -o check -o build"; \
+	beside image; image=$$!; \
 	phase test-programs; waited lab $$lab; waited image $$image; \
+	set -m; beside end-to-end; stories=$$!; set +m; trap 'kill -- -'$$stories' 2>/dev/null || true' EXIT; \
 	phase unit; \
-	$(MAKE) --no-print-directory $$made end-to-end | tests/times table
+	tail -n +1 --pid=$$stories -f $(TARGET)/end-to-end.log | tests/times table; \
+	wait $$stories
 
 # Not installed, only unpacked: Debian's package starts its server.
 TFTPD := $(CACHE)/tftpd-hpa/usr/sbin/in.tftpd

@@ -62,17 +62,9 @@ fn an_old_machine_that_was_off_for_a_while_keeps_its_domain_waiting_and_loses_no
     old.wait_for("exporting e1.0 WAITING", EXPORT_LIMIT)
         .unwrap();
 
-    let restarted = host.ok("p2v show e1").unwrap();
-    assert!(restarted.contains("OLD MACHINE RESTARTED"), "{restarted}");
-    let unsure = host.run("p2v resume e1").unwrap().failure().unwrap();
-    assert!(unsure.contains("--old-system-did-not-run"), "{unsure}");
-    assert!(
-        host.ok("test ! -e /tmp/status && echo waits")
-            .unwrap()
-            .contains("waits")
-    );
-    host.ok("p2v resume e1 --old-system-did-not-run").unwrap();
-
+    // It went from its agent to its agent, and cannot have done anything else.
+    host.wait_for_line(log, "e1: the old machine cannot have run its own system")
+        .unwrap();
     host.wait_for_line(log, "e1: the domain is unpaused")
         .unwrap();
     assert!(host.run(is_paused).unwrap().failure().is_ok());
@@ -94,8 +86,51 @@ fn an_old_machine_that_was_off_for_a_while_keeps_its_domain_waiting_and_loses_no
         !over.contains("OLD MACHINE") && over.contains("were away for"),
         "{over}"
     );
-    host.ok("p2v stop e1 --destroy").unwrap();
+
+    // Once more; and this time it starts its own system before it comes back.
+    drop(old);
+    host.wait_for_line(log, "OLD MACHINE SILENT").unwrap();
+    let mut own = OldServer::power_on_its_own_system(run.directory(), &disk, IDE_PC).unwrap();
+    own.wait_for("p2v guest: boot 2", EXPORT_LIMIT).unwrap();
+    drop(own);
+    let mut old = OldServer::power_on(run.directory(), &disk, IDE_PC).unwrap();
+    old.wait_for("exporting e1.0 WAITING", EXPORT_LIMIT)
+        .unwrap();
+    host.wait_for_line(log, "e1.0 is NOT AS IT WAS").unwrap();
+    let restarted = host.ok("p2v show e1").unwrap();
+    assert!(
+        restarted.contains("OLD MACHINE RESTARTED") && restarted.contains("NOT AS IT WAS"),
+        "{restarted}"
+    );
+    let unsure = host
+        .run("p2v resume e1 --old-system-did-not-run")
+        .unwrap()
+        .failure()
+        .unwrap();
+    assert!(unsure.contains("p2v stop e1 --destroy"), "{unsure}");
+    host.ok(is_paused).unwrap();
+
+    // It falls silent with something to write, and stays away.
+    drop(old);
+    host.ok("dd if=/dev/zero of=/dev/mapper/p2v-e1-0 bs=4k count=1 oflag=direct seek=1000 2>/tmp/dd.err & true")
+        .unwrap();
+    let ended = host
+        .run("p2v stop e1 --destroy")
+        .unwrap()
+        .success()
+        .unwrap();
+    assert!(
+        ended.err.contains("is missing on the old disk"),
+        "{ended:?}"
+    );
+    assert!(!host.ok("xl list").unwrap().contains("e1"));
+    assert!(!host.ok("dmsetup ls").unwrap().contains("p2v-e1"));
+    assert!(
+        host.ok("p2v show e1")
+            .unwrap()
+            .contains("is missing on them")
+    );
     assert_eq!(host.ok(dead_seconds).unwrap().trim(), "180");
-    drop((host, old));
+    drop(host);
     run.succeeded();
 }

@@ -100,6 +100,18 @@ impl OldServer {
         Self::start(work, hardware, Wire::Tap, &disk)
     }
 
+    /// The same as [`OldServer::power_on`], with its disk first in the boot order.
+    pub fn power_on_its_own_system(
+        work: &Path,
+        disk: &Disk,
+        hardware: Hardware,
+    ) -> Result<OldServer> {
+        let file = disk.path.display().to_string();
+        let mut arguments = disk_arguments(&file, ",cache=writethrough", hardware)?;
+        arguments.extend(["-boot", "c"].map(str::to_owned));
+        Self::start(work, hardware, Wire::Socket, &arguments)
+    }
+
     /// A machine of the same kind without a disk.
     pub fn diskless(work: &Path, hardware: Hardware) -> Result<OldServer> {
         Self::start(work, hardware, Wire::Socket, &[])

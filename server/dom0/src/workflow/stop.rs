@@ -47,6 +47,9 @@ pub fn stop(context: Context<'_>, name: &MachineName, options: StopOptions) -> R
     }
     let ran = was_there || record.state == State::Running;
     let disks = known_addresses(&record);
+    if disk_is_away {
+        wait_until_closed(context, name, &disks)?;
+    }
     context.let_go(name, &disks)?;
     host.store.update(name, |record| {
         if record.state == State::Running {
@@ -146,6 +149,26 @@ fn fail_what_waits<'a>(
         "having the kernel's driver refuse what the domain had not written (up to half a minute)",
     );
     Ok(Some(driver.give_up()?))
+}
+
+/// A program that had something on its way to a disk which is away (the domain's device model) ends when that is
+/// refused.
+fn wait_until_closed(
+    context: Context<'_>,
+    name: &MachineName,
+    disks: &[Address],
+) -> Result<(), Error> {
+    let names: Vec<String> = disks.iter().map(|a| name.dm_name(a.slot.into())).collect();
+    let started = Instant::now();
+    while started.elapsed() < context.host.wait()
+        && context
+            .dm_devices()?
+            .iter()
+            .any(|device| device.open > 0 && names.contains(&device.name))
+    {
+        std::thread::sleep(POLL);
+    }
+    Ok(())
 }
 
 pub(super) fn known_addresses(record: &Record) -> Vec<Address> {
