@@ -65,11 +65,12 @@ PACKAGES := gcc g++ libc6-dev binutils pkg-config \
 # GRUB for 32-bit UEFI, which Debian does not sign, and for 64-bit UEFI beside another DHCP server (see boot_set.rs).
 GRUB_MODULES := efinet tftp http normal configfile linux echo sleep test true reboot minicmd all_video
 
-.PHONY: help setup cargo-auditable cargo-deny build image grub lab demo test check test-programs unit end-to-end bench fuzz install install-files install-debug clean
+.PHONY: help setup cargo-auditable cargo-deny build image grub lab demo test check test-programs unit end-to-end campaign bench fuzz install install-files install-debug clean
 
 help:
 	@echo "make demo      an old server is moved onto Xen before your eyes, all in QEMU (about 10 minutes the first time)"
 	@echo "make test      every test"
+	@echo "make campaign  long outages of old machines while a guest writes (about an hour)"
 	@echo "make install   p2v, its units and the netboot image onto this Xen host (DESTDIR= and PREFIX= as usual)"
 	@echo "make bench     figures beside vblade, nbdcopy, dd, dnsmasq and tftpd-hpa, as ratios in one run (about an hour)"
 	@echo "make fuzz      each fuzz target for a minute"
@@ -177,6 +178,10 @@ test:
 	phase unit; \
 	tail -n +1 --pid=$$stories -f $(TARGET)/end-to-end.log | tests/times table; \
 	wait $$stories
+
+# What is too long for every day: each outage of an old machine with a Linux guest that keeps a record (about an hour).
+campaign: image lab
+	$(CARGO) test --workspace --locked --test end_to_end -- --ignored --nocapture --test-threads=$(STORIES)
 
 # Not installed, only unpacked: Debian's package starts its server.
 TFTPD := $(CACHE)/tftpd-hpa/usr/sbin/in.tftpd

@@ -9,6 +9,7 @@ mod failing_disk;
 mod frames;
 mod linux_driver;
 mod outage;
+mod outages;
 mod power_cut;
 mod rbd;
 mod sanboot;

@@ -5,6 +5,7 @@ use p2v_lab::old_server::{IDE_PC, OldServer};
 use p2v_lab::xen_host::XenHost;
 
 use crate::scene::{EXPORT_LIMIT, Scene};
+use crate::strangers::nothing_changes_by_frames_that_nobody_authorised;
 use crate::wire::wait_until;
 
 const MIB: u64 = 1 << 20;
@@ -12,8 +13,9 @@ const MIB: u64 = 1 << 20;
 #[test]
 fn an_old_machine_that_was_off_for_a_while_keeps_its_domain_waiting_and_loses_nothing() {
     let mut scene = Scene::with_guest("outage", IDE_PC);
+    nothing_changes_by_frames_that_nobody_authorised(&mut scene);
     scene.host.ok("p2v start e1").unwrap();
-    scene.guest_says("p2v guest: boot 1");
+    scene.guest_says("p2v guest: boot 2");
     let dead_seconds = "cat /sys/module/aoe/parameters/aoe_deadsecs";
     assert_eq!(scene.host.ok(dead_seconds).unwrap().trim(), "3600");
 
@@ -50,6 +52,7 @@ fn an_old_machine_that_was_off_for_a_while_keeps_its_domain_waiting_and_loses_no
         ..
     } = scene;
     drop(old);
+    let mut old = OldServer::power_on(run.directory(), &disk, IDE_PC).unwrap();
     host.wait_for_line(log, "OLD MACHINE SILENT").unwrap();
     let silent = host.ok("p2v show e1").unwrap();
     assert!(silent.contains("OLD MACHINE SILENT"), "{silent}");
@@ -58,7 +61,6 @@ fn an_old_machine_that_was_off_for_a_while_keeps_its_domain_waiting_and_loses_no
     // Whose pause that is outlives the watch.
     host.ok("kill -9 $(cat /run/p2v-watch.pid)").unwrap();
     watch(&mut host);
-    let mut old = OldServer::power_on(run.directory(), &disk, IDE_PC).unwrap();
     old.wait_for("exporting e1.0 WAITING", EXPORT_LIMIT)
         .unwrap();
 
@@ -91,7 +93,7 @@ fn an_old_machine_that_was_off_for_a_while_keeps_its_domain_waiting_and_loses_no
     drop(old);
     host.wait_for_line(log, "OLD MACHINE SILENT").unwrap();
     let mut own = OldServer::power_on_its_own_system(run.directory(), &disk, IDE_PC).unwrap();
-    own.wait_for("p2v guest: boot 2", EXPORT_LIMIT).unwrap();
+    own.wait_for("p2v guest: boot 3", EXPORT_LIMIT).unwrap();
     drop(own);
     let mut old = OldServer::power_on(run.directory(), &disk, IDE_PC).unwrap();
     old.wait_for("exporting e1.0 WAITING", EXPORT_LIMIT)

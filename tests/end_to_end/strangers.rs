@@ -1,7 +1,6 @@
 //! Frames that must change nothing: from a station that is not on the list, a write while read-only,
 //! forged and replayed control requests.
 
-use p2v_lab::old_server::IDE_PC;
 use p2v_lab::xen_host;
 
 use crate::frames::{aoe, is_refused, read, write};
@@ -9,9 +8,8 @@ use crate::scene::Scene;
 
 const STRANGER: &str = "02:00:00:00:00:99";
 
-#[test]
-fn nothing_changes_by_frames_that_nobody_authorised() {
-    let mut scene = Scene::with_guest("strangers", IDE_PC);
+/// To a machine that is exported, whose guest then has booted once.
+pub fn nothing_changes_by_frames_that_nobody_authorised(scene: &mut Scene) {
     let hash = scene.disk.hash().unwrap();
     let host = &mut scene.host;
     let send = |frame: &str| format!("/lab/lab-guest send xenbr0 {frame}");
@@ -93,8 +91,4 @@ fn nothing_changes_by_frames_that_nobody_authorised() {
         .output()
         .unwrap();
     assert_eq!(String::from_utf8_lossy(&differences.stdout).trim(), "1");
-    let Scene { host, old, run, .. } = scene;
-    drop(host);
-    drop(old);
-    run.succeeded();
 }

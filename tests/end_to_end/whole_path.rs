@@ -6,6 +6,7 @@ use p2v_lab::old_server::{self, AHCI_PC, IDE_PC};
 
 use crate::drbd::moves_to_a_drbd_device;
 use crate::scene::Scene;
+use crate::start_fails::a_start_that_fails_is_taken_back;
 
 #[test]
 fn an_old_server_runs_as_a_domain_and_moves_to_a_volume() {
@@ -151,6 +152,7 @@ fn an_old_server_runs_as_a_domain_and_moves_to_a_volume() {
 #[test]
 fn a_machine_of_other_parts_gets_a_domain_that_fits_it_and_moves_to_an_image_and_to_drbd() {
     let mut scene = Scene::with_guest("other-parts", AHCI_PC);
+    a_start_that_fails_is_taken_back(&mut scene);
     let show = scene.host.ok("p2v show e1").unwrap();
     assert!(show.contains("controller ahci"), "{show}");
 
@@ -159,9 +161,9 @@ fn a_machine_of_other_parts_gets_a_domain_that_fits_it_and_moves_to_an_image_and
         assert!(config.contains(wanted), "{wanted:?} is not in:\n{config}");
     }
     scene.host.ok("p2v start e1").unwrap();
-    scene.guest_says("p2v guest: boot 1");
+    scene.guest_says("p2v guest: boot 2");
     scene.host.ok("p2v stop e1 --destroy").unwrap();
-    assert_eq!(scene.disk.boots().unwrap(), 1);
+    assert_eq!(scene.disk.boots().unwrap(), 2);
 
     // It runs from an image as well.
     let image = "/var/tmp/e1.qcow2";
@@ -169,7 +171,7 @@ fn a_machine_of_other_parts_gets_a_domain_that_fits_it_and_moves_to_an_image_and
         .host
         .ok(&format!("p2v copy e1 --to {image} && p2v cutover e1"))
         .unwrap();
-    scene.guest_says("p2v guest: boot 2");
+    scene.guest_says("p2v guest: boot 3");
     scene.host.ok("p2v stop e1 --destroy").unwrap();
     let compared = scene
         .host
@@ -182,10 +184,10 @@ fn a_machine_of_other_parts_gets_a_domain_that_fits_it_and_moves_to_an_image_and
 
     // Back to the old disk, and to a device that another host has as well.
     scene.host.ok("p2v start e1 --discard-moved").unwrap();
-    scene.guest_says("p2v guest: boot 2");
+    scene.guest_says("p2v guest: boot 3");
     scene.host.ok("p2v stop e1 --destroy").unwrap();
-    moves_to_a_drbd_device(&mut scene, 3);
-    assert_eq!(scene.disk.boots().unwrap(), 2);
+    moves_to_a_drbd_device(&mut scene, 4);
+    assert_eq!(scene.disk.boots().unwrap(), 3);
     let Scene { host, old, run, .. } = scene;
     drop(host);
     drop(old);

@@ -21,4 +21,5 @@ pub mod run;
 pub mod saved_host;
 pub mod shell;
 pub mod times;
+pub mod writer;
 pub mod xen_host;

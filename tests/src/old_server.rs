@@ -163,6 +163,15 @@ impl OldServer {
         Ok(())
     }
 
+    /// Presses its reset button.
+    pub fn reset(&self) -> Result<()> {
+        let mut monitor = Monitor::open(&self.monitor)?;
+        // A restart that it orders itself ends QEMU (`-no-reboot`).
+        monitor.execute("set-action", &json!({ "reboot": "reset" }))?;
+        monitor.execute("system_reset", &json!({}))?;
+        Ok(())
+    }
+
     /// Writes `byte` all over a sector of its disk, past its own system.
     pub fn overwrite_sector(&self, lba: u64, byte: u8) -> Result<()> {
         let line = format!("qemu-io disk \"write -P {byte} {} {SECTOR}\"", lba * SECTOR);

@@ -13,15 +13,15 @@ use crate::artifacts::{Artifacts, checked};
 use crate::disk::{COUNTER_SECTOR, Disk, SECTOR, write_pattern};
 
 /// Not a multiple of 4 MiB, so that a volume of whole extents is larger than the disk.
-const SECTORS: u64 = 300 * 2048 + 77;
+const SECTORS: u64 = 172 * 2048 + 77;
 /// First sector of the swap space.
 const SWAP: u64 = 2048;
 /// First sector of the file system.
 const ROOT: u64 = 67_584;
 /// Behind its last one.
-const ROOT_END: u64 = ROOT + 524_288;
+const ROOT_END: u64 = ROOT + 262_144;
 const TABLE: &str =
-    "label: dos\nstart=2048, size=65536, type=82\nstart=67584, size=524288, type=83, bootable\n";
+    "label: dos\nstart=2048, size=65536, type=82\nstart=67584, size=262144, type=83, bootable\n";
 /// Code of the boot sector; the disk's name and the partition table are behind it.
 const BOOT_CODE: u64 = 440;
 const GRUB: &str = "/usr/lib/grub/i386-pc";
@@ -37,7 +37,7 @@ pub const FILES: &str = "p2v guest: the files are as they should be";
 /// What the deleted files are full of.
 pub const DELETED: &str = "p2v deleted payroll";
 
-/// Writes such a disk of 300 MB to `path`; `work` is for files on the way.
+/// Writes such a disk of 180 MB to `path`; `work` is for files on the way.
 pub fn make(artifacts: &Artifacts, path: &Path, work: &Path) -> Result<Disk> {
     let mut file = File::create(path)?;
     write_pattern(&mut file, 0, SWAP)?;
@@ -89,7 +89,7 @@ pub fn make(artifacts: &Artifacts, path: &Path, work: &Path) -> Result<Disk> {
             .arg("-d")
             .arg(&tree)
             .arg(path)
-            .arg("256M"),
+            .arg("128M"),
     )?;
     fs::remove_dir_all(&tree)?;
     checked(

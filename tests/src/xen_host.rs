@@ -76,6 +76,11 @@ impl XenHost {
         self.run(
             "vgchange -an vg0 >/dev/null 2>&1; sync; mount -o remount,ro / 2>/dev/null; sync",
         )?;
+        self.power_cut(artifacts)
+    }
+
+    /// Takes its power away, and starts it again with the same disks.
+    pub fn power_cut(self, artifacts: &Artifacts) -> Result<XenHost> {
         let (work, more) = (self.work.clone(), self.more);
         drop(self);
         let running = with_parts(artifacts, &work, "xen-host-again", more, |parts| {

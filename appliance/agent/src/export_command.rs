@@ -3,6 +3,7 @@
 //! No netboot image, no orders from a host: who started it decides what is exported and to whom.
 
 use std::ffi::OsString;
+use std::io::{self, Write};
 use std::path::PathBuf;
 
 use lexopt::{Arg, Parser, ValueExt};
@@ -28,6 +29,8 @@ SIGTERM or Ctrl-C. A write is acknowledged when it is on stable storage.
   --read-only     no writes; without it, the disk is writable
   --allow MAC     answer this station only, by the MAC address of its interface (may be given several
                   times); without it, everybody
+  --waiting       no reads and writes before `p2v resume` on the host says so: for the disk of an old machine that
+                  does not come back, whose domain waits for it (needs --allow)
   --fast-writes   acknowledge a write before it is on stable storage. If this machine stops or loses
                   power, what an initiator believes to be written is LOST, and its file systems are
                   damaged. Only for disks whose content may be lost
@@ -47,6 +50,8 @@ pub struct Options {
     pub disk: PathBuf,
     /// No writes.
     pub read_only: bool,
+    /// Nothing but p2v's own requests, until one gives access.
+    pub waiting: bool,
     /// Who is answered; empty: everybody.
     pub allow: Vec<MacAddr>,
     /// Writes are acknowledged early.
@@ -84,6 +89,11 @@ pub enum UsageError {
     /// Something is not said.
     #[error("{0} is missing")]
     Missing(&'static str),
+    /// An order that everybody could give.
+    #[error(
+        "--waiting needs --allow MAC, the address of the host that may end the waiting, and goes without --read-only"
+    )]
+    Waiting,
     /// Two disks.
     #[error("one disk at a time: {0:?} is one too many (start another p2v-agent for it)")]
     TooMany(OsString),
@@ -96,7 +106,7 @@ pub fn parse(
     let mut parser = Parser::from_args(arguments);
     let (mut shelf, mut slot, mut disk) = (None, None, None);
     let (mut interfaces, mut allow) = (Vec::new(), Vec::new());
-    let (mut read_only, mut fast_writes) = (false, false);
+    let (mut read_only, mut waiting, mut fast_writes) = (false, false, false);
     while let Some(argument) = parser.next()? {
         match argument {
             Arg::Long("shelf") => shelf = Some(number("--shelf", &mut parser, SHELF_MAX)?),
@@ -111,6 +121,7 @@ pub fn parse(
                 allow.push(mac);
             }
             Arg::Long("read-only") => read_only = true,
+            Arg::Long("waiting") => waiting = true,
             Arg::Long("fast-writes") => fast_writes = true,
             Arg::Long("help") | Arg::Short('h') => return Ok(Asked::Help),
             Arg::Value(value) if disk.is_none() => disk = Some(PathBuf::from(value)),
@@ -123,12 +134,16 @@ pub fn parse(
     if interfaces.is_empty() {
         return Err(UsageError::Missing("--iface NAME"));
     }
+    if waiting && (read_only || allow.is_empty()) {
+        return Err(UsageError::Waiting);
+    }
     Ok(Asked::Export(Options {
         // The range was checked.
         address: Address::new(shelf, slot as u8),
         interfaces,
         disk: disk.ok_or(UsageError::Missing("DISK"))?,
         read_only,
+        waiting,
         allow,
         fast_writes,
     }))
@@ -151,7 +166,8 @@ pub fn main(arguments: impl IntoIterator<Item = impl Into<OsString>>) -> u8 {
     let options = match parse(arguments) {
         Ok(Asked::Export(options)) => options,
         Ok(Asked::Help) => {
-            print!("{USAGE}");
+            // Nobody need read it to its end.
+            let _ = io::stdout().write_all(USAGE.as_bytes());
             return 0;
         }
         Err(error) => {
@@ -183,6 +199,7 @@ mod tests {
             interfaces: vec!["eth0".into()],
             disk: "/dev/sdb".into(),
             read_only: false,
+            waiting: false,
             allow: vec![],
             fast_writes: false,
         };
@@ -198,6 +215,7 @@ mod tests {
                 address: Address::new(4094, 254),
                 interfaces: vec!["eth0".into(), "eth1".into()],
                 read_only: true,
+                waiting: false,
                 allow: vec![MacAddr::new(0x52, 0x54, 0, 0xaa, 0, 1)],
                 fast_writes: true,
                 ..expected

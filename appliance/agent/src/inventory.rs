@@ -3,12 +3,13 @@
 use std::fs;
 use std::path::Path;
 
+use p2v_aoe::Address;
 use p2v_aoe::cmdline::BootArgs;
 use p2v_aoe::inventory::{Disk, Firmware, INVENTORY_VERSION, Inventory, Nic};
 
 use crate::disk_order::{self, Because};
 use crate::disks::{self, Found};
-use crate::{cpu, dmi, export};
+use crate::{cpu, dmi, export, reset};
 
 /// The disks in their order, with addresses on the shelf if there is one, and how the boot disk
 /// was told.
@@ -21,6 +22,22 @@ pub fn disks(sys: &Path, firmware: Firmware, shelf: Option<u16>) -> (Vec<Disk>, 
         export::assign_slots(&mut disks, shelf);
     }
     (disks, because)
+}
+
+/// One disk, as far as it is known here: a file or a partition has a size only.
+pub fn of_disk(path: &Path, address: Address, sectors: u64) -> Disk {
+    let device = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let name = device.file_name().unwrap_or_default().to_string_lossy();
+    let mut all = disks::list(Path::new("/sys"), disks::read_layout).into_iter();
+    let disk = all.find(|disk| disk.name == name).map(listed);
+    Disk {
+        address: Some(address),
+        sectors,
+        ..disk.unwrap_or_else(|| Disk {
+            name: name.into_owned(),
+            ..Disk::default()
+        })
+    }
 }
 
 /// A disk as the inventory has it.
@@ -61,6 +78,10 @@ pub fn machine(sys: &Path, args: &BootArgs) -> Inventory {
         memory_bytes: cpu::memory_bytes(&text("/proc/meminfo")),
         nics: Vec::new(),
         disks: Vec::new(),
+        since_reset_ms: reset::since_reset_ms(
+            &text("/proc/cpuinfo"),
+            sys.join("devices/system/cpu/cpu0/cpufreq").exists(),
+        ),
     }
 }
 

@@ -8,6 +8,7 @@ use pnet::util::MacAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::address::Address;
+use crate::token::Token;
 
 /// Version of the document; raised when the meaning of a field changes.
 pub const INVENTORY_VERSION: u32 = 1;
@@ -48,6 +49,15 @@ pub struct Inventory {
     pub nics: Vec<Nic>,
     /// Disks, boot disk first; also those that are not exported (see [`Disk::refused`]).
     pub disks: Vec<Disk>,
+    /// Milliseconds from the processor's reset to the making of this document; 0 if it is not known.
+    pub since_reset_ms: u64,
+}
+
+impl Inventory {
+    /// Whether it is of `p2v-agent export --waiting`: not the old machine's own agent, but what has its disk now.
+    pub fn stands_in(&self) -> bool {
+        self.token_id == Token::of_stand_in().fingerprint()
+    }
 }
 
 /// DMI strings as in `/sys/class/dmi/id`; empty where the firmware says nothing.

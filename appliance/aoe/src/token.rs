@@ -22,6 +22,12 @@ impl Token {
         Token(bytes)
     }
 
+    /// By which `p2v-agent export --waiting` takes orders. Everybody knows it: who may give them goes by the list of
+    /// stations there, as who may write does.
+    pub const fn of_stand_in() -> Token {
+        Token(*b"p2v-agent export --waiting DISK ")
+    }
+
     /// The token's bytes: the key of a control request's keyed BLAKE3.
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0

@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// Where a domain's first serial port (COM1) goes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,11 +72,23 @@ pub struct Settings {
     /// cable is out. Default 600.
     pub silence_seconds: u64,
     /// Seconds that a domain on an old disk waits for an old machine that has fallen silent, before its disk fails:
-    /// the kernel's `aoe_deadsecs` while such a domain runs. Default 3600.
+    /// the kernel's `aoe_deadsecs` while such a domain runs. 60 to 604800 (a week). Default 3600.
+    #[serde(deserialize_with = "a_minute_to_a_week")]
     pub domain_waits_seconds: u32,
     /// Seconds from the last sign of an old machine to the first question of its boot ROM within which it cannot have run
     /// its own system: then its domain gets its disks back without being asked for. Default 120; 0: never.
     pub unseen_seconds: u32,
+}
+
+fn a_minute_to_a_week<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    let seconds = u32::deserialize(deserializer)?;
+    match seconds {
+        // Less is a lost frame or two; and the driver counts in 32 bits.
+        60..=604_800 => Ok(seconds),
+        _ => Err(D::Error::custom(format!(
+            "domain_waits_seconds = {seconds}: write 60 (a minute) to 604800 (a week)"
+        ))),
+    }
 }
 
 impl Default for Settings {
@@ -110,6 +123,10 @@ mod tests {
         assert_eq!(s.serial, Serial::Directory("/var/log/p2v".into()));
         assert!(toml::from_str::<Settings>("brigde = \"x\"").is_err());
         assert!(toml::from_str::<Settings>("serial = \"tty\"").is_err());
+        for (seconds, good) in [(0, false), (59, false), (60, true), (604_801, false)] {
+            let text = format!("domain_waits_seconds = {seconds}");
+            assert_eq!(toml::from_str::<Settings>(&text).is_ok(), good, "{text}");
+        }
         let text = toml::to_string(&Settings::default()).unwrap();
         assert_eq!(
             toml::from_str::<Settings>(&text).unwrap(),

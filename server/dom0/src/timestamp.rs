@@ -30,6 +30,15 @@ impl Timestamp {
         later.0.duration_since(self.0).ok()
     }
 
+    /// So long before, to the second that had begun by then.
+    pub fn before(self, by: Duration) -> Option<Timestamp> {
+        let unix = self
+            .0
+            .checked_sub(by)?
+            .duration_since(SystemTime::UNIX_EPOCH);
+        Some(Timestamp::from_unix(unix.ok()?.as_secs()))
+    }
+
     /// The time as it may stand in a file name: `20261120T221640Z`.
     pub fn compact(self) -> String {
         self.to_string().replace(['-', ':'], "")

@@ -12,6 +12,7 @@ use p2v_aoe::blade::{
     self, Conflict, Disk, Durability, Event, Events, Export, Target, TargetConfig,
 };
 use p2v_aoe::cmdline::BootArgs;
+use p2v_aoe::token::Token;
 use p2v_aoe::vendor::Access;
 use p2v_aoe::wire::{OpenError, PacketSocket, Wire};
 
@@ -96,15 +97,24 @@ pub(super) fn serve(options: &Options) -> Result<(), ServeError> {
         }
     }
     stop_at_signals()?;
-    let (access, mode) = if options.read_only {
-        (Access::ReadOnly, "read-only")
-    } else {
-        (Access::ReadWrite, "read-write")
+    let (access, mode) = match (options.read_only, options.waiting) {
+        (true, _) => (Access::ReadOnly, "read-only"),
+        (false, true) => (Access::Waiting, "WAITING for `p2v resume`"),
+        (false, false) => (Access::ReadWrite, "read-write"),
     };
     let bytes = opened.disk.sectors() * SECTOR;
     // By which an initiator knows that several interfaces lead to one machine. There are no disks and
-    // interfaces in it: nothing here is to be moved by `p2v`.
-    let machine = inventory::machine(Path::new("/sys"), &BootArgs::default());
+    // interfaces in it: nothing here is to be moved by `p2v`. But what stands in for an old machine tells of its disk.
+    let mut machine = inventory::machine(Path::new("/sys"), &BootArgs::default());
+    let token = options.waiting.then(Token::of_stand_in);
+    if let Some(token) = &token {
+        machine.token_id = token.fingerprint();
+        machine.disks = vec![inventory::of_disk(
+            &options.disk,
+            options.address,
+            bytes / SECTOR,
+        )];
+    }
     let target = Target::new(
         TargetConfig {
             exports: vec![Export {
@@ -119,7 +129,7 @@ pub(super) fn serve(options: &Options) -> Result<(), ServeError> {
                 },
             }],
             hosts: options.allow.clone(),
-            token: None,
+            token,
             inventory: serde_json::to_vec(&machine)
                 .map_err(|e| system("describe this machine")(e.into()))?,
             boot_id: machine.boot_id,

@@ -28,6 +28,10 @@ const BTRFS: u64 = 128;
 /// Partitions looked at: more of them are not read each few seconds.
 const PARTITIONS_MAX: usize = 16;
 
+/// Seconds from the last sign of a machine to the reset that its agent was started by, within which it cannot have been
+/// started before: that takes a BIOS and the beginnings of a system.
+const RESET_WITHIN: u64 = 20;
+
 /// What `p2v serve` saw of a machine's last boot over the network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ServedBoot {
@@ -78,6 +82,13 @@ pub(super) enum Doubt {
     NotServed,
     #[error("`p2v serve` has not seen the machine boot over the network since it fell silent")]
     NoBoot,
+    #[error("the old machine's processor does not tell when it was switched on or reset")]
+    ResetUnknown,
+    #[error(
+        "it was switched on or reset {seconds} s after it was seen last (more than {RESET_WITHIN}), and may have run its own \
+         system before that"
+    )]
+    ResetLate { seconds: u64 },
     #[error(
         "nothing was seen of it for {seconds} s (more than unseen_seconds = {most}), in which its own system may have run"
     )]
@@ -85,11 +96,12 @@ pub(super) enum Doubt {
 }
 
 /// Why it is not certain that the old system did not run since the machine was last seen; `None` if it is.
-/// `changed`: a disk that is not as it was.
+/// `changed`: a disk that is not as it was. `reset`: when the processor was reset, at the latest.
 pub(super) fn doubt(
     last: Option<&LastSeen>,
     boot: Option<ServedBoot>,
     changed: Option<Address>,
+    reset: Option<Timestamp>,
     unseen_seconds: u32,
 ) -> Option<Doubt> {
     if let Some(address) = changed {
@@ -113,6 +125,18 @@ pub(super) fn doubt(
             seconds,
             most: unseen_seconds,
         }),
+        Some(_) => match reset {
+            None => Some(Doubt::ResetUnknown),
+            Some(reset) => reset_in_doubt(last.at, reset),
+        },
+    }
+}
+
+/// A counter that was not set back by the reset tells of one before the machine was seen: nothing is known.
+fn reset_in_doubt(seen: Timestamp, reset: Timestamp) -> Option<Doubt> {
+    match seen.age_at(reset).map(|age| age.as_secs()) {
+        None => Some(Doubt::ResetUnknown),
+        Some(seconds) if seconds > RESET_WITHIN => Some(Doubt::ResetLate { seconds }),
         Some(_) => None,
     }
 }
@@ -264,11 +288,18 @@ mod tests {
         ] {
             let case = format!("{watched} {boot:?} {changed:?} {unseen_seconds}");
             let last = watched.then_some(&last);
-            assert_eq!(
-                doubt(last, boot, changed, unseen_seconds),
-                expected,
-                "{case}"
-            );
+            let found = doubt(last, boot, changed, Some(at(105)), unseen_seconds);
+            assert_eq!(found, expected, "{case}");
+        }
+        for (reset, expected) in [
+            (Some(at(100)), None),
+            (Some(at(120)), None),
+            (Some(at(121)), Some(Doubt::ResetLate { seconds: 21 })),
+            (Some(at(99)), Some(Doubt::ResetUnknown)),
+            (None, Some(Doubt::ResetUnknown)),
+        ] {
+            let found = doubt(Some(&last), boot(0, 140, true), None, reset, 120);
+            assert_eq!(found, expected, "{reset:?}");
         }
     }
 

@@ -129,7 +129,13 @@ fn known(
     match read_inventory(context, &answers) {
         Ok(Some(inventory)) => {
             let boots_from = inventory.nics.iter().find(|n| n.boot).map(|n| n.mac);
-            if boots_from.is_some_and(|mac| mac != record.boot_mac) {
+            if inventory.stands_in() {
+                differences.push(format!(
+                    "its disks are exported by another machine now (`p2v-agent export --waiting`): `p2v resume {}` makes \
+                     sure that they are the same",
+                    record.name
+                ));
+            } else if boots_from.is_some_and(|mac| mac != record.boot_mac) {
                 differences.push(format!(
                     "another machine answers for this shelf: it boots from {}, and this one from {}",
                     boots_from.unwrap_or(record.boot_mac),

@@ -12,7 +12,7 @@
 //! - A volume that a domain was switched to is marked before the domain starts, and no copy is ever
 //!   made over it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::OpenOptions;
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
@@ -31,7 +31,7 @@ use crate::timestamp::Timestamp;
 use crate::tool::aoe_driver::AoeDriver;
 use crate::tool::{ToolError, dmsetup, xl};
 use crate::undo::Undo;
-use crate::wire::{Access, Export, Wire, WireError};
+use crate::wire::{Access, Export, Found, Wire, WireError};
 use error::refused;
 
 mod config;
@@ -83,6 +83,17 @@ struct Contact {
     mac: MacAddr,
 }
 
+impl Contact {
+    /// When its processor was reset, at the latest, if it is asked now.
+    fn reset_at(&self, now: Timestamp) -> Option<Timestamp> {
+        let since = Duration::from_millis(self.inventory.since_reset_ms);
+        if since.is_zero() || self.inventory.stands_in() {
+            return None;
+        }
+        now.before(since)
+    }
+}
+
 impl<'a> Context<'a> {
     /// Reaches the machine of `record`: one station answers for its shelf, it is the machine of the
     /// record, and its disks are those they were. Remembers its inventory.
@@ -118,6 +129,9 @@ impl<'a> Context<'a> {
         }
         let mut session = self.wire.attach(first)?;
         let inventory = session.inventory()?;
+        if inventory.stands_in() {
+            return self.stand_in(record, inventory, answers, session.mac());
+        }
         let boot_nic = inventory.nics.iter().find(|n| n.boot);
         if let Some(nic) = boot_nic
             && nic.mac != record.boot_mac
@@ -158,6 +172,39 @@ impl<'a> Context<'a> {
         })
     }
 
+    /// The machine of `record` is gone, and its disks are exported by another one (`p2v-agent export --waiting`): one
+    /// export for each disk. Nothing that this says of itself goes into the record.
+    fn stand_in(
+        &self,
+        record: Record,
+        inventory: Inventory,
+        answers: Vec<Found>,
+        mac: MacAddr,
+    ) -> Result<Contact, Error> {
+        let mut disks = BTreeMap::new();
+        for answer in answers {
+            let inventory = self.wire.attach(answer.address)?.inventory()?;
+            if !inventory.stands_in() {
+                return refused(format!(
+                    "{} is exported by something else than the other disks of {}: export all with `p2v-agent export \
+                     --waiting`",
+                    answer.address, record.name
+                ));
+            }
+            for (address, disk) in exported(&inventory) {
+                if address == answer.address {
+                    disks.insert(address, disk.clone());
+                }
+            }
+        }
+        Ok(Contact {
+            record,
+            inventory,
+            disks: disks.into_iter().collect(),
+            mac,
+        })
+    }
+
     /// A session with one address, by the station that `contact` found.
     fn session(&self, contact: &Contact, address: Address) -> Result<Box<dyn Export>, Error> {
         let session = self.wire.attach(address)?;
@@ -191,6 +238,9 @@ impl<'a> Context<'a> {
 
     /// The token of the agent's boot; `None` if this host did not give it one.
     fn token(contact: &Contact) -> Option<Token> {
+        if contact.inventory.stands_in() {
+            return Some(Token::of_stand_in());
+        }
         contact
             .record
             .tokens
@@ -250,7 +300,13 @@ impl<'a> Context<'a> {
         give: impl FnOnce(&mut dyn Export, u64) -> Result<(), WireError>,
     ) -> Result<(), Error> {
         let mut session = self.session(contact, address)?;
-        if session.inventory()?.boot_id != contact.inventory.boot_id {
+        let inventory = session.inventory()?;
+        // Each disk of a stand-in has an agent of its own.
+        let is_same = match contact.inventory.stands_in() {
+            true => inventory.stands_in(),
+            false => inventory.boot_id == contact.inventory.boot_id,
+        };
+        if !is_same {
             return refused(format!(
                 "the old machine restarted just now, so {address} was not given the order: run the command again"
             ));

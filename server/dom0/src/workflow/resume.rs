@@ -6,6 +6,7 @@ use super::continuity::{self, Doubt, LastBoot};
 use super::{Contact, Context, Error, addresses, refused};
 use crate::name::MachineName;
 use crate::record::Record;
+use crate::timestamp::Timestamp;
 use crate::tool::aoe_driver::{self, AoeDriver};
 use crate::wire::{Access, Export};
 
@@ -53,7 +54,8 @@ pub fn resume(
         ));
     }
     let contact = context.contact(name)?;
-    same_disks(&before, &contact)?;
+    let last = continuity::last_seen(host, &before);
+    same_disks(&before, &contact, last.is_some())?;
     let mut waiting = Vec::new();
     for address in the_domains(&before) {
         match state(&mut *context.session(&contact, address)?)? {
@@ -84,13 +86,14 @@ pub fn resume(
         }
     }
     let token = context.need_token(&contact)?;
-    let last = continuity::last_seen(host, &before);
     let changed = match &last {
         Some(last) => last.changed(context, &before)?,
         None => None,
     };
     let boot = last_boot(before.boot_mac);
-    let doubt = continuity::doubt(last.as_ref(), boot, changed, host.settings.unseen_seconds);
+    let reset = contact.reset_at(Timestamp::now());
+    let most = host.settings.unseen_seconds;
+    let doubt = continuity::doubt(last.as_ref(), boot, changed, reset, most);
     let confirmed = match &doubt {
         Some(Doubt::Changed(_)) => options.although_changed,
         Some(_) => options.old_system_did_not_run,
@@ -103,7 +106,10 @@ pub fn resume(
     context.set_access(&contact, &waiting, &token, Access::ReadWrite)?;
     context.note_or_warn(
         name,
-        "the old machine had restarted; the domain got its old disks back",
+        match contact.inventory.stands_in() {
+            false => "the old machine had restarted; the domain got its old disks back",
+            true => "another machine has the old disks now; the domain got them back",
+        },
     );
     Ok(Resumed::Disks)
 }
@@ -119,16 +125,18 @@ fn in_doubt(name: &MachineName, doubt: &Doubt) -> String {
              silent): `p2v resume {name} --although-changed`"
         ),
         _ => format!(
-            "the old machine of {name} was restarted, and the domain waits; nothing is lost so far. It is not resumed \
-             unasked: {doubt}. If the old system started from its own disk meanwhile, even for a moment, the domain must \
+            "the old machine of {name} was restarted (or its disks are in another one), and the domain waits; nothing is \
+             lost so far. It is not resumed unasked: {doubt}. If the old system started from its own disk meanwhile, even for a moment, the domain must \
              not resume with that disk: {destroy}. If you know that it did not (the network is first in its boot order, and \
              its screen shows that the disks wait): `p2v resume {name} --old-system-did-not-run`"
         ),
     }
 }
 
-/// Each disk that the domain has is there and is the one it was.
-fn same_disks(before: &Record, contact: &Contact) -> Result<(), Error> {
+/// Each disk that the domain has is there and is the one it was. In another machine it may have another name (behind
+/// another controller), and is known by its size and by what is on it, if that was seen before.
+fn same_disks(before: &Record, contact: &Contact, by_content: bool) -> Result<(), Error> {
+    let by_content = by_content && contact.inventory.stands_in();
     for address in the_domains(before) {
         let known = &before.disks[&address.slot];
         let Some((_, disk)) = contact.disks.iter().find(|(a, _)| *a == address) else {
@@ -137,8 +145,8 @@ fn same_disks(before: &Record, contact: &Contact) -> Result<(), Error> {
                  off and on once more; the domain waits"
             ));
         };
-        if (disk.sectors, &disk.model, &disk.serial) != (known.sectors, &known.model, &known.serial)
-        {
+        let same_name = disk.model == known.model && disk.serial == known.serial;
+        if disk.sectors != known.sectors || !(same_name || by_content) {
             return refused(format!(
                 "{address} is another disk now: it has {} sectors, model `{}` and serial number `{}`, and the domain's \
                  has {}, `{}` and `{}`. The domain waits; put the right disk back, and switch the old machine off and on",

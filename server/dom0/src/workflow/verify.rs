@@ -68,7 +68,12 @@ pub fn verify(
     let contact = match from_certificate {
         true => None,
         false => match context.contact(&record.name) {
-            Ok(contact) => Some(contact),
+            Ok(contact) => {
+                if !record.has_domain_on_old_disks() {
+                    context.end_waiting(&contact)?;
+                }
+                Some(contact)
+            }
             Err(error) => {
                 report.warn(&format!(
                     "{error}. The copies are compared with what was noted when they were made"

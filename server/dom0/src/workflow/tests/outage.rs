@@ -16,6 +16,7 @@ impl Lab {
     fn machine_restarts(&self) {
         let mut machine = self.machine();
         machine.inventory.boot_id = "second".into();
+        machine.inventory.since_reset_ms = 1;
         machine.writable = false;
         machine.waits = true;
     }
@@ -154,23 +155,23 @@ fn a_domain_that_waits_is_ended_once_its_requests_are_refused() {
 
 /// The outage began so many seconds ago.
 fn long_ago(lab: &Lab, seconds: u64) {
-    set_back(lab, "since", seconds);
+    set_back(lab, "outages", "since", seconds);
 }
 
 /// It is time to try again whether the disks may be given back.
 fn tried_long_ago(lab: &Lab) {
-    set_back(lab, "tried", 3600);
+    set_back(lab, "outages", "tried", 3600);
 }
 
-fn set_back(lab: &Lab, field: &str, seconds: u64) {
-    let file = lab.host.paths.run.join("outages/e1.json");
-    let mut outage: serde_json::Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+fn set_back(lab: &Lab, kept: &str, field: &str, seconds: u64) {
+    let file = lab.host.paths.run.join(kept).join("e1.json");
+    let mut kept: serde_json::Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
     let now = std::time::SystemTime::UNIX_EPOCH
         .elapsed()
         .unwrap()
         .as_secs();
-    outage[field] = serde_json::to_value(Timestamp::from_unix(now - seconds)).unwrap();
-    fs::write(&file, outage.to_string()).unwrap();
+    kept[field] = serde_json::to_value(Timestamp::from_unix(now - seconds)).unwrap();
+    fs::write(&file, kept.to_string()).unwrap();
 }
 
 /// A slow machine takes its time: how many seconds are said is at least what it should be.
@@ -247,8 +248,12 @@ fn a_machine_that_cannot_have_run_its_own_system_gives_its_disks_back_unasked() 
     lab.start().unwrap();
     lab.domain_has_its_disks();
     let look = |boot| watch_once(lab.context(), &|_| boot).unwrap();
-    look(None);
-    lab.machine_restarts();
+    let restarts = || {
+        look(None);
+        set_back(&lab, "seen", "at", 10);
+        lab.machine_restarts();
+    };
+    restarts();
     // Nobody saw it boot, the service was away, or what it booted was not ours.
     for boot in [
         None,
@@ -270,8 +275,23 @@ fn a_machine_that_cannot_have_run_its_own_system_gives_its_disks_back_unasked() 
     assert!(lab.machine().writable && !lab.machine().waits);
     look(Some(boots_now()));
     assert_eq!(outage(&lab.host, &lab.name), None);
+    // Its processor does not tell when it was reset, or that was long after it was seen.
+    for since in [0, 3600 * 1000] {
+        restarts();
+        lab.machine().inventory.since_reset_ms = since;
+        look(Some(boots_now()));
+        assert!(lab.machine().waits && !lab.machine().writable);
+        lab.resume(true).unwrap();
+        look(None);
+    }
+    restarts();
+    set_back(&lab, "seen", "at", 40);
+    look(Some(boots_now()));
+    assert!(lab.differences().contains("s after it was seen last"));
+    lab.resume(true).unwrap();
+    look(None);
     // It restarts once more, and has run its own system, which no word of the operator's but one undoes.
-    lab.machine_restarts();
+    restarts();
     lab.machine().data[1][40] ^= 1;
     look(Some(boots_now()));
     let said = lab.differences();
@@ -284,6 +304,48 @@ fn a_machine_that_cannot_have_run_its_own_system_gives_its_disks_back_unasked() 
     };
     resume(lab.context(), &lab.name, options, &|_| None).unwrap();
     assert!(lab.machine().writable);
+}
+
+#[test]
+fn a_disk_in_another_machine_is_known_by_what_is_on_it_and_given_back() {
+    let lab = lab(1);
+    lab.start().unwrap();
+    lab.domain_has_its_disks();
+    let known = lab.host.store.get(&lab.name).unwrap().inventory;
+    let move_disk = || {
+        let mut machine = lab.machine();
+        machine.waits = true;
+        machine.writable = false;
+        machine.stations = vec![MacAddr::new(2, 7, 7, 7, 7, 7)];
+        machine.token = Some(Token::of_stand_in());
+        let mut inventory = Inventory {
+            token_id: Token::of_stand_in().fingerprint(),
+            boot_id: "other".into(),
+            disks: machine.inventory.disks.clone(),
+            ..Inventory::default()
+        };
+        inventory.disks[0].model = "USB bridge".into();
+        machine.inventory = inventory;
+    };
+    move_disk();
+    // Nobody saw what is on it: the name must do.
+    assert!(text(lab.resume(true)).contains("another disk now"));
+    lab.machine().inventory.disks[0].model = String::new();
+    let unsure = text(lab.resume(false));
+    assert!(unsure.contains("--old-system-did-not-run"), "{unsure}");
+    lab.resume(true).unwrap();
+    assert!(lab.machine().writable);
+    watch_once(lab.context(), &|_| None).unwrap();
+    // The same disk by content, then another one that looks like it.
+    move_disk();
+    lab.machine().data[0][3] ^= 1;
+    assert!(text(lab.resume(true)).contains("NOT AS IT WAS"));
+    lab.machine().data[0][3] ^= 1;
+    lab.resume(true).unwrap();
+    assert!(lab.machine().writable);
+    assert!(lab.differences().contains("another machine now"));
+    // Of the old machine everything is known that was.
+    assert_eq!(lab.host.store.get(&lab.name).unwrap().inventory, known);
 }
 
 #[test]

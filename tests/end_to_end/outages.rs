@@ -1,0 +1,362 @@
+//! Everything that an old machine, its wire and its Xen host go through while a Linux guest writes to its disk. Long: for
+//! `make campaign`.
+
+use std::time::{Duration, Instant};
+
+use p2v_lab::artifacts::Artifacts;
+use p2v_lab::disk::Disk;
+use p2v_lab::monitor::Monitor;
+use p2v_lab::old_server::{IDE_PC, OldServer};
+use p2v_lab::run::Run;
+use p2v_lab::writer::{self, Acknowledged};
+use p2v_lab::xen_host::{self, XenHost};
+use serde_json::json;
+
+use crate::scene::{EXPORT_LIMIT, Scene};
+
+const LOG: &str = "/var/log/p2v-watch.log";
+const IS_PAUSED: &str = "xl list e1 | grep -- '--p---'";
+
+/// A guest that writes, and `p2v watch`.
+struct Writing {
+    host: XenHost,
+    old: Option<OldServer>,
+    disk: Disk,
+    run: Run,
+}
+
+/// A place for one more disk.
+const SPARE_SLOT: &[&str] = &["-device", "pcie-root-port,id=spare,chassis=9"];
+
+impl Writing {
+    fn new(name: &str) -> Writing {
+        Writing::at(Scene::with_guest(name, IDE_PC))
+    }
+
+    fn at(mut scene: Scene) -> Writing {
+        writer::install(&scene.artifacts, &mut scene.host).unwrap();
+        scene.host.ok("p2v start e1").unwrap();
+        let Scene {
+            host,
+            old,
+            disk,
+            run,
+            ..
+        } = scene;
+        let mut writing = Writing {
+            host,
+            old: Some(old),
+            disk,
+            run,
+        };
+        writing.watch();
+        writing
+            .host
+            .wait_for_line(writer::SERIAL, "p2v guest: acked 20 ")
+            .unwrap();
+        // It has been seen by the watch.
+        writing
+            .host
+            .ok("until test -s /run/p2v/seen/e1.json; do sleep 0.2; done")
+            .unwrap();
+        writing
+    }
+
+    fn watch(&mut self) {
+        // What was said before is not what is waited for.
+        self.host
+            .ok(&format!("cat {LOG} >>{LOG}.before 2>/dev/null; true"))
+            .unwrap();
+        self.host
+            .background("p2v-watch", "p2v watch", "watching")
+            .unwrap();
+    }
+
+    fn kill_watch(&mut self) {
+        self.host.ok("kill -9 $(cat /run/p2v-watch.pid)").unwrap();
+        self.watch();
+    }
+
+    fn old(&mut self) -> &mut OldServer {
+        self.old.as_mut().unwrap()
+    }
+
+    fn power_off(&mut self) {
+        self.old = None;
+    }
+
+    fn power_on(&mut self) {
+        let old = OldServer::power_on(self.run.directory(), &self.disk, IDE_PC).unwrap();
+        self.old = Some(old);
+    }
+
+    fn waits(&mut self) {
+        self.old()
+            .wait_for("exporting e1.0 WAITING", EXPORT_LIMIT)
+            .unwrap();
+    }
+
+    /// What the operator does, if the watch has not done it.
+    fn resume(&mut self) {
+        let said = self
+            .host
+            .ok("p2v resume e1 --old-system-did-not-run")
+            .unwrap();
+        eprintln!("{}", said.trim());
+    }
+
+    /// The guest goes on, nothing complained, and all that it was told is written is on the disk.
+    fn is_well(&mut self, what: &str, began: Instant) -> Acknowledged {
+        writer::goes_on(&mut self.host).unwrap();
+        let took = began.elapsed();
+        let told = writer::acknowledged(&mut self.host).unwrap();
+        assert!(told.complaints.is_empty(), "{what}: {:?}", told.complaints);
+        told.are_on(&self.disk).unwrap();
+        let kernel = self.host.ok("dmesg").unwrap();
+        for error in ["I/O error", "lost async", "ata error"] {
+            assert!(!kernel.contains(error), "{what}: {error:?} in {kernel}");
+        }
+        eprintln!(
+            "| {what} | {:.0} s until it wrote again | the guest's longest write {:.1} s of its own time | no error |",
+            took.as_secs_f64(),
+            told.longest
+        );
+        told
+    }
+
+    fn ends(mut self) {
+        self.host.ok("p2v stop e1 --destroy").unwrap();
+        let Writing { host, old, run, .. } = self;
+        drop((host, old));
+        run.succeeded();
+    }
+}
+
+fn cable_out_for(name: &str, seconds: u64) {
+    let mut writing = Writing::new(name);
+    let began = Instant::now();
+    writing.old().set_cable(false).unwrap();
+    // How long an outage is, is what this is about.
+    std::thread::sleep(Duration::from_secs(seconds));
+    if seconds >= 60 {
+        writing.host.ok(IS_PAUSED).unwrap();
+    }
+    writing.old().set_cable(true).unwrap();
+    writing.is_well(&format!("cable out for {seconds} s"), began);
+    writing.ends();
+}
+
+#[test]
+#[ignore = "make campaign"]
+fn cable_out_for_5_seconds() {
+    cable_out_for("cable-5", 5);
+}
+
+#[test]
+#[ignore = "make campaign"]
+fn cable_out_for_a_minute() {
+    cable_out_for("cable-60", 60);
+}
+
+#[test]
+#[ignore = "make campaign"]
+fn cable_out_for_ten_minutes() {
+    cable_out_for("cable-600", 600);
+}
+
+#[test]
+#[ignore = "make campaign"]
+fn the_old_machine_is_off_and_on_and_the_watch_is_killed_in_each_phase() {
+    let mut writing = Writing::new("off-and-on");
+    writing.kill_watch();
+    writer::goes_on(&mut writing.host).unwrap();
+    writing
+        .host
+        .ok("rm /run/p2v/seen/e1.json; until test -s /run/p2v/seen/e1.json; do sleep 0.2; done")
+        .unwrap();
+    let began = Instant::now();
+    writing.power_off();
+    writing.power_on();
+    writing.host.wait_for_line(LOG, "SILENT").unwrap();
+    writing.kill_watch();
+    writing
+        .host
+        .ok(&format!("until {IS_PAUSED}; do sleep 0.2; done"))
+        .unwrap();
+    writing.kill_watch();
+    writing.waits();
+    writing.kill_watch();
+    writing.resume();
+    writing.is_well("off and on, watch killed four times", began);
+    let begun = Instant::now();
+    writing.old().reset().unwrap();
+    writing.waits();
+    writing.resume();
+    writing.is_well("reset", begun);
+    writing.ends();
+}
+
+#[test]
+#[ignore = "make campaign"]
+fn the_bridge_is_down_for_a_while() {
+    let mut writing = Writing::new("bridge-down");
+    let began = Instant::now();
+    writing
+        .host
+        .ok("ip link set xenbr0 down; sleep 40; ip link set xenbr0 up")
+        .unwrap();
+    writing.is_well("the bridge down for 40 s", began);
+    writing.ends();
+}
+
+#[test]
+#[ignore = "make campaign"]
+fn the_old_machine_stays_away() {
+    let mut writing = Writing::new("stays-away");
+    let began = Instant::now();
+    writing.power_off();
+    writing
+        .host
+        .ok(&format!("until {IS_PAUSED}; do sleep 0.2; done"))
+        .unwrap();
+    let told = writer::acknowledged(&mut writing.host).unwrap();
+    let ended = writing.host.run("p2v stop e1 --destroy").unwrap();
+    let ended = ended.success().unwrap();
+    assert!(
+        ended.err.contains("is missing on the old disk"),
+        "{ended:?}"
+    );
+    assert!(!writing.host.ok("xl list").unwrap().contains("e1"));
+    told.are_on(&writing.disk).unwrap();
+    eprintln!(
+        "| stays away, `p2v stop --destroy` | ended {:.0} s after the power went | what was acknowledged is there |",
+        began.elapsed().as_secs_f64()
+    );
+    // It comes back, and the domain starts on its disk as ever.
+    writing.power_on();
+    writing.waits();
+    writing.host.ok("p2v start e1").unwrap();
+    writing
+        .host
+        .ok(&format!(
+            "until test $(grep -c 'acked 20 ' {}) -ge 2; do sleep 0.5; done",
+            writer::SERIAL
+        ))
+        .unwrap();
+    writing.ends();
+}
+
+#[test]
+#[ignore = "make campaign"]
+fn the_old_machine_stays_away_beyond_the_limit() {
+    let mut writing = Writing::new("beyond-limit");
+    writing
+        .host
+        .ok("echo 'domain_waits_seconds = 60' >>/etc/p2v/p2v.toml && kill $(cat /run/p2v-watch.pid)")
+        .unwrap();
+    writing.watch();
+    writing
+        .host
+        .ok("until test $(cat /sys/module/aoe/parameters/aoe_deadsecs) = 60; do sleep 0.2; done")
+        .unwrap();
+    let began = Instant::now();
+    writing.power_off();
+    writing
+        .host
+        .ok("until ! xl list e1 >/dev/null 2>&1; do sleep 0.5; done")
+        .unwrap();
+    writing.host.wait_for_line(LOG, "OLD DISK FAILED").unwrap();
+    let show = writing.host.ok("p2v show e1").unwrap();
+    assert!(show.contains("is missing on them"), "{show}");
+    eprintln!(
+        "| stays away, limit 60 s | ended by p2v watch after {:.0} s |",
+        began.elapsed().as_secs_f64()
+    );
+    let Writing { host, run, .. } = writing;
+    drop(host);
+    run.succeeded();
+}
+
+#[test]
+#[ignore = "make campaign"]
+fn the_old_disk_goes_into_the_xen_host() {
+    let mut writing = Writing::at(Scene::with_more("other-machine", IDE_PC, SPARE_SLOT));
+    let began = Instant::now();
+    writing.power_off();
+    writing.host.wait_for_line(LOG, "SILENT").unwrap();
+    let file = json!({ "driver": "file", "filename": writing.disk.path });
+    let mut monitor = Monitor::open(&writing.run.directory().join("xen-host.qmp")).unwrap();
+    let disk = json!({ "driver": "raw", "node-name": "moved", "file": file });
+    monitor.execute("blockdev-add", &disk).unwrap();
+    let device =
+        json!({ "driver": "virtio-blk-pci", "drive": "moved", "bus": "spare", "serial": "moved" });
+    monitor.execute("device_add", &device).unwrap();
+    let device = "/dev/disk/by-id/virtio-moved";
+    writing.host.ok(&format!(
+        "until test -b {device}; do sleep 0.2; done; ip link add old0 type veth peer name old0p; \
+         ip link set old0p master xenbr0 up; ip link set old0 up"
+    ))
+    .unwrap();
+    let export = |slot: &str, device: &str| {
+        format!(
+            "p2v-agent export --waiting --shelf 1 --slot {slot} --iface old0 --allow {} {device}",
+            xen_host::MAC
+        )
+    };
+    // Another disk of that size is not taken for it.
+    writing.host.ok("truncate -s 48M /var/tmp/other").unwrap();
+    let other = export("0", "/var/tmp/other");
+    writing.host.background("other", &other, "WAITING").unwrap();
+    let resume = "p2v resume e1 --old-system-did-not-run";
+    let refused = writing.host.run(resume).unwrap().failure().unwrap();
+    assert!(refused.contains("NOT AS IT WAS"), "{refused}");
+    writing.host.end_background("other").unwrap();
+    writing
+        .host
+        .background("moved", &export("0", device), "WAITING")
+        .unwrap();
+    let unsure = writing
+        .host
+        .run("p2v resume e1")
+        .unwrap()
+        .failure()
+        .unwrap();
+    assert!(unsure.contains("--old-system-did-not-run"), "{unsure}");
+    writing.host.ok(resume).unwrap();
+    writing.is_well("its disk in the Xen host", began);
+    writing.ends();
+}
+
+#[test]
+#[ignore = "make campaign"]
+fn the_xen_host_restarts_while_its_domain_waits() {
+    let mut writing = Writing::new("host-restarts");
+    writing.power_off();
+    writing
+        .host
+        .ok(&format!("until {IS_PAUSED}; do sleep 0.2; done"))
+        .unwrap();
+    let told = writer::acknowledged(&mut writing.host).unwrap();
+    told.are_on(&writing.disk).unwrap();
+    let artifacts = Artifacts::find().unwrap();
+    let Writing {
+        host, disk, run, ..
+    } = writing;
+    let mut host = host.power_cut(&artifacts).unwrap();
+    host.background("p2v-serve", "p2v serve", "serving DHCP")
+        .unwrap();
+    let show = host.ok("p2v show e1").unwrap();
+    assert!(show.contains("there is no domain"), "{show}");
+    host.ok("p2v devices up").unwrap();
+    let mut old = OldServer::power_on(run.directory(), &disk, IDE_PC).unwrap();
+    old.wait_for("exporting e1.0 WAITING", EXPORT_LIMIT)
+        .unwrap();
+    let refused = host.run("p2v resume e1").unwrap().failure().unwrap();
+    assert!(refused.contains("p2v start e1"), "{refused}");
+    host.ok("p2v start e1").unwrap();
+    host.wait_for_line(writer::SERIAL, "p2v guest: acked 20 ")
+        .unwrap();
+    host.ok("p2v stop e1 --destroy").unwrap();
+    drop((host, old));
+    run.succeeded();
+}
