@@ -16,12 +16,6 @@ use crate::scene::Scene;
 /// The cluster's address, on the loopback interface of the story's own network; the host comes there by its second
 /// network card (QEMU's user network).
 const MONITOR: &str = "192.0.2.10";
-const SECOND_CARD: &[&str] = &[
-    "-netdev",
-    "user,id=ceph",
-    "-device",
-    "virtio-net-pci,netdev=ceph,mac=52:54:00:aa:00:03",
-];
 
 /// A monitor and one OSD that keeps its objects in memory.
 struct Cluster {
@@ -170,7 +164,7 @@ fn an_old_server_moves_to_a_ceph_image() {
     with_own_network(|| {
         let lab = Artifacts::find().unwrap().lab;
         let cluster = Cluster::start(Run::new(&lab, "rbd-cluster").unwrap());
-        let mut scene = Scene::with_more("rbd", IDE_PC, SECOND_CARD);
+        let mut scene = Scene::with_guest("rbd", IDE_PC);
         for image in ["web", "other"] {
             cluster.image(image);
         }

@@ -34,37 +34,17 @@ impl Scene {
         })
     }
 
-    /// With the guest that counts its boots, and a host for which QEMU has more options.
-    pub fn with_more(name: &str, hardware: Hardware, more: &'static [&'static str]) -> Scene {
-        Scene::with_host_and_machine(
-            name,
-            guest_disk,
-            |artifacts, work| XenHost::boot(artifacts, work, more).unwrap(),
-            |work, disk| OldServer::power_on(work, disk, hardware).unwrap(),
-        )
-    }
-
     /// Sets it up with that disk, and with the machine that `power_on` starts.
     pub fn with_machine(
         name: &str,
         make_disk: impl FnOnce(&Artifacts, &Path) -> Disk,
         power_on: impl FnOnce(&Path, &Disk) -> OldServer,
     ) -> Scene {
-        let start = |artifacts: &Artifacts, work: &Path| XenHost::start(artifacts, work).unwrap();
-        Scene::with_host_and_machine(name, make_disk, start, power_on)
-    }
-
-    fn with_host_and_machine(
-        name: &str,
-        make_disk: impl FnOnce(&Artifacts, &Path) -> Disk,
-        start: impl FnOnce(&Artifacts, &Path) -> XenHost,
-        power_on: impl FnOnce(&Path, &Disk) -> OldServer,
-    ) -> Scene {
         let artifacts = Artifacts::find().unwrap();
         let run = Run::new(&artifacts.lab, name).unwrap();
         let work = run.directory().to_owned();
         let disk = make_disk(&artifacts, &work);
-        let mut host = start(&artifacts, &work);
+        let mut host = XenHost::start(&artifacts, &work).unwrap();
         host.background("p2v-serve", "p2v serve", "serving DHCP")
             .unwrap();
         let mut old = power_on(&work, &disk);

@@ -158,7 +158,7 @@ pub fn arguments(work: &Path, parts: &Parts<'_>) -> Vec<String> {
         "-accel",
         "tcg,thread=multi",
         "-smp",
-        "2",
+        "1",
         "-display",
         "none",
         "-no-reboot",

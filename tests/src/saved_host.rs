@@ -71,7 +71,7 @@ fn find_or_save(artifacts: &Artifacts) -> Result<SavedHost> {
     let began = Instant::now();
     remove(&directory)?;
     fs::create_dir_all(&directory)?;
-    let mut host = XenHost::boot(artifacts, &directory, &[])?;
+    let mut host = XenHost::boot(artifacts, &directory)?;
     host.save(&saved.state())?;
     // At last: what is not complete has no label.
     fs::write(&label, made_of)?;

@@ -21,6 +21,16 @@ const NAME: &str = "xen-host";
 /// The disk that its volume group `vg0` is on.
 pub(crate) const VOLUMES: &str = "volumes.img";
 
+/// What only some stories use: a second network card, to QEMU's user network, and a place for one more disk.
+const SPARE: &[&str] = &[
+    "-netdev",
+    "user,id=spare",
+    "-device",
+    "virtio-net-pci,netdev=spare,mac=52:54:00:aa:00:03",
+    "-device",
+    "pcie-root-port,id=spare-slot,chassis=9",
+];
+
 /// Settings that fit the lab: what an operator would write in `/etc/p2v/p2v.toml`.
 pub const SETTINGS: &str = r#"
 iface = "xenbr0"
@@ -32,6 +42,7 @@ pool = { start = "192.168.7.200", end = "192.168.7.250" }
 [xen]
 bridge = "xenbr0"
 serial = "/var/log/xen"
+discovery_seconds = 1
 "#;
 
 /// A running Xen host; its commands are those of [`Shell`].
@@ -40,7 +51,6 @@ pub struct XenHost {
     shell: Shell,
     machine: Machine,
     work: PathBuf,
-    more: &'static [&'static str],
 }
 
 impl XenHost {
@@ -48,25 +58,19 @@ impl XenHost {
     pub fn start(artifacts: &Artifacts, work: &Path) -> Result<XenHost> {
         let saved = saved_host::find(artifacts)?;
         saved.disks(work)?;
-        let running = with_parts(artifacts, work, NAME, &[], |parts| {
+        let running = with_parts(artifacts, work, NAME, |parts| {
             debian::resume(work, parts, &saved.state())
         })?;
-        Ok(Self::new(running, work, &[]))
+        Ok(Self::new(running, work))
     }
 
-    /// Makes its disks in `work` and boots it, with more options for QEMU.
-    pub fn boot(
-        artifacts: &Artifacts,
-        work: &Path,
-        more: &'static [&'static str],
-    ) -> Result<XenHost> {
+    /// Makes its disks in `work` and boots it.
+    pub fn boot(artifacts: &Artifacts, work: &Path) -> Result<XenHost> {
         artifacts.payload(work, SETTINGS)?;
         debian::fresh_root(artifacts, work)?;
         File::create(work.join(VOLUMES))?.set_len(2 << 30)?;
-        let running = with_parts(artifacts, work, NAME, more, |parts| {
-            debian::boot(work, parts)
-        })?;
-        let mut host = Self::new(running, work, more);
+        let running = with_parts(artifacts, work, NAME, |parts| debian::boot(work, parts))?;
+        let mut host = Self::new(running, work);
         host.ok("pvcreate -q /dev/disk/by-id/virtio-volumes && vgcreate -q vg0 /dev/disk/by-id/virtio-volumes")?;
         Ok(host)
     }
@@ -81,12 +85,12 @@ impl XenHost {
 
     /// Takes its power away, and starts it again with the same disks.
     pub fn power_cut(self, artifacts: &Artifacts) -> Result<XenHost> {
-        let (work, more) = (self.work.clone(), self.more);
+        let work = self.work.clone();
         drop(self);
-        let running = with_parts(artifacts, &work, "xen-host-again", more, |parts| {
+        let running = with_parts(artifacts, &work, "xen-host-again", |parts| {
             debian::boot(&work, parts)
         })?;
-        Ok(Self::new(running, &work, more))
+        Ok(Self::new(running, &work))
     }
 
     /// Stops it and writes it to `state`; its disks in its directory are as it needs them.
@@ -94,23 +98,18 @@ impl XenHost {
         debian::save(&self.work, NAME, &mut self.shell, &mut self.machine, state)
     }
 
-    fn new(
-        (shell, machine): (Shell, Machine),
-        work: &Path,
-        more: &'static [&'static str],
-    ) -> XenHost {
+    fn new((shell, machine): (Shell, Machine), work: &Path) -> XenHost {
         XenHost {
             shell,
             machine,
             work: work.to_owned(),
-            more,
         }
     }
 }
 
 /// QEMU's arguments for it, with its files in `work`.
 pub(crate) fn arguments(artifacts: &Artifacts, work: &Path) -> Vec<String> {
-    with_parts(artifacts, work, NAME, &[], |parts| {
+    with_parts(artifacts, work, NAME, |parts| {
         debian::arguments(work, parts)
     })
 }
@@ -119,7 +118,6 @@ fn with_parts<T>(
     artifacts: &Artifacts,
     work: &Path,
     name: &str,
-    more: &[&str],
     then: impl FnOnce(&Parts<'_>) -> T,
 ) -> T {
     let file = |name: &str| artifacts.xen_host.join(name).display().to_string();
@@ -139,7 +137,7 @@ fn with_parts<T>(
         ],
         ready: "lab: xen host ready",
         drives: &[Drive::new(&work.join(VOLUMES), "volumes")],
-        more,
+        more: SPARE,
     })
 }
 

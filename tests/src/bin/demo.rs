@@ -46,7 +46,7 @@ fn demo() -> Result<()> {
         64 << 20,
         &artifacts.boot_sector(&work)?,
     )?;
-    let mut host = XenHost::boot(&artifacts, &work, &[])?;
+    let mut host = XenHost::boot(&artifacts, &work)?;
     host.echo(true);
 
     say("The Xen host is up. Is it ready for p2v?");
