@@ -51,6 +51,9 @@ fn an_old_machine_that_was_off_for_a_while_keeps_its_domain_waiting_and_loses_no
         run,
         ..
     } = scene;
+    // What the disk is like while the domain has it was seen.
+    host.ok(&wait_until("test -s /run/p2v/seen/e1.json"))
+        .unwrap();
     drop(old);
     let mut old = OldServer::power_on(run.directory(), &disk, IDE_PC).unwrap();
     host.wait_for_line(log, "OLD MACHINE SILENT").unwrap();

@@ -162,6 +162,7 @@ impl Drop for XenHost {
             self.shell.echo(false);
             for (file, log) in [
                 ("cat /var/log/p2v-serve.log", "p2v-serve.log"),
+                ("cat /var/log/p2v-watch.log", "p2v-watch.log"),
                 ("tail -n +1 /var/log/xen/*", "xen-logs.log"),
                 ("tail -n +1 /var/lib/p2v/machines/*", "records.log"),
                 ("tail -n +1 /etc/xen/*.cfg", "domain-configs.log"),

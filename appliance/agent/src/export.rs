@@ -18,6 +18,7 @@ use p2v_aoe::inventory::{Disk, Inventory};
 use p2v_aoe::vendor::Access;
 use p2v_aoe::wire::{OpenError, PacketSocket, Wire};
 
+use crate::inventory;
 use crate::standing::Standing;
 
 /// How often, and how long each time, the wire is asked whether an address is free.
@@ -179,7 +180,7 @@ impl Exporter {
                 exports,
                 hosts: args.hosts.clone(),
                 token: args.token.clone(),
-                inventory: serde_json::to_vec(inventory)?,
+                inventory: inventory::document(Path::new("/sys"), inventory)?,
                 boot_id: inventory.boot_id.clone(),
             },
             Arc::new(Told {

@@ -78,11 +78,21 @@ pub fn machine(sys: &Path, args: &BootArgs) -> Inventory {
         memory_bytes: cpu::memory_bytes(&text("/proc/meminfo")),
         nics: Vec::new(),
         disks: Vec::new(),
-        since_reset_ms: reset::since_reset_ms(
-            &text("/proc/cpuinfo"),
-            sys.join("devices/system/cpu/cpu0/cpufreq").exists(),
-        ),
+        since_reset_ms: 0,
     }
+}
+
+/// The document that goes to the host, made now.
+///
+/// # Errors
+/// It cannot be written as JSON.
+pub fn document(sys: &Path, inventory: &Inventory) -> serde_json::Result<Vec<u8>> {
+    let processors = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let scaled = sys.join("devices/system/cpu/cpu0/cpufreq").exists();
+    serde_json::to_vec(&Inventory {
+        since_reset_ms: reset::since_reset_ms(&processors, scaled),
+        ..inventory.clone()
+    })
 }
 
 /// Marks the boot interface and puts it first.

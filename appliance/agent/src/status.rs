@@ -84,7 +84,7 @@ impl Status {
         let named: Vec<String> = export
             .stats
             .iter()
-            .filter(|(_, value)| *value > 0)
+            .filter(|(name, value)| *value > 0 && *name != "inventory_age_ms")
             .map(|(name, value)| format!("{} {value}", name.replace('_', " ")))
             .collect();
         named.join(", ")

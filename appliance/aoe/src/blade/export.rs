@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pnet::util::MacAddr;
 
@@ -63,10 +63,11 @@ pub(super) enum Count {
     Dropped,
     /// The first of [`LATENCIES`].
     Latency,
+    InventoryAge = Stats::NAMES.len() - 1,
 }
 
-/// Classes of the time a request took, at the end of the counters.
-const LATENCIES: usize = Stats::NAMES.len() - Count::Latency as usize;
+/// Classes of the time a request took.
+const LATENCIES: usize = Count::InventoryAge as usize - Count::Latency as usize;
 
 /// Changes of an export that are asked for and kept until the agent ends.
 #[derive(Default)]
@@ -89,6 +90,8 @@ pub(super) struct Served {
     guarded: bool,
     /// An [`Access`].
     access: AtomicU8,
+    /// When it was made, just after the inventory.
+    made: Instant,
     counters: [AtomicU64; Stats::NAMES.len()],
     settings: Mutex<Settings>,
     /// Digests and zero maps: long reads that must not hold up the disk work.
@@ -120,6 +123,7 @@ impl Served {
             durability: export.durability,
             guarded: takes_orders || export.access != Access::ReadWrite,
             access: AtomicU8::new(export.access as u8),
+            made: Instant::now(),
             counters: Default::default(),
             settings: Mutex::new(Settings {
                 hosts: hosts.to_vec(),
@@ -186,6 +190,8 @@ impl Served {
             Access::Waiting => 2,
         };
         self.counters[Count::ReadWrite as usize].store(state, Ordering::Relaxed);
+        let age = u64::try_from(self.made.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.counters[Count::InventoryAge as usize].store(age, Ordering::Relaxed);
         Stats(std::array::from_fn(|i| {
             self.counters[i].load(Ordering::Relaxed)
         }))

@@ -6,7 +6,7 @@ pub struct Stats(pub [u64; Stats::NAMES.len()]);
 
 impl Stats {
     /// What the counters mean, in the order they have on the wire. New ones are added at the end.
-    pub const NAMES: [&'static str; 29] = [
+    pub const NAMES: [&'static str; 30] = [
         "requests",
         "sectors_read",
         "sectors_written",
@@ -40,6 +40,8 @@ impl Stats {
         "answered_65ms",
         "answered_131ms",
         "answered_longer",
+        // Not counted up: milliseconds since the inventory was made.
+        "inventory_age_ms",
     ];
 
     /// Name and value of each counter.

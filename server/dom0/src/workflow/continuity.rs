@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use p2v_aoe::inventory::Disk;
 use p2v_aoe::{Address, MacAddr};
@@ -132,9 +133,12 @@ pub(super) fn doubt(
     }
 }
 
-/// A counter that was not set back by the reset tells of one before the machine was seen: nothing is known.
+/// A counter that was not set back by the reset tells of one before the machine was seen: nothing is known. (Both are whole
+/// seconds, and clocks go apart a little.)
 fn reset_in_doubt(seen: Timestamp, reset: Timestamp) -> Option<Doubt> {
-    match seen.age_at(reset).map(|age| age.as_secs()) {
+    let seen = seen.before(Duration::from_secs(2));
+    let age = seen.and_then(|seen| seen.age_at(reset));
+    match age.map(|age| age.as_secs().saturating_sub(2)) {
         None => Some(Doubt::ResetUnknown),
         Some(seconds) if seconds > RESET_WITHIN => Some(Doubt::ResetLate { seconds }),
         Some(_) => None,
@@ -295,7 +299,8 @@ mod tests {
             (Some(at(100)), None),
             (Some(at(120)), None),
             (Some(at(121)), Some(Doubt::ResetLate { seconds: 21 })),
-            (Some(at(99)), Some(Doubt::ResetUnknown)),
+            (Some(at(98)), None),
+            (Some(at(97)), Some(Doubt::ResetUnknown)),
             (None, Some(Doubt::ResetUnknown)),
         ] {
             let found = doubt(Some(&last), boot(0, 140, true), None, reset, 120);

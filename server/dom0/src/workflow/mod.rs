@@ -84,13 +84,13 @@ struct Contact {
 }
 
 impl Contact {
-    /// When its processor was reset, at the latest, if it is asked now.
-    fn reset_at(&self, now: Timestamp) -> Option<Timestamp> {
+    /// When its processor was reset, if that is known and its inventory is so old now.
+    fn reset_at(&self, age: Duration, now: Timestamp) -> Option<Timestamp> {
         let since = Duration::from_millis(self.inventory.since_reset_ms);
-        if since.is_zero() || self.inventory.stands_in() {
-            return None;
+        match since.is_zero() || self.inventory.stands_in() {
+            true => None,
+            false => now.before(since.saturating_add(age)),
         }
-        now.before(since)
     }
 }
 

@@ -1,5 +1,7 @@
 //! `p2v resume`: the old machine was away and is back, and its domain gets its disks again.
 
+use std::time::Duration;
+
 use p2v_aoe::Address;
 
 use super::continuity::{self, Doubt, LastBoot};
@@ -91,7 +93,9 @@ pub fn resume(
         None => None,
     };
     let boot = last_boot(before.boot_mac);
-    let reset = contact.reset_at(Timestamp::now());
+    let stats = context.session(&contact, waiting[0])?.stats()?;
+    let age = stats.get("inventory_age_ms").map(Duration::from_millis);
+    let reset = age.and_then(|age| contact.reset_at(age, Timestamp::now()));
     let most = host.settings.unseen_seconds;
     let doubt = continuity::doubt(last.as_ref(), boot, changed, reset, most);
     let confirmed = match &doubt {
