@@ -86,15 +86,23 @@ impl<'a> AoeDriver<'a> {
         self.set_kept_seconds(&Held(file), seconds).map(drop)
     }
 
-    /// The same, where no other p2v is about to change it.
+    /// The same, where no other p2v is about to change it, and if `any_waits`, which is asked when nobody else can.
     ///
     /// # Errors
     /// As [`AoeDriver::keep_requests`].
-    pub fn keep_requests_unless_held(&self, seconds: u32) -> Result<(), ToolError> {
+    pub fn keep_requests_unless_held(
+        &self,
+        seconds: u32,
+        any_waits: impl FnOnce() -> bool,
+    ) -> Result<(), ToolError> {
         let file = self.lock_file()?;
-        match file.try_lock() {
-            Ok(()) if self.is_loaded() => self.set_kept_seconds(&Held(file), seconds).map(drop),
-            _ => Ok(()),
+        if file.try_lock().is_err() {
+            return Ok(());
+        }
+        let held = Held(file);
+        match self.is_loaded() && any_waits() {
+            true => self.set_kept_seconds(&held, seconds).map(drop),
+            false => Ok(()),
         }
     }
 
@@ -349,7 +357,7 @@ mod tests {
         }
         let giving_up = driver.give_up().unwrap();
         assert_eq!(seconds(), "20");
-        driver.keep_requests_unless_held(7200).unwrap();
+        driver.keep_requests_unless_held(7200, || true).unwrap();
         assert_eq!(seconds(), "20");
         drop(giving_up);
         assert_eq!(seconds(), "7200");
@@ -357,6 +365,10 @@ mod tests {
         assert_eq!(seconds(), "7200");
         driver.as_before(|| true).unwrap();
         assert_eq!(seconds(), "180");
+        driver.keep_requests_unless_held(7200, || false).unwrap();
+        assert_eq!(seconds(), "180");
+        driver.keep_requests_unless_held(7200, || true).unwrap();
+        assert_eq!(seconds(), "7200");
         fs::remove_file(&parameter).unwrap();
         assert!(
             driver

@@ -192,11 +192,13 @@ fn look_at_all<'scope>(
 ) -> Result<(), Error> {
     let listing = context.host.store.list()?;
     let domains = context.domains()?;
-    if listing.records.iter().any(Record::has_domain_on_old_disks) {
-        let driver = AoeDriver::new(&context.host.tools, &context.host.paths);
-        // A command that was killed, or an operator, may have left it at less.
-        driver.keep_requests_unless_held(context.host.settings.domain_waits_seconds)?;
-    }
+    let any_waits = || {
+        let now = context.host.store.list();
+        now.is_ok_and(|now| now.records.iter().any(Record::has_domain_on_old_disks))
+    };
+    // A command that was killed, or an operator, may have left it at less.
+    AoeDriver::new(&context.host.tools, &context.host.paths)
+        .keep_requests_unless_held(context.host.settings.domain_waits_seconds, any_waits)?;
     for record in listing.records {
         let name = record.name.clone();
         let domain = domains.iter().find(|d| d.name == name.as_str());
