@@ -16,6 +16,8 @@ fn an_old_machine_that_was_off_for_a_while_keeps_its_domain_waiting_and_loses_no
     nothing_changes_by_frames_that_nobody_authorised(&mut scene);
     scene.host.ok("p2v start e1").unwrap();
     scene.guest_says("p2v guest: boot 2");
+    // What the guest wrote is in this host's memory for a while.
+    scene.host.ok("sync").unwrap();
     let dead_seconds = "cat /sys/module/aoe/parameters/aoe_deadsecs";
     assert_eq!(scene.host.ok(dead_seconds).unwrap().trim(), "3600");
 
@@ -51,8 +53,9 @@ fn an_old_machine_that_was_off_for_a_while_keeps_its_domain_waiting_and_loses_no
         run,
         ..
     } = scene;
-    // What the disk is like while the domain has it was seen.
-    host.ok(&wait_until("test -s /run/p2v/seen/e1.json"))
+    // What the disk is like while the domain has it is seen just now.
+    let seen = wait_until("test -s /run/p2v/seen/e1.json");
+    host.ok(&format!("rm -f /run/p2v/seen/e1.json; {seen}"))
         .unwrap();
     drop(old);
     let mut old = OldServer::power_on(run.directory(), &disk, IDE_PC).unwrap();

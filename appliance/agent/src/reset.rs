@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 /// How long the counter is watched to know its pace. (A thousandth of what it tells is not of interest.)
-const WATCHED: Duration = Duration::from_millis(100);
+const WATCHED: Duration = Duration::from_millis(50);
 
 /// Milliseconds since the processor's reset; 0 where its counter does not tell. `cpuinfo`: `/proc/cpuinfo`; `scaled`:
 /// the kernel changes the processor's frequency.
@@ -13,7 +13,10 @@ pub fn since_reset_ms(cpuinfo: &str, scaled: bool) -> u64 {
         return 0;
     }
     let (first, began) = (counter(), Instant::now());
-    std::thread::sleep(WATCHED);
+    // Not asleep: some processors' counters sleep too.
+    while began.elapsed() < WATCHED {
+        std::hint::spin_loop();
+    }
     let (last, took) = (counter(), began.elapsed());
     milliseconds(first, last, took)
 }

@@ -19,9 +19,9 @@ const POLL: Duration = Duration::from_millis(100);
 /// How often the driver is asked to send its discovery again while a device is awaited (by itself
 /// it does so once a minute).
 const REDISCOVER: Duration = Duration::from_secs(2);
-/// Seconds that requests are kept while what waits is given up: a device that answers is never silent for so long,
-/// however many frames are lost.
-const GIVE_UP_SECONDS: u32 = 20;
+/// Seconds that requests are kept at least while what waits is given up: more than lost frames take of a device that
+/// answers (a sector that its disk cannot read may take longer).
+const GIVE_UP_SECONDS_MIN: u32 = 20;
 
 /// The kernel's aoe driver on this host.
 #[derive(Clone, Copy, Debug)]
@@ -83,7 +83,7 @@ impl<'a> AoeDriver<'a> {
         let file = self.lock_file()?;
         file.lock()
             .map_err(|e| io_error("lock", &self.lock_path(), &e))?;
-        self.set_kept_seconds(&Held(file), seconds).map(drop)
+        self.set_kept_seconds(&Held(file), seconds)
     }
 
     /// The same, where no other p2v is about to change it, and if `any_waits`, which is asked when nobody else can.
@@ -101,42 +101,40 @@ impl<'a> AoeDriver<'a> {
         }
         let held = Held(file);
         match self.is_loaded() && any_waits() {
-            true => self.set_kept_seconds(&held, seconds).map(drop),
+            true => self.set_kept_seconds(&held, seconds),
             false => Ok(()),
         }
     }
 
-    /// Has the driver refuse what it keeps for devices that are silent, until the result is dropped.
+    /// Has the driver refuse what it has kept for longer than `seconds`, until the result is dropped; then it keeps it for
+    /// `afterwards`.
     ///
     /// # Errors
     /// As [`AoeDriver::keep_requests`].
-    pub fn give_up(self) -> Result<GivingUp<'a>, ToolError> {
+    pub fn give_up(self, seconds: u32, afterwards: u32) -> Result<GivingUp<'a>, ToolError> {
         let file = self.lock_file()?;
         file.lock()
             .map_err(|e| io_error("lock", &self.lock_path(), &e))?;
         let held = Held(file);
-        let before = self.set_kept_seconds(&held, GIVE_UP_SECONDS)?;
+        self.set_kept_seconds(&held, seconds.max(GIVE_UP_SECONDS_MIN))?;
         Ok(GivingUp {
             driver: self,
             held,
-            before,
+            afterwards,
         })
     }
 
-    /// Returns what it was.
-    fn set_kept_seconds(&self, _: &Held, seconds: u32) -> Result<u32, ToolError> {
+    fn set_kept_seconds(&self, _: &Held, seconds: u32) -> Result<(), ToolError> {
         let (parameter, kept) = self.dead_seconds();
         let before = self.kept_seconds()?;
         if before == seconds {
-            return Ok(before);
+            return Ok(());
         }
         if !kept.exists() {
             atomic_file::replace(&kept, before.to_string().as_bytes(), 0o644)
                 .map_err(|e| io_error("write", &kept, &e))?;
         }
-        fs::write(&parameter, seconds.to_string())
-            .map_err(|e| io_error("write", &parameter, &e))?;
-        Ok(before)
+        fs::write(&parameter, seconds.to_string()).map_err(|e| io_error("write", &parameter, &e))
     }
 
     /// Who changes it holds this file's lock.
@@ -284,18 +282,18 @@ impl<'a> AoeDriver<'a> {
     }
 }
 
-/// The driver refuses what it keeps for silent devices; afterwards it keeps it as long as before.
+/// The driver refuses what it has kept for long; afterwards it keeps it as it should.
 #[derive(Debug)]
 pub struct GivingUp<'a> {
     driver: AoeDriver<'a>,
     held: Held,
-    before: u32,
+    afterwards: u32,
 }
 
 impl Drop for GivingUp<'_> {
     fn drop(&mut self) {
         // `p2v watch` sets it again while anything waits, and `p2v doctor` tells of it.
-        let _ = self.driver.set_kept_seconds(&self.held, self.before);
+        let _ = self.driver.set_kept_seconds(&self.held, self.afterwards);
     }
 }
 
@@ -355,7 +353,7 @@ mod tests {
             driver.keep_requests(limit).unwrap();
             assert_eq!(seconds(), limit.to_string());
         }
-        let giving_up = driver.give_up().unwrap();
+        let giving_up = driver.give_up(7, 7200).unwrap();
         assert_eq!(seconds(), "20");
         driver.keep_requests_unless_held(7200, || true).unwrap();
         assert_eq!(seconds(), "20");

@@ -21,8 +21,8 @@ use crate::timestamp::Timestamp;
 /// Sectors at each end of a disk that are looked at: the partition table, a boot loader's first sectors, and the copy of
 /// a GUID partition table.
 const END: u32 = 34;
-/// Sectors at the beginning of a partition: the superblocks of ext2 to ext4 (mounted for writing, they change) and XFS,
-/// the boot sectors of FAT and NTFS, the label of an LVM volume.
+/// Sectors at the beginning of a partition. The superblocks of ext2 to ext4 change when they are mounted for writing; what
+/// is there of XFS, NTFS and LVM mostly does not: for these only the times tell.
 const PARTITION: u32 = 8;
 /// Where the superblock of btrfs is, in sectors.
 const BTRFS: u64 = 128;
@@ -40,6 +40,8 @@ pub struct ServedBoot {
     pub serving_since: Timestamp,
     /// When the machine's first question came.
     pub began: Timestamp,
+    /// When something was seen of it last.
+    pub ended: Timestamp,
     /// Whether it fetched all that starts the agent.
     pub complete: bool,
 }
@@ -117,7 +119,7 @@ pub(super) fn doubt(
     // A time in the future is that of a clock that was set back: nothing is known.
     let unseen = match boot {
         Some(boot) if boot.serving_since > last.at => return Some(Doubt::NotServed),
-        Some(boot) if boot.complete => last.at.age_at(boot.began),
+        Some(boot) if boot.complete && boot.began >= last.at => last.at.age_at(boot.ended),
         _ => None,
     };
     match unseen.map(|unseen| unseen.as_secs()) {
@@ -164,6 +166,8 @@ fn places(disk: &Disk) -> Vec<(u64, u32)> {
 /// BLAKE3 of what is at these places of the disk, in hex.
 fn look(context: Context<'_>, address: Address, places: &[(u64, u32)]) -> Result<String, Error> {
     let mut session = context.wire.attach(address)?;
+    // A machine that falls silent now is noticed at the next look, and not in a minute.
+    session.wait_out_silence(super::watch::PATIENCE, Box::new(|_| {}));
     let mut hasher = blake3::Hasher::new();
     for (lba, sectors) in places {
         let digest = session.digest(*lba, *sectors);
@@ -251,6 +255,7 @@ mod tests {
             Some(ServedBoot {
                 serving_since: at(serving_since),
                 began: at(began),
+                ended: at(began),
                 complete,
             })
         };

@@ -98,6 +98,18 @@ impl<'a> Context<'a> {
     /// Reaches the machine of `record`: one station answers for its shelf, it is the machine of the
     /// record, and its disks are those they were. Remembers its inventory.
     fn contact(&self, name: &MachineName) -> Result<Contact, Error> {
+        let contact = self.contact_or_stand_in(name)?;
+        if contact.inventory.stands_in() {
+            return refused(format!(
+                "the disks of {name} are exported by another machine (`p2v-agent export --waiting`), which is for the domain that \
+                 waits for them: `p2v resume {name}`, and `p2v stop {name}`, nothing else"
+            ));
+        }
+        Ok(contact)
+    }
+
+    /// The same, or what has the machine's disks in its place.
+    fn contact_or_stand_in(&self, name: &MachineName) -> Result<Contact, Error> {
         let record = self.host.store.get(name)?;
         self.report.step(&format!(
             "looking for the old machine at shelf e{}",
@@ -181,6 +193,12 @@ impl<'a> Context<'a> {
         answers: Vec<Found>,
         mac: MacAddr,
     ) -> Result<Contact, Error> {
+        if !record.has_domain_on_old_disks() {
+            return refused(format!(
+                "no domain of {} waits for the disks that are exported in its place",
+                record.name
+            ));
+        }
         let mut disks = BTreeMap::new();
         for answer in answers {
             let inventory = self.wire.attach(answer.address)?.inventory()?;

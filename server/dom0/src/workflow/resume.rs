@@ -5,7 +5,7 @@ use std::time::Duration;
 use p2v_aoe::Address;
 
 use super::continuity::{self, Doubt, LastBoot};
-use super::{Contact, Context, Error, addresses, refused};
+use super::{Contact, Context, Error, addresses, refused, watch};
 use crate::name::MachineName;
 use crate::record::Record;
 use crate::timestamp::Timestamp;
@@ -55,7 +55,7 @@ pub fn resume(
             "there is no domain {name}, so none waits for the old disks: `p2v start {name}` starts one"
         ));
     }
-    let contact = context.contact(name)?;
+    let contact = context.contact_or_stand_in(name)?;
     let last = continuity::last_seen(host, &before);
     same_disks(&before, &contact, last.is_some())?;
     let mut waiting = Vec::new();
@@ -87,6 +87,15 @@ pub fn resume(
             ));
         }
     }
+    let most = Duration::from_secs(host.settings.domain_waits_seconds.into());
+    let outage = watch::outage(host, name);
+    if outage.is_some_and(|outage| outage.may_have_failed(most, Timestamp::now())) {
+        return refused(format!(
+            "the old machine of {name} was away for longer than domain_waits_seconds: what the domain had asked for may have \
+             been refused. End it (`p2v stop {name} --destroy`), and start it anew (`p2v start {name}`); its file systems will \
+             want a check"
+        ));
+    }
     let token = context.need_token(&contact)?;
     let changed = match &last {
         Some(last) => last.changed(context, &before)?,
@@ -99,7 +108,8 @@ pub fn resume(
     let most = host.settings.unseen_seconds;
     let doubt = continuity::doubt(last.as_ref(), boot, changed, reset, most);
     let confirmed = match &doubt {
-        Some(Doubt::Changed(_)) => options.although_changed,
+        // Of a disk in another machine that may mean that it is another disk.
+        Some(Doubt::Changed(_)) => options.although_changed && !contact.inventory.stands_in(),
         Some(_) => options.old_system_did_not_run,
         None => true,
     };
@@ -132,7 +142,7 @@ fn in_doubt(name: &MachineName, doubt: &Doubt) -> String {
             "the old machine of {name} was restarted (or its disks are in another one), and the domain waits; nothing is \
              lost so far. It is not resumed unasked: {doubt}. If the old system started from its own disk meanwhile, even for a moment, the domain must \
              not resume with that disk: {destroy}. If you know that it did not (the network is first in its boot order, and \
-             its screen shows that the disks wait): `p2v resume {name} --old-system-did-not-run`"
+             cable, switch and this host were up the whole time): `p2v resume {name} --old-system-did-not-run`"
         ),
     }
 }

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use p2v_aoe::Address;
 
-use super::{Context, Error, refused, watch};
+use super::{Context, Error, refused, resume, watch};
 use crate::name::MachineName;
 use crate::record::{Record, State, exported};
 use crate::timestamp::Timestamp;
@@ -30,14 +30,13 @@ pub fn stop(context: Context<'_>, name: &MachineName, options: StopOptions) -> R
     let Context { host, report, .. } = context;
     let _lock = host.store.lock(name, &format!("p2v stop {name}"))?;
     let record = host.store.get(name)?;
-    let mut giving_up = None;
+    let (mut disk_is_away, mut giving_up) = (false, None);
     if record.has_domain_on_old_disks() {
         match options.destroy {
-            true => giving_up = fail_what_waits(context, name)?,
+            true => (disk_is_away, giving_up) = fail_what_waits(context, &record)?,
             false => refuse_while_it_waits(context, name)?,
         }
     }
-    let disk_is_away = giving_up.is_some();
     let was_there = stop_domain(context, name, options)?;
     if matches!(record.state, State::Moved | State::Released) {
         return match was_there {
@@ -75,7 +74,7 @@ pub fn stop(context: Context<'_>, name: &MachineName, options: StopOptions) -> R
     drop(giving_up);
     watch::forget(host, name)?;
     context.driver_as_before();
-    let contact = match context.contact(name) {
+    let contact = match context.contact_or_stand_in(name) {
         Err(error) if disk_is_away => {
             report.warn(&format!(
                 "{error}. The domain is ended, and what it had not written is missing on the old disk. If the old machine \
@@ -116,28 +115,50 @@ fn refuse_while_it_waits(context: Context<'_>, name: &MachineName) -> Result<(),
 }
 
 /// A domain that waits for its disk cannot be ended before its requests are: an old machine that was restarted and
-/// waits is made to refuse them, and for one that is away the kernel's driver does, until the result is dropped.
+/// waits is made to refuse them, and for one that is away the kernel's driver does, until the result is dropped. Whether it
+/// is away.
 fn fail_what_waits<'a>(
     context: Context<'a>,
-    name: &MachineName,
-) -> Result<Option<GivingUp<'a>>, Error> {
+    record: &Record,
+) -> Result<(bool, Option<GivingUp<'a>>), Error> {
     let Context { host, report, .. } = context;
-    // It sees none of what is refused. It may be paused already, or not be there.
-    let _ = xl::pause(&host.tools, name.as_str());
+    let name = &record.name;
+    let domains = context.domains()?;
+    let its_own = domains.iter().find(|domain| domain.name == name.as_str());
+    // It sees none of what is refused. (Xen counts pauses.)
+    if its_own.is_some_and(|domain| !domain.is_paused) {
+        xl::pause(&host.tools, name.as_str())?;
+    }
     let ended = context
-        .contact(name)
+        .contact_or_stand_in(name)
         .and_then(|contact| context.end_waiting(&contact));
     let Err(error) = ended else {
-        return Ok(None);
+        return Ok((false, None));
     };
     report.warn(&error.to_string());
     let driver = AoeDriver::new(&host.tools, &host.paths);
-    if !driver.is_loaded() {
-        return Ok(None);
+    let has_failed = |record: &Record| {
+        let mut disks = resume::the_domains(record).into_iter();
+        disks.all(|address| driver.has_given_up(address))
+    };
+    if !driver.is_loaded() || has_failed(record) {
+        return Ok((true, None));
     }
-    let others = host.store.list()?.records.into_iter();
-    for other in others.filter(|other| other.name != *name && other.has_domain_on_old_disks()) {
-        if !watch::serves(context, &other) {
+    let listing = host.store.list()?;
+    if let Some(unreadable) = listing.unreadable.first() {
+        return refused(format!(
+            "{unreadable}: it is not known whether a domain of that machine waits, too. Correct that record first"
+        ));
+    }
+    let others = listing.records.into_iter();
+    for other in others.filter(|other| {
+        let runs = domains
+            .iter()
+            .any(|domain| domain.name == other.name.as_str());
+        other.name != *name && runs && other.has_domain_on_old_disks()
+    }) {
+        // One that has failed has nothing to lose any more.
+        if !has_failed(&other) && !watch::serves(context, &other) {
             return refused(format!(
                 "{} waits for its old disks too, and the kernel's driver gives up what it keeps for all silent machines at \
                  once. See to {0} first (`p2v show {0}`); the domain {name} is paused meanwhile",
@@ -148,7 +169,21 @@ fn fail_what_waits<'a>(
     report.step(
         "having the kernel's driver refuse what the domain had not written (up to half a minute)",
     );
-    Ok(Some(driver.give_up()?))
+    // No shorter than it takes: the driver does so with every device.
+    let outage = watch::outage(host, name);
+    let age = outage.and_then(|outage| outage.since.age_at(Timestamp::now()));
+    let seconds = age.map_or(0, |age| age.as_secs().saturating_sub(5));
+    let most = host.settings.domain_waits_seconds;
+    let giving_up = driver.give_up(u32::try_from(seconds).unwrap_or(most).min(most), most)?;
+    let began = Instant::now();
+    while began.elapsed() < host.wait() / 2 {
+        if has_failed(record) {
+            return Ok((true, None));
+        }
+        std::thread::sleep(POLL);
+    }
+    // Nothing waits yet, or not for so long: what ends the domain may still write.
+    Ok((true, Some(giving_up)))
 }
 
 /// A program that had something on its way to a disk which is away (the domain's device model) ends when that is

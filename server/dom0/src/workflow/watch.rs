@@ -35,7 +35,7 @@ const TOLD_AFTER: Duration = Duration::from_secs(5);
 /// it was found, which takes some seconds for each machine that is silent.
 const PAUSED_AFTER: Duration = Duration::from_secs(12);
 /// How long a machine may take to say what it lets be done.
-const PATIENCE: Duration = Duration::from_secs(2);
+pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 /// After that it is tried again whether a machine that restarted may give its disks back.
 const TRIED_AGAIN_AFTER: Duration = Duration::from_secs(15);
 
@@ -87,6 +87,14 @@ pub struct Outage {
     pub why_not: Option<String>,
 }
 
+impl Outage {
+    /// Whether the driver may have refused what the domain had asked for.
+    pub(super) fn may_have_failed(&self, most: Duration, now: Timestamp) -> bool {
+        let failed = self.told == Some(Seen::Failed);
+        failed || self.since.age_at(now).is_some_and(|age| age > most)
+    }
+}
+
 /// What is to be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Act {
@@ -102,13 +110,20 @@ enum Act {
 }
 
 /// What one look at a machine leads to: the outage as it is remembered now, and what is to be done, in this order.
+/// `most`: after so long the driver refuses what it has kept.
 fn decide(
     outage: Option<&Outage>,
     seen: Seen,
     is_paused: bool,
+    most: Duration,
     now: Timestamp,
 ) -> (Option<Outage>, Vec<Act>) {
     let mut acts = Vec::new();
+    // A device that has failed comes up again when the machine answers: what was refused is lost all the same.
+    let seen = match outage.is_some_and(|outage| outage.may_have_failed(most, now)) {
+        true => Seen::Failed,
+        false => seen,
+    };
     if seen == Seen::Serves {
         if let Some(outage) = outage {
             // A domain that the operator paused stays so.
@@ -134,12 +149,14 @@ fn decide(
     }
     let tried = outage.tried.and_then(|tried| tried.age_at(now));
     match seen {
-        Seen::Failed => acts.push(Act::GiveUp),
-        Seen::Waits if tried.is_none_or(|age| age >= TRIED_AGAIN_AFTER) => {
+        Seen::Failed | Seen::Waits if tried.is_none_or(|age| age >= TRIED_AGAIN_AFTER) => {
             outage.tried = Some(now);
-            acts.push(Act::Resume);
+            acts.push(match seen {
+                Seen::Failed => Act::GiveUp,
+                _ => Act::Resume,
+            });
         }
-        Seen::Waits | Seen::Serves | Seen::RefusesWrites | Seen::Silent => {}
+        Seen::Failed | Seen::Waits | Seen::Serves | Seen::RefusesWrites | Seen::Silent => {}
     }
     match (outage.pause, is_paused) {
         (Pause::Pausing, true) => outage.pause = Pause::Ours,
@@ -197,8 +214,11 @@ fn look_at_all<'scope>(
         now.is_ok_and(|now| now.records.iter().any(Record::has_domain_on_old_disks))
     };
     // A command that was killed, or an operator, may have left it at less.
-    AoeDriver::new(&context.host.tools, &context.host.paths)
-        .keep_requests_unless_held(context.host.settings.domain_waits_seconds, any_waits)?;
+    let driver = AoeDriver::new(&context.host.tools, &context.host.paths);
+    let most = context.host.settings.domain_waits_seconds;
+    if let Err(error) = driver.keep_requests_unless_held(most, any_waits) {
+        context.report.warn(&error.to_string());
+    }
     for record in listing.records {
         let name = record.name.clone();
         let domain = domains.iter().find(|d| d.name == name.as_str());
@@ -253,7 +273,8 @@ fn look_at(
         // Where that fails, what was seen before grows old: then nothing is certain, and the operator is asked.
         let _ = continuity::seen(context, record, now);
     }
-    let (mut after, acts) = decide(before.as_ref(), seen, is_paused, now);
+    let most = Duration::from_secs(host.settings.domain_waits_seconds.into());
+    let (mut after, acts) = decide(before.as_ref(), seen, is_paused, most, now);
     // Before the domain is paused: a watch that ends in between must know whose pause that is.
     match &after {
         Some(outage) if before.as_ref() != Some(outage) => remember(host, name, outage)?,
@@ -399,6 +420,8 @@ fn file(host: &Host, name: &MachineName) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const MOST: Duration = Duration::from_secs(3600);
 
     fn at(seconds: u64) -> Timestamp {
         Timestamp::from_unix(1_000_000 + seconds)
@@ -558,7 +581,7 @@ mod tests {
         ] {
             let case = format!("{before:?} {seen:?} {is_paused} {now}");
             assert_eq!(
-                decide(before.as_ref(), seen, is_paused, at(now)),
+                decide(before.as_ref(), seen, is_paused, MOST, at(now)),
                 (after, acts),
                 "{case}"
             );
@@ -573,13 +596,21 @@ mod tests {
             (tried(90), 104, vec![]),
             (tried(90), 105, vec![Resume]),
         ] {
-            assert_eq!(decide(Some(&before), Waits, true, at(now)).1, acts);
+            assert_eq!(decide(Some(&before), Waits, true, MOST, at(now)).1, acts);
         }
-        let failed = decide(away(silent, Ours).as_ref(), Failed, true, at(3600));
-        assert_eq!(failed.1, [Tell, GiveUp]);
+        // Once failed, always failed, whatever it says later; and it may have failed unseen.
+        for (before, seen, now, acts) in [
+            (away(silent, Ours), Failed, 3600, vec![Tell, GiveUp]),
+            (away(Some(Failed), Ours), Serves, 3600, vec![GiveUp]),
+            (away(silent, Ours), Serves, 3600, vec![Unpause, End]),
+            (away(silent, Ours), Serves, 3601, vec![Tell, GiveUp]),
+            (away(waits, Ours), Waits, 3601, vec![Tell, GiveUp]),
+        ] {
+            assert_eq!(decide(before.as_ref(), seen, true, MOST, at(now)).1, acts);
+        }
         // The clock was set back.
         let early = Timestamp::from_unix(5);
-        let (after, acts) = decide(away(silent, Not).as_ref(), Silent, false, early);
+        let (after, acts) = decide(away(silent, Not).as_ref(), Silent, false, MOST, early);
         assert_eq!((after, acts), (away(silent, Pausing), vec![PauseIt]));
     }
 }

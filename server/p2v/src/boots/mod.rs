@@ -60,6 +60,7 @@ pub fn last_boot(state_dir: &Path, mac: MacAddr) -> Option<ServedBoot> {
     Some(ServedBoot {
         serving_since: all.since,
         began: boot.began,
+        ended: boot.last,
         complete: boot.complete,
     })
 }

@@ -238,6 +238,7 @@ fn boots_now() -> ServedBoot {
     ServedBoot {
         serving_since: Timestamp::from_unix(1),
         began: Timestamp::now(),
+        ended: Timestamp::now(),
         complete: true,
     }
 }
@@ -377,10 +378,11 @@ fn what_waits_of_one_machine_is_not_given_up_while_another_waits_too() {
         Ok::<_, Error>(())
     };
     lab.host.store.update(&other.name, update).unwrap();
+    fs::write(lab.dir.path().join("domains"), "e1\ne2\n").unwrap();
     lab.machine().on = false;
     let refused = stop(lab.context(), &lab.name, StopOptions { destroy: true });
     assert!(text(refused).contains("e2 waits for its old disks too"));
-    assert_eq!(lab.file("domains"), "e1\n");
+    assert_eq!(lab.file("domains"), "e1\ne2\n");
     assert_eq!(lab.dead_seconds(), "3600");
 }
 
