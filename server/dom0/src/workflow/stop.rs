@@ -46,7 +46,7 @@ pub fn stop(context: Context<'_>, name: &MachineName, options: StopOptions) -> R
     }
     let ran = was_there || record.state == State::Running;
     let disks = known_addresses(&record);
-    if disk_is_away {
+    if was_there || disk_is_away {
         wait_until_closed(context, name, &disks)?;
     }
     context.let_go(name, &disks)?;
@@ -186,8 +186,7 @@ fn fail_what_waits<'a>(
     Ok((true, Some(giving_up)))
 }
 
-/// A program that had something on its way to a disk which is away (the domain's device model) ends when that is
-/// refused.
+/// The domain's device model ends a while after the domain, when what it had on its way to the disk is written or refused.
 fn wait_until_closed(
     context: Context<'_>,
     name: &MachineName,
