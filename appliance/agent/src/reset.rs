@@ -21,7 +21,7 @@ pub fn since_reset_ms(cpuinfo: &str, scaled: bool) -> u64 {
     milliseconds(first, last, took)
 }
 
-/// Whether the counter goes at one pace: by itself, or because the processor does.
+/// Whether the counter goes at one pace: always, or because the processor does.
 fn keeps_time(cpuinfo: &str, scaled: bool) -> bool {
     let mut lines = cpuinfo.lines();
     let flags = lines.find_map(|line| line.strip_prefix("flags")?.trim_start().strip_prefix(':'));

@@ -280,7 +280,7 @@ mod tests {
                 120,
                 Some(Doubt::NotServed),
             ),
-            // A boot of before, one that did not come to its end, one that the service knows nothing of.
+            // An earlier boot, one that was not completed, one that the service knows nothing of.
             (true, boot(0, 99, true), None, 120, Some(Doubt::NoBoot)),
             (true, boot(0, 140, false), None, 120, Some(Doubt::NoBoot)),
             (true, None, None, 120, Some(Doubt::NoBoot)),

@@ -185,7 +185,7 @@ impl<'a> Context<'a> {
     }
 
     /// The machine of `record` is gone, and its disks are exported by another one (`p2v-agent export --waiting`): one
-    /// export for each disk. Nothing that this says of itself goes into the record.
+    /// export for each disk. What such a machine says it is does not go into the record.
     fn stand_in(
         &self,
         record: Record,

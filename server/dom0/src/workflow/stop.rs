@@ -124,14 +124,19 @@ fn fail_what_waits<'a>(
     let Context { host, report, .. } = context;
     let name = &record.name;
     let domains = context.domains()?;
-    let its_own = domains.iter().find(|domain| domain.name == name.as_str());
-    // It sees none of what is refused. (Xen counts pauses.)
-    if its_own.is_some_and(|domain| !domain.is_paused) {
-        xl::pause(&host.tools, name.as_str())?;
-    }
-    let ended = context
-        .contact_or_stand_in(name)
-        .and_then(|contact| context.end_waiting(&contact));
+    // It sees none of what is refused. (Xen counts pauses.) It is ended next, also if it cannot be paused.
+    let mut runs = domains
+        .iter()
+        .any(|domain| domain.name == name.as_str() && !domain.is_paused);
+    let mut pause = || {
+        if std::mem::take(&mut runs) {
+            let _ = xl::pause(&host.tools, name.as_str());
+        }
+    };
+    let ended = context.contact_or_stand_in(name).and_then(|contact| {
+        pause();
+        context.end_waiting(&contact)
+    });
     let Err(error) = ended else {
         return Ok((false, None));
     };
@@ -161,11 +166,12 @@ fn fail_what_waits<'a>(
         if !has_failed(&other) && !watch::serves(context, &other) {
             return refused(format!(
                 "{} waits for its old disks too, and the kernel's driver gives up what it keeps for all silent machines at \
-                 once. See to {0} first (`p2v show {0}`); the domain {name} is paused meanwhile",
+                 once. See to {0} first (`p2v show {0}`)",
                 other.name
             ));
         }
     }
+    pause();
     report.step(
         "having the kernel's driver refuse what the domain had not written (up to half a minute)",
     );
