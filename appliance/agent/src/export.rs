@@ -65,7 +65,7 @@ pub enum ExportError {
 
 /// What the kernel command line lacks, so that nothing may be exported; `None` if all is there.
 pub fn missing(args: &BootArgs) -> Option<String> {
-    match (args.shelf, args.hosts.is_empty()) {
+    match (args.shelf, args.hosts.macs.is_empty()) {
         (Some(_), false) => None,
         (None, false) => Some("no p2v.shelf=N on the kernel command line".into()),
         (Some(_), true) => Some("no p2v.host=MAC on the kernel command line".into()),
@@ -178,7 +178,7 @@ impl Exporter {
         let target = Target::new(
             TargetConfig {
                 exports,
-                hosts: args.hosts.clone(),
+                hosts: args.hosts.macs.clone(),
                 token: args.token.clone(),
                 inventory: inventory::document(Path::new("/sys"), inventory)?,
                 boot_id: inventory.boot_id.clone(),

@@ -1,5 +1,6 @@
 //! The status screen: what is exported to whom, in what state.
 
+use p2v_aoe::cmdline::Hosts;
 use p2v_aoe::inventory::Inventory;
 use p2v_aoe::vendor::Access;
 use p2v_aoe::{MacAddr, SECTOR};
@@ -30,8 +31,8 @@ pub struct Status {
     pub speed: u32,
     /// Shelf given on the command line.
     pub shelf: Option<u16>,
-    /// Xen hosts given on the command line.
-    pub hosts: Vec<MacAddr>,
+    /// The Xen host given on the command line.
+    pub hosts: Hosts,
     /// State and counters of what is exported.
     pub exports: Vec<ExportStatus>,
     /// Why nothing is exported; empty if something is.
@@ -72,11 +73,10 @@ impl Status {
 
     /// Whom the disks are for.
     pub fn hosts_line(&self) -> String {
-        if self.hosts.is_empty() {
+        if self.hosts.macs.is_empty() {
             return "nobody: no p2v.host on the kernel command line".into();
         }
-        let hosts: Vec<String> = self.hosts.iter().map(MacAddr::to_string).collect();
-        hosts.join(", ")
+        self.hosts.to_string()
     }
 
     /// The counters of one export, of those that are not zero.
@@ -241,7 +241,7 @@ mod tests {
             link: true,
             speed: 1000,
             shelf: Some(7),
-            hosts: vec![MacAddr::new(0, 0, 0, 0, 0, 9)],
+            hosts: Hosts::new(vec![MacAddr::new(0, 0, 0, 0, 0, 9)], "xen1"),
             exports: vec![ExportStatus {
                 address,
                 access: Access::ReadOnly,
@@ -273,7 +273,7 @@ mod tests {
             "READ-WRITE",
             "sectors read 42",
             IN_USE[0],
-            "on the Xen host 00:00:00:00:00:09",
+            "on the Xen host xen1 (00:00:00:00:00:09)",
         ] {
             assert!(screen.contains(part), "{part} in\n{screen}");
         }

@@ -1,19 +1,55 @@
 //! What the boot menu tells the agent: the `p2v.*` arguments on the kernel command line.
 //!
-//! `p2v.shelf=7 p2v.host=00:16:3e:00:00:01,00:16:3e:00:00:02 p2v.token=HEX p2v.access=ro|wait BOOTIF=01-52-54-00-12-34-56`
+//! `p2v.shelf=7 p2v.host=00:16:3e:00:00:01,00:16:3e:00:00:02 p2v.at=xen1 p2v.token=HEX p2v.access=ro|wait
+//! BOOTIF=01-52-54-00-12-34-56`
+
+use std::fmt;
 
 use pnet::util::MacAddr;
 
 use crate::address::SHELF_MAX;
 use crate::token::Token;
 
+/// The Xen host, as its machines are given it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Hosts {
+    /// Its MAC addresses, and those of hosts that may take its place: the only ones that are answered for data.
+    pub macs: Vec<MacAddr>,
+    /// Its name, for people; empty: not known.
+    pub name: String,
+}
+
+impl Hosts {
+    /// These addresses, and what can be a word on a command line of this name.
+    pub fn new(macs: Vec<MacAddr>, name: &str) -> Hosts {
+        let plain = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+        Hosts {
+            macs,
+            // HOST_NAME_MAX of Linux.
+            name: name.chars().filter(plain).take(64).collect(),
+        }
+    }
+}
+
+/// Its name and addresses: `xen1 (00:16:3e:00:00:01)`.
+impl fmt::Display for Hosts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let macs: Vec<String> = self.macs.iter().map(MacAddr::to_string).collect();
+        let macs = macs.join(", ");
+        match self.name.as_str() {
+            "" => f.write_str(&macs),
+            name => write!(f, "{name} ({macs})"),
+        }
+    }
+}
+
 /// The agent's orders.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BootArgs {
     /// AoE shelf of this machine.
     pub shelf: Option<u16>,
-    /// MAC addresses of the Xen host: the only ones that are answered for data.
-    pub hosts: Vec<MacAddr>,
+    /// The Xen host.
+    pub hosts: Hosts,
     /// The secret of this boot, for control requests.
     pub token: Option<Token>,
     /// A domain runs on the disks: their exports are silent until an order.
@@ -50,11 +86,15 @@ impl BootArgs {
                     .collect::<Result<Vec<MacAddr>, _>>()
                 {
                     Ok(hosts) => {
-                        args.hosts = hosts;
+                        args.hosts.macs = hosts;
                         true
                     }
                     Err(_) => false,
                 },
+                "p2v.at" => {
+                    args.hosts = Hosts::new(std::mem::take(&mut args.hosts.macs), value);
+                    true
+                }
                 "p2v.token" => match value.parse() {
                     Ok(token) => {
                         args.token = Some(token);
@@ -90,21 +130,27 @@ impl BootArgs {
 
     /// The arguments as text for a kernel command line (without `BOOTIF`, which PXELINUX adds).
     /// `waits`: a domain runs on the disks.
-    pub fn render(shelf: u16, hosts: &[MacAddr], token: &Token, waits: bool) -> String {
+    pub fn render(shelf: u16, hosts: &Hosts, token: &Token, waits: bool) -> String {
         let access = if waits { "wait" } else { "ro" };
         let orders = BootArgs::orders(shelf, hosts, access);
         format!("{orders} p2v.token={}", token.to_hex())
     }
 
     /// The same without a token: an agent that takes no orders, and stays read-only.
-    pub fn render_read_only(shelf: u16, hosts: &[MacAddr]) -> String {
+    pub fn render_read_only(shelf: u16, hosts: &Hosts) -> String {
         BootArgs::orders(shelf, hosts, "ro")
     }
 
-    fn orders(shelf: u16, hosts: &[MacAddr], access: &str) -> String {
-        let hosts: Vec<String> = hosts.iter().map(MacAddr::to_string).collect();
-        let hosts = hosts.join(",");
-        format!("p2v.shelf={shelf} p2v.host={hosts} p2v.access={access}")
+    fn orders(shelf: u16, hosts: &Hosts, access: &str) -> String {
+        let macs: Vec<String> = hosts.macs.iter().map(MacAddr::to_string).collect();
+        let at = match hosts.name.as_str() {
+            "" => String::new(),
+            name => format!(" p2v.at={name}"),
+        };
+        format!(
+            "p2v.shelf={shelf} p2v.host={}{at} p2v.access={access}",
+            macs.join(",")
+        )
     }
 }
 
@@ -114,22 +160,23 @@ mod tests {
 
     #[test]
     fn rendered_arguments_are_understood() {
-        let host = MacAddr::new(0, 0x16, 0x3e, 0, 0, 1);
+        let host = Hosts::new(vec![MacAddr::new(0, 0x16, 0x3e, 0, 0, 1)], "xen 1\n");
+        assert_eq!(host.to_string(), "xen1 (00:16:3e:00:00:01)");
         let token = Token::from_bytes([7; 32]);
-        let line = BootArgs::render(7, &[host], &token, true);
+        let line = BootArgs::render(7, &host, &token, true);
         let args = BootArgs::parse(&format!(
             "quiet {line} BOOTIF=01-52-54-00-12-34-56 console=ttyS0"
         ));
         assert_eq!(args.shelf, Some(7));
-        assert_eq!(args.hosts, [host]);
+        assert_eq!(args.hosts, host);
         assert_eq!((args.token, args.waits), (Some(token.clone()), true));
-        assert!(!BootArgs::parse(&BootArgs::render(7, &[host], &token, false)).waits);
+        assert!(!BootArgs::parse(&BootArgs::render(7, &host, &token, false)).waits);
         assert_eq!(
             args.boot_mac,
             Some(MacAddr::new(0x52, 0x54, 0, 0x12, 0x34, 0x56))
         );
         assert!(args.unknown.is_empty(), "{:?}", args.unknown);
-        let args = BootArgs::parse(&BootArgs::render_read_only(7, &[host]));
+        let args = BootArgs::parse(&BootArgs::render_read_only(7, &host));
         assert_eq!((args.shelf, args.token), (Some(7), None));
     }
 

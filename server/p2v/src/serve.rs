@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result, bail};
 use p2v_aoe::MacAddr;
+use p2v_aoe::cmdline::Hosts;
 use p2v_dom0::Store;
 use p2v_netboot::{Machines, Notice};
 use tokio::signal::unix::{SignalKind, signal};
@@ -138,8 +139,8 @@ fn serve(settings: Settings, options: &ServeOptions) -> Result<()> {
     Ok(())
 }
 
-/// The addresses that agents answer: this host's, and those of the settings.
-pub fn hosts(settings: &Settings) -> Result<Vec<MacAddr>> {
+/// This host, with the addresses that agents answer: its own, and those of the settings.
+pub fn hosts(settings: &Settings) -> Result<Hosts> {
     let mut hosts = Vec::new();
     for iface in std::iter::once(&settings.iface).chain(&settings.more_ifaces) {
         hosts.push(mac_of(iface)?);
@@ -149,7 +150,9 @@ pub fn hosts(settings: &Settings) -> Result<Vec<MacAddr>> {
             hosts.push(*mac);
         }
     }
-    Ok(hosts)
+    // For people only: without one, they read the address.
+    let name = nix::unistd::gethostname().unwrap_or_default();
+    Ok(Hosts::new(hosts, &name.to_string_lossy()))
 }
 
 /// Returns on SIGINT or SIGTERM.

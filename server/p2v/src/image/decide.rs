@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 use p2v_aoe::MacAddr;
+use p2v_aoe::cmdline::Hosts;
 use p2v_dom0::{Record, Store};
 use p2v_netboot::BootDecision;
 
@@ -48,7 +49,7 @@ pub fn decide(
     settings: &Settings,
     macs: &[MacAddr],
     named: &[MacAddr],
-    hosts: &[MacAddr],
+    hosts: &Hosts,
     writable: bool,
 ) -> Result<Decided> {
     let rules = |mac| Rules {
@@ -144,7 +145,15 @@ mod tests {
         }
         let mut settings = Settings::default();
         change(&mut settings);
-        let decided = decide(&store, &settings, &macs, &[], &[mac(0xaa)], false).unwrap();
+        let decided = decide(
+            &store,
+            &settings,
+            &macs,
+            &[],
+            &Hosts::new(vec![mac(0xaa)], ""),
+            false,
+        )
+        .unwrap();
         let mut orders = decided.orders;
         [1, 2].map(|n| {
             let all = orders.iter().filter(|order| order.mac == mac(n)).count();

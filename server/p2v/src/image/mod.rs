@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use p2v_aoe::MacAddr;
+use p2v_aoe::cmdline::Hosts;
 use p2v_dom0::store::StoreError;
 use p2v_dom0::{Record, Store, Timestamp};
 use p2v_netboot::boot_menu::{self, MenuFormat, menu_name};
@@ -261,12 +262,12 @@ fn iso(
 }
 
 /// The hosts that agents answer.
-fn hosts(settings: &Settings, told: &Orders) -> Result<Vec<MacAddr>> {
+fn hosts(settings: &Settings, told: &Orders) -> Result<Hosts> {
     match told.host.is_empty() {
         true => serve::hosts(settings).context(
             "which Xen host shall the agents answer? (--host MAC says so without an interface)",
         ),
-        false => Ok(told.host.clone()),
+        false => Ok(Hosts::new(told.host.clone(), "")),
     }
 }
 
@@ -275,7 +276,7 @@ fn orders_for(
     store: &Store,
     settings: &Settings,
     mac: MacAddr,
-    hosts: &[MacAddr],
+    hosts: &Hosts,
     writable: bool,
 ) -> Result<(Record, String)> {
     let known = settings.machines.get(&mac);

@@ -1,7 +1,7 @@
 //! What a machine is told, as far as its record goes: pure.
 
 use p2v_aoe::MacAddr;
-use p2v_aoe::cmdline::BootArgs;
+use p2v_aoe::cmdline::{BootArgs, Hosts};
 use p2v_aoe::token::Token;
 use p2v_dom0::Record;
 use p2v_netboot::BootDecision;
@@ -18,12 +18,12 @@ pub struct Order {
 }
 
 /// Kernel arguments of an agent that takes no orders: it exports, and stays read-only.
-pub fn read_only(record: &Record, hosts: &[MacAddr]) -> String {
+pub fn read_only(record: &Record, hosts: &Hosts) -> String {
     BootArgs::render_read_only(record.shelf, hosts)
 }
 
 /// Kernel arguments of an agent that obeys whoever has the token.
-pub fn writable(record: &Record, hosts: &[MacAddr], token: &Token) -> String {
+pub fn writable(record: &Record, hosts: &Hosts, token: &Token) -> String {
     BootArgs::render(record.shelf, hosts, token, record.has_domain_on_old_disks())
 }
 

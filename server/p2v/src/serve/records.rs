@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 use p2v_aoe::MacAddr;
-use p2v_aoe::cmdline::BootArgs;
+use p2v_aoe::cmdline::{BootArgs, Hosts};
 use p2v_dom0::store::StoreError;
 use p2v_dom0::{Record, Store, Timestamp};
 use p2v_netboot::{BootDecision, BootEvent, Image, Machines, Notice};
@@ -24,7 +24,7 @@ mod tests;
 pub(super) struct Records {
     pub store: Store,
     /// Addresses that the agents shall answer.
-    pub hosts: Vec<MacAddr>,
+    pub hosts: Hosts,
     pub known: BTreeMap<MacAddr, Machine>,
     /// `allow` and `deny`.
     pub lists: p2v_netboot::Settings,

@@ -13,7 +13,7 @@ fn records() -> (tempfile::TempDir, Records) {
 fn records_in(dir: &Path) -> Records {
     Records {
         store: Store::open(dir).unwrap(),
-        hosts: vec![mac(0xaa)],
+        hosts: Hosts::new(vec![mac(0xaa)], ""),
         known: BTreeMap::new(),
         lists: Default::default(),
         boots: Boots::keep(dir),
