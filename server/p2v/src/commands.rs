@@ -303,7 +303,7 @@ fn watch(context: workflow::Context<'_>, serve_state: &Path) -> Result<ExitCode>
                 () = tokio::time::sleep(workflow::WATCH_INTERVAL) => true,
             }
         })
-    });
+    })?;
     ended?;
     Ok(ExitCode::SUCCESS)
 }

@@ -300,6 +300,12 @@ fn next(machine: &MachineView) -> String {
             copy.destination.name()
         );
     }
+    if machine.waits {
+        return format!(
+            "its domain waits for the old machine's disks (see the line with `!`): `p2v resume {name}` once the machine is \
+             back, or `p2v stop {name} --destroy`"
+        );
+    }
     next_step(&name, machine.state, runs, answers)
 }
 

@@ -4,7 +4,9 @@ use std::fs;
 
 use super::{Finding, Severity, finding};
 use crate::host::Host;
+use crate::record::Record;
 use crate::tool::aoe_driver::AoeDriver;
+use crate::workflow::is_watched;
 
 const WHAT: &str = "outages of old machines";
 
@@ -20,7 +22,31 @@ pub(super) fn examine(host: &Host) -> Vec<Finding> {
         ));
     }
     findings.extend(dead_seconds(host));
+    findings.push(watched(host));
     findings
+}
+
+/// Whether anything looks after the domains whose old machines fall silent.
+fn watched(host: &Host) -> Finding {
+    const WATCH: &str = "p2v watch";
+    let todo = "systemctl enable --now p2v-watch";
+    let records = host.store.list().map(|listing| listing.records);
+    let is_needed = records.is_ok_and(|all| all.iter().any(Record::has_domain_on_old_disks));
+    match (is_watched(host), is_needed) {
+        (true, _) => finding(Severity::Good, WATCH, "running", ""),
+        (false, true) => finding(
+            Severity::Bad,
+            WATCH,
+            "not running: a domain whose old machine falls silent is not paused, and gets disk errors of its own",
+            todo,
+        ),
+        (false, false) => finding(
+            Severity::Warning,
+            WATCH,
+            "not running: needed as soon as a domain runs on an old machine's disks",
+            todo,
+        ),
+    }
 }
 
 /// While a domain is on an old disk, the driver must wait as long as the settings say.
@@ -128,7 +154,9 @@ mod tests {
         fs::create_dir_all(&parameters).unwrap();
         let mac = p2v_aoe::MacAddr::new(2, 0, 0, 0, 0, 1);
         let made = host.store.menu(mac, None, crate::Timestamp::now()).unwrap();
-        assert!(examine(&host).is_empty());
+        let watched = |host: &Host| examine(host).pop().unwrap().severity;
+        assert_eq!(examine(&host).len(), 1);
+        assert_eq!(watched(&host), Severity::Warning);
         let running = host.store.update(&made.name, |record| {
             record.state = State::Running;
             Ok::<_, crate::store::StoreError>(())
@@ -138,5 +166,10 @@ mod tests {
             fs::write(parameters.join("aoe_deadsecs"), seconds).unwrap();
             assert_eq!(examine(&host)[0].severity, severity);
         }
+        assert_eq!(watched(&host), Severity::Bad);
+        fs::create_dir_all(&host.paths.run).unwrap();
+        let lock = fs::File::create(host.paths.run.join("watch.lock")).unwrap();
+        lock.lock().unwrap();
+        assert_eq!(watched(&host), Severity::Good);
     }
 }

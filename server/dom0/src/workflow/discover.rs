@@ -36,6 +36,8 @@ pub struct MachineView {
     pub disks: BTreeMap<u8, DiskRecord>,
     /// Number of its domain, if it runs.
     pub domain: Option<u32>,
+    /// Its domain waits for its old disks: they do not answer, or not yet.
+    pub waits: bool,
     /// Where record and reality differ, and what to do.
     pub differences: Vec<String>,
     /// What happened, oldest first.
@@ -172,6 +174,9 @@ fn known(
     };
     let outage = watch::outage(context.host, &record.name);
     differences.extend(compare(&record, heard, domain.is_some(), outage.as_ref()));
+    let waits = domain.is_some()
+        && record.has_domain_on_old_disks()
+        && matches!(heard, Heard::Nothing | Heard::Waits);
     MachineView {
         name: Some(record.name),
         shelf: record.shelf,
@@ -182,6 +187,7 @@ fn known(
         inventory_read: record.inventory_read,
         disks: record.disks,
         domain,
+        waits,
         differences,
         history: record.history,
     }
@@ -220,6 +226,7 @@ fn unknown(
         inventory,
         disks: BTreeMap::new(),
         domain: None,
+        waits: false,
         differences,
         history: Vec::new(),
     }

@@ -60,7 +60,7 @@ pub use resume::{ResumeOptions, Resumed, resume};
 pub use start::{StartOptions, start};
 pub use stop::{StopOptions, stop};
 pub use verify::{Against, VerifyDone, verify};
-pub use watch::{INTERVAL as WATCH_INTERVAL, Outage, Pause, outage, watch, watch_once};
+pub use watch::{INTERVAL as WATCH_INTERVAL, Outage, Pause, is_watched, outage, watch, watch_once};
 
 /// What a command works with.
 #[derive(Clone, Copy)]

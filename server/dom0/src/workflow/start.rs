@@ -124,6 +124,12 @@ pub fn start(
         });
         xl::create(&host.tools, &config.path)?;
         context.note_or_warn(name, "a domain was started on the old disks");
+        if !watch::is_watched(host) {
+            report.warn(
+                "p2v watch is not running: if the old machine falls silent, nothing pauses the domain or resumes it \
+                 (systemctl enable --now p2v-watch)",
+            );
+        }
         Ok(config.path)
     })
 }

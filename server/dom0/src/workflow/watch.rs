@@ -19,7 +19,9 @@ use super::resume::{self, ExportState, ResumeOptions};
 use super::stop::{StopOptions, stop};
 use super::{Context, Error};
 use crate::atomic_file;
+use crate::disk_user;
 use crate::host::Host;
+use crate::lock::{LockError, MachineLock};
 use crate::name::MachineName;
 use crate::record::Record;
 use crate::report::Silent;
@@ -183,7 +185,15 @@ pub fn watch_once(context: Context<'_>, last_boot: LastBoot<'_>) -> Result<(), E
 
 /// Looks at them while `wait`, which lets [`INTERVAL`] pass, says so. One that takes its time (a domain that is ended) holds
 /// up no other.
-pub fn watch(context: Context<'_>, last_boot: LastBoot<'_>, mut wait: impl FnMut() -> bool) {
+///
+/// # Errors
+/// Another one does.
+pub fn watch(
+    context: Context<'_>,
+    last_boot: LastBoot<'_>,
+    mut wait: impl FnMut() -> bool,
+) -> Result<(), Error> {
+    let _lock = lock_watch(context.host)?;
     let busy = Mutex::default();
     std::thread::scope(|scope| {
         loop {
@@ -192,10 +202,33 @@ pub fn watch(context: Context<'_>, last_boot: LastBoot<'_>, mut wait: impl FnMut
                 context.report.warn(&error.to_string());
             }
             if !wait() {
-                return;
+                return Ok(());
             }
         }
-    });
+    })
+}
+
+/// Whether [`watch`] runs on this host.
+pub fn is_watched(host: &Host) -> bool {
+    let file = fs::File::open(host.paths.run.join("watch.lock"));
+    file.is_ok_and(|file| matches!(file.try_lock_shared(), Err(fs::TryLockError::WouldBlock)))
+}
+
+fn lock_watch(host: &Host) -> Result<MachineLock, Error> {
+    let run = &host.paths.run;
+    let locked = match fs::create_dir_all(run) {
+        Ok(()) => MachineLock::take(run, "watch", "p2v watch"),
+        Err(source) => Err(LockError::Io {
+            path: run.clone(),
+            source,
+        }),
+    };
+    locked.map_err(|error| match error {
+        LockError::Held { holder, .. } => Error::Refused(format!(
+            "p2v watch runs already: {holder} (`systemctl status p2v-watch` if it is the unit's)"
+        )),
+        error => Error::Store(error.into()),
+    })
 }
 
 /// The machines that are being looked at.
@@ -250,12 +283,15 @@ fn lock(busy: &Busy) -> std::sync::MutexGuard<'_, BTreeSet<MachineName>> {
     busy.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Whether the domain is the one that the record tells of: records can be written by the service's user, and no other
-/// domain is paused for what one says.
+/// Whether the domain is on the old disks that the record tells of: records can be written by the service's user, and no
+/// other domain, nor one that was moved to its volumes, is paused or ended for what one says.
 fn has_its_disks(host: &Host, record: &Record, domain: &xl::Domain) -> bool {
-    let device = |slot: u8| host.paths.dev_mapper.join(record.name.dm_name(slot.into()));
-    let mut disks = resume::the_domains(record).into_iter();
-    disks.any(|address| domain.disks.contains(&device(address.slot)))
+    let driver = AoeDriver::new(&host.tools, &host.paths);
+    resume::the_domains(record).into_iter().any(|address| {
+        let user =
+            disk_user::user_among(host, std::slice::from_ref(domain), &driver.device(address));
+        user.is_ok_and(|user| user.is_some_and(|user| user.id == domain.id))
+    })
 }
 
 fn look_at(

@@ -34,7 +34,15 @@ impl Lab {
     }
 
     fn domain_has_its_disks(&self) {
-        self.domain_has(&self.host.paths.dev_mapper.join("p2v-e1-0"));
+        self.domain_has_a_device_over(&self.host.paths.dev_etherd.join("e1.0"));
+    }
+
+    fn domain_has_a_device_over(&self, below: &std::path::Path) {
+        let device = self.host.paths.dev_mapper.join("p2v-e1-0");
+        fs::create_dir_all(&self.host.paths.dev_mapper).unwrap();
+        let _ = fs::remove_file(&device);
+        std::os::unix::fs::symlink(below, &device).unwrap();
+        self.domain_has(&device);
     }
 
     fn dead_seconds(&self) -> String {
@@ -204,8 +212,10 @@ fn a_domain_is_paused_while_its_disk_is_away_and_unpaused_when_it_is_back() {
     long_ago(&lab, 6);
     assert_eq!((look().as_str(), lab.file("paused").as_str()), ("", ""));
     long_ago(&lab, 21);
-    // Another domain of that name is nobody's business.
+    // Another domain of that name is nobody's business, nor one that was moved, whatever the record says.
     lab.domain_has(std::path::Path::new("/dev/vg/other"));
+    assert_eq!((look().as_str(), lab.file("paused").as_str()), ("", ""));
+    lab.domain_has_a_device_over(&lab.obstacle("volume"));
     assert_eq!((look().as_str(), lab.file("paused").as_str()), ("", ""));
     lab.domain_has_its_disks();
     let failing = lab.obstacle("fail-xl-pause");
