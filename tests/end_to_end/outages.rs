@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 use p2v_lab::artifacts::Artifacts;
 use p2v_lab::disk::Disk;
 use p2v_lab::monitor::Monitor;
-use p2v_lab::old_server::{IDE_PC, OldServer};
+use p2v_lab::old_server::{IDE_PC, MAC, OldServer};
 use p2v_lab::run::Run;
 use p2v_lab::writer::{self, Acknowledged};
 use p2v_lab::xen_host::{self, XenHost};
 use serde_json::json;
 
-use crate::scene::{EXPORT_LIMIT, Scene};
+use crate::scene::{EXPORT_LIMIT, Scene, guest_disk};
 
 const LOG: &str = "/var/log/p2v-watch.log";
 const IS_PAUSED: &str = "xl list e1 | grep -- '--p---'";
@@ -27,7 +27,14 @@ struct Writing {
 
 impl Writing {
     fn new(name: &str) -> Writing {
-        let mut scene = Scene::with_guest(name, IDE_PC);
+        Writing::with(name, |_| {})
+    }
+
+    /// With what `prepare` does on the host before it serves.
+    fn with(name: &str, prepare: impl FnOnce(&mut XenHost)) -> Writing {
+        let mut scene = Scene::prepared(name, prepare, guest_disk, |work, disk| {
+            OldServer::power_on(work, disk, IDE_PC).unwrap()
+        });
         writer::install(&scene.artifacts, &mut scene.host).unwrap();
         scene.host.ok("p2v start e1").unwrap();
         let Scene {
@@ -187,6 +194,72 @@ fn the_old_machine_is_off_and_on_and_the_watch_is_killed_in_each_phase() {
     writing.waits();
     writing.resume();
     writing.is_well("reset", begun);
+    writing.ends();
+}
+
+#[test]
+#[ignore = "make campaign"]
+fn the_agent_is_killed_and_started_again() {
+    let mut writing = Writing::with("agent-killed", |host| {
+        // The agent turns SysRq off; this argument of the kernel counts more.
+        host.ok(&format!(
+            "printf '[machines.\"{MAC}\"]\nappend = \"sysrq_always_enabled\"\n' >>/etc/p2v/p2v.toml"
+        ))
+        .unwrap();
+    });
+    let began = Instant::now();
+    writing.old().kill_all_processes().unwrap();
+    writing
+        .old()
+        .wait_for("the agent ended (killed by SIGKILL)", EXPORT_LIMIT)
+        .unwrap();
+    writing
+        .old()
+        .wait_for("exporting e1.0 READ-WRITE", EXPORT_LIMIT)
+        .unwrap();
+    writing.is_well("the agent killed", began);
+    writing.ends();
+}
+
+#[test]
+#[ignore = "make campaign"]
+fn one_of_two_machines_is_silent_and_the_other_is_moved_meanwhile() {
+    let mut writing = Writing::new("two-machines");
+    let artifacts = Artifacts::find().unwrap();
+    let work = writing.run.directory().join("second");
+    std::fs::create_dir_all(&work).unwrap();
+    let disk = guest_disk(&artifacts, &work);
+    let mut second = OldServer::power_on_second(writing.run.directory(), &disk, IDE_PC).unwrap();
+    second
+        .wait_for("exporting e2.0 read-only", EXPORT_LIMIT)
+        .unwrap();
+    let began = Instant::now();
+    writing.old().set_cable(false).unwrap();
+    writing
+        .host
+        .ok(&format!("until {IS_PAUSED}; do sleep 0.2; done"))
+        .unwrap();
+    for command in [
+        "p2v list",
+        "p2v start e2",
+        "p2v stop e2 --destroy",
+        "p2v copy e2 --to vg0",
+        "p2v cutover e2",
+    ] {
+        let begun = Instant::now();
+        writing.host.ok(command).unwrap();
+        let took = begun.elapsed().as_secs_f64();
+        eprintln!("| `{command}` while e1 is silent | {took:.0} s |");
+    }
+    writing.host.ok(IS_PAUSED).unwrap();
+    writing
+        .host
+        .wait_for_line("/var/log/xen/e2.serial", "p2v guest: boot")
+        .unwrap();
+    writing.old().set_cable(true).unwrap();
+    writing.is_well("the cable out, another machine moved meanwhile", began);
+    writing.host.ok("xl destroy e2").unwrap();
+    drop(second);
     writing.ends();
 }
 

@@ -40,11 +40,22 @@ impl Scene {
         make_disk: impl FnOnce(&Artifacts, &Path) -> Disk,
         power_on: impl FnOnce(&Path, &Disk) -> OldServer,
     ) -> Scene {
+        Scene::prepared(name, |_| {}, make_disk, power_on)
+    }
+
+    /// The same, with what `prepare` does on the host before it serves.
+    pub fn prepared(
+        name: &str,
+        prepare: impl FnOnce(&mut XenHost),
+        make_disk: impl FnOnce(&Artifacts, &Path) -> Disk,
+        power_on: impl FnOnce(&Path, &Disk) -> OldServer,
+    ) -> Scene {
         let artifacts = Artifacts::find().unwrap();
         let run = Run::new(&artifacts.lab, name).unwrap();
         let work = run.directory().to_owned();
         let disk = make_disk(&artifacts, &work);
         let mut host = XenHost::start(&artifacts, &work).unwrap();
+        prepare(&mut host);
         host.background("p2v-serve", "p2v serve", "serving DHCP")
             .unwrap();
         let mut old = power_on(&work, &disk);

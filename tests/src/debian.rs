@@ -17,6 +17,9 @@ use crate::shell::{Shell, quoted};
 /// Generous: two emulated machines on two busy cores.
 const BOOT_LIMIT: Duration = Duration::from_secs(240);
 
+/// The sockets that its wire goes to.
+pub(crate) const WIRES: [&str; 2] = ["wire.sock", "second-wire.sock"];
+
 /// A disk beside the root file system and the payload.
 pub struct Drive {
     /// What QEMU finds it by: a file name, or a URI.
@@ -81,8 +84,8 @@ pub fn root_over(base: &Path, format: &str, work: &Path) -> Result<()> {
     )
 }
 
-/// Starts the machine on `dom0.qcow2` and `payload.img` in `work`, with its wire at the socket
-/// `wire.sock` there, and waits until it takes commands.
+/// Starts the machine on `dom0.qcow2` and `payload.img` in `work`, with its wire at the sockets
+/// [`WIRES`] there, and waits until it takes commands.
 pub fn boot(work: &Path, parts: &Parts<'_>) -> Result<(Shell, Machine)> {
     let (mut shell, mut machine) = start(work, parts, &[])?;
     let mut console = Console::new(work.join(format!("{}.log", parts.name)));
@@ -137,8 +140,9 @@ fn monitor(work: &Path, name: &str) -> PathBuf {
 fn start(work: &Path, parts: &Parts<'_>, more: &[String]) -> Result<(Shell, Machine)> {
     let sockets = [
         work.join("control.sock"),
-        work.join("wire.sock"),
         monitor(work, parts.name),
+        work.join(WIRES[0]),
+        work.join(WIRES[1]),
     ];
     for socket in &sockets {
         let _ = std::fs::remove_file(socket);
@@ -189,13 +193,20 @@ pub fn arguments(work: &Path, parts: &Parts<'_>) -> Vec<String> {
     for more in parts.drives {
         drive(&more.file, "raw", more.serial, more.options);
     }
-    add(
-        "-netdev",
-        format!(
-            "stream,id=wire,server=on,addr.type=unix,addr.path={}",
-            file("wire.sock")
-        ),
-    );
+    // A hub, so that two old machines can be on the wire.
+    for socket in WIRES {
+        let id = socket.replace('.', "-");
+        let path = file(socket);
+        add(
+            "-netdev",
+            format!("stream,id={id},server=on,addr.type=unix,addr.path={path}"),
+        );
+        add(
+            "-netdev",
+            format!("hubport,id=port-{id},hubid=0,netdev={id}"),
+        );
+    }
+    add("-netdev", "hubport,id=wire,hubid=0".to_owned());
     add(
         "-device",
         "virtio-net-pci,netdev=wire,mac=52:54:00:aa:00:02".to_owned(),

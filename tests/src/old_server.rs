@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use serde_json::json;
 
 use crate::console::Console;
+use crate::debian::WIRES;
 use crate::disk::{Disk, SECTOR};
 use crate::machine::Machine;
 use crate::monitor::Monitor;
@@ -16,14 +17,37 @@ pub const MAC: &str = "52:54:00:12:34:56";
 /// The tap that its wire may end in.
 pub const TAP: &str = "wire0";
 
+/// Which machine it is.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    /// For file names.
+    name: &'static str,
+    mac: &'static str,
+    wire: Wire,
+}
+
 /// What its wire ends in.
 #[derive(Clone, Copy, Debug)]
 enum Wire {
-    /// Another QEMU's socket `wire.sock`.
-    Socket,
+    /// Another QEMU's socket of this name.
+    Socket(&'static str),
     /// [`TAP`].
     Tap,
 }
+
+/// The old server that most stories have.
+const FIRST: Place = Place {
+    name: "old-server",
+    mac: MAC,
+    wire: Wire::Socket(WIRES[0]),
+};
+
+/// Another one on the same wire.
+const SECOND: Place = Place {
+    name: "second-server",
+    mac: "52:54:00:12:34:57",
+    wire: Wire::Socket(WIRES[1]),
+};
 
 /// What the old server is built of: QEMU's names for parts that such machines have.
 #[derive(Clone, Copy, Debug)]
@@ -86,7 +110,14 @@ impl OldServer {
         hardware: Hardware,
     ) -> Result<OldServer> {
         let disk = disk_arguments(file, options, hardware)?;
-        Self::start(work, hardware, Wire::Socket, &disk)
+        Self::start(work, hardware, FIRST, &disk)
+    }
+
+    /// Switches a second machine on.
+    pub fn power_on_second(work: &Path, disk: &Disk, hardware: Hardware) -> Result<OldServer> {
+        let file = disk.path.display().to_string();
+        let disk = disk_arguments(&file, ",cache=writethrough", hardware)?;
+        Self::start(work, hardware, SECOND, &disk)
     }
 
     /// The same, with its wire in the tap that [`crate::local_host`] makes.
@@ -97,7 +128,11 @@ impl OldServer {
         hardware: Hardware,
     ) -> Result<OldServer> {
         let disk = disk_arguments(file, options, hardware)?;
-        Self::start(work, hardware, Wire::Tap, &disk)
+        let place = Place {
+            wire: Wire::Tap,
+            ..FIRST
+        };
+        Self::start(work, hardware, place, &disk)
     }
 
     /// The same as [`OldServer::power_on`], with its disk first in the boot order.
@@ -109,16 +144,16 @@ impl OldServer {
         let file = disk.path.display().to_string();
         let mut arguments = disk_arguments(&file, ",cache=writethrough", hardware)?;
         arguments.extend(["-boot", "c"].map(str::to_owned));
-        Self::start(work, hardware, Wire::Socket, &arguments)
+        Self::start(work, hardware, FIRST, &arguments)
     }
 
     /// A machine of the same kind without a disk.
     pub fn diskless(work: &Path, hardware: Hardware) -> Result<OldServer> {
-        Self::start(work, hardware, Wire::Socket, &[])
+        Self::start(work, hardware, FIRST, &[])
     }
 
-    fn start(work: &Path, hardware: Hardware, wire: Wire, disk: &[String]) -> Result<OldServer> {
-        let console = Console::new(work.join("old-server.log"));
+    fn start(work: &Path, hardware: Hardware, place: Place, disk: &[String]) -> Result<OldServer> {
+        let console = Console::new(work.join(format!("{}.log", place.name)));
         let mut arguments: Vec<String> = ["-accel", "tcg", "-m", "512", "-boot", "n"]
             .map(str::to_owned)
             .to_vec();
@@ -129,20 +164,20 @@ impl OldServer {
         add("-display", "none".to_owned());
         add(
             "-netdev",
-            match wire {
-                Wire::Socket => format!(
+            match place.wire {
+                Wire::Socket(name) => format!(
                     "stream,id=wire,server=off,addr.type=unix,addr.path={}",
-                    work.join("wire.sock").display()
+                    work.join(name).display()
                 ),
                 Wire::Tap => format!("tap,id=wire,ifname={TAP},script=no,downscript=no"),
             },
         );
         add(
             "-device",
-            format!("{},netdev=wire,mac={MAC}", hardware.network_card),
+            format!("{},netdev=wire,mac={}", hardware.network_card, place.mac),
         );
         add("-serial", format!("file:{}", console.path().display()));
-        let monitor = work.join("old-server.qmp");
+        let monitor = work.join(format!("{}.qmp", place.name));
         add(
             "-qmp",
             format!("unix:{},server=on,wait=off", monitor.display()),
@@ -150,7 +185,7 @@ impl OldServer {
         arguments.push("-no-reboot".to_owned());
         arguments.extend_from_slice(disk);
         Ok(OldServer {
-            machine: Machine::start("old-server", work, &arguments)?,
+            machine: Machine::start(place.name, work, &arguments)?,
             console,
             monitor,
         })
@@ -170,6 +205,12 @@ impl OldServer {
         monitor.execute("set-action", &json!({ "reboot": "reset" }))?;
         monitor.execute("system_reset", &json!({}))?;
         Ok(())
+    }
+
+    /// Has its kernel kill all but the first process, by the keyboard; it must have been started with
+    /// `sysrq_always_enabled`.
+    pub fn kill_all_processes(&self) -> Result<()> {
+        Monitor::open(&self.monitor)?.execute_silent("sendkey alt-sysrq-i")
     }
 
     /// Writes `byte` all over a sector of its disk, past its own system.
