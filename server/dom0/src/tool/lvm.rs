@@ -5,6 +5,8 @@ use serde::de::DeserializeOwned;
 
 use super::{ToolError, Tools, unexpected};
 
+mod filter;
+
 /// Start of every tag of ours.
 pub const TAG_PREFIX: &str = "p2v.";
 /// Tag of a volume whose copy was begun and is not known to be complete.
@@ -128,7 +130,8 @@ struct VolumeRow {
 /// # Errors
 /// What `vgs` said.
 pub fn groups(tools: &Tools) -> Result<Vec<Group>, ToolError> {
-    let text = tools.run(
+    let text = run(
+        tools,
         "vgs",
         [
             "--reportformat",
@@ -148,7 +151,8 @@ pub fn groups(tools: &Tools) -> Result<Vec<Group>, ToolError> {
 /// # Errors
 /// What `lvs` said.
 pub fn volumes(tools: &Tools) -> Result<Vec<Volume>, ToolError> {
-    let text = tools.run(
+    let text = run(
+        tools,
         "lvs",
         [
             "--reportformat",
@@ -200,7 +204,7 @@ pub fn create(
         args.extend(["--addtag", tag]);
     }
     args.push(vg);
-    tools.run("lvcreate", args).map(drop)
+    run(tools, "lvcreate", args).map(drop)
 }
 
 /// Makes a thin volume of at least `bytes` bytes in the pool `vg/pool`, with `tags`. It reads as zeros.
@@ -228,7 +232,7 @@ pub fn create_thin(
     for tag in tags {
         args.extend(["--addtag", tag]);
     }
-    tools.run("lvcreate", args).map(drop)
+    run(tools, "lvcreate", args).map(drop)
 }
 
 /// Adds and removes tags of `vg/lv`. Tags that are already so are no error to LVM.
@@ -251,7 +255,7 @@ pub fn retag(
         args.extend(["--deltag", tag]);
     }
     args.push(&path);
-    tools.run("lvchange", args).map(drop)
+    run(tools, "lvchange", args).map(drop)
 }
 
 /// Makes the device node of `vg/lv` appear.
@@ -259,9 +263,19 @@ pub fn retag(
 /// # Errors
 /// What `lvchange` said.
 pub fn activate(tools: &Tools, vg: &str, lv: &str) -> Result<(), ToolError> {
-    tools
-        .run("lvchange", ["--activate", "y", &format!("{vg}/{lv}")])
-        .map(drop)
+    let path = format!("{vg}/{lv}");
+    run(tools, "lvchange", ["--activate", "y", &path]).map(drop)
+}
+
+/// Runs one of LVM's programs, which does not look at what is not this host's own (see [`filter`]).
+fn run<'a>(
+    tools: &Tools,
+    program: &str,
+    args: impl IntoIterator<Item = &'a str>,
+) -> Result<String, ToolError> {
+    let ours = ["--config".to_owned(), filter::config(tools)];
+    let args = args.into_iter().map(str::to_owned);
+    tools.run(program, ours.into_iter().chain(args))
 }
 
 fn parse<T: DeserializeOwned>(command: &str, text: &str) -> Result<Vec<T>, ToolError> {
