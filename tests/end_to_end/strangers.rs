@@ -31,7 +31,7 @@ pub fn nothing_changes_by_frames_that_nobody_authorised(scene: &mut Scene) {
     let answer = host.ok(&send(&write(xen_host::MAC, 9))).unwrap();
     assert!(is_refused(&answer), "{answer}");
 
-    // A forged control request: right in all but the hash.
+    // A forged control request: right in all but the signature.
     let forged = aoe(
         xen_host::MAC,
         0xf0,
@@ -39,7 +39,7 @@ pub fn nothing_changes_by_frames_that_nobody_authorised(scene: &mut Scene) {
             "04000000{}{}{}",
             "0200000000000000",
             "7fffffffffffffff",
-            "ab".repeat(32)
+            "ab".repeat(64)
         ),
     );
     let answer = host.ok(&send(&forged)).unwrap();

@@ -15,6 +15,7 @@ use p2v_aoe::blade::{
 };
 use p2v_aoe::cmdline::BootArgs;
 use p2v_aoe::inventory::{Disk, Inventory};
+use p2v_aoe::key::SecretKey;
 use p2v_aoe::vendor::Access;
 use p2v_aoe::wire::{OpenError, PacketSocket, Wire};
 
@@ -133,6 +134,7 @@ impl Exporter {
     pub fn start(
         inventory: &Inventory,
         args: &BootArgs,
+        key: &SecretKey,
         standing: &Standing,
         interface: &str,
     ) -> Result<Exporter, ExportError> {
@@ -179,8 +181,8 @@ impl Exporter {
             TargetConfig {
                 exports,
                 hosts: args.hosts.macs.clone(),
-                token: args.token.clone(),
-                inventory: inventory::document(Path::new("/sys"), inventory)?,
+                keys: args.hosts.keys.clone(),
+                inventory: inventory::document(Path::new("/sys"), inventory, key)?,
                 boot_id: inventory.boot_id.clone(),
             },
             Arc::new(Told {

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use lexopt::{Arg, Parser, ValueExt};
 use p2v_aoe::address::{SHELF_MAX, SLOT_MAX};
+use p2v_aoe::key::PublicKey;
 use p2v_aoe::{Address, MacAddr};
 
 mod disk;
@@ -15,6 +16,9 @@ mod serve;
 
 pub use disk::DiskRefused;
 pub use serve::ServeError;
+
+/// Where p2v keeps its host's public key.
+const HOST_KEY: &str = "/var/lib/p2v/host.pub";
 
 /// What `--help` says.
 pub const USAGE: &str = "\
@@ -30,7 +34,9 @@ SIGTERM or Ctrl-C. A write is acknowledged when it is on stable storage.
   --allow MAC     answer this station only, by the MAC address of its interface (may be given several
                   times); without it, everybody
   --waiting       no reads and writes before `p2v resume` on the host says so: for the disk of an old machine that
-                  does not come back, whose domain waits for it (needs --allow)
+                  does not come back, whose domain waits for it (needs --allow and --key)
+  --key KEY       with --waiting: the key of the host that may say so, as `p2v key` prints it there; may be left
+                  out on that host itself
   --fast-writes   acknowledge a write before it is on stable storage. If this machine stops or loses
                   power, what an initiator believes to be written is LOST, and its file systems are
                   damaged. Only for disks whose content may be lost
@@ -52,6 +58,8 @@ pub struct Options {
     pub read_only: bool,
     /// Nothing but p2v's own requests, until one gives access.
     pub waiting: bool,
+    /// Whose orders are taken.
+    pub keys: Vec<PublicKey>,
     /// Who is answered; empty: everybody.
     pub allow: Vec<MacAddr>,
     /// Writes are acknowledged early.
@@ -86,12 +94,19 @@ pub enum UsageError {
     /// Not a MAC address.
     #[error("--allow {0}: it must be a MAC address, as in 52:54:00:aa:00:01")]
     Mac(String),
+    /// Not a key.
+    #[error("--key {0}: it must be what `p2v key` prints on the Xen host, 64 hex digits")]
+    Key(String),
+    /// A key that nothing is done with.
+    #[error("--key is for --waiting: without that, no orders are taken")]
+    KeyWithoutWaiting,
     /// Something is not said.
     #[error("{0} is missing")]
     Missing(&'static str),
     /// An order that everybody could give.
     #[error(
-        "--waiting needs --allow MAC, the address of the host that may end the waiting, and goes without --read-only"
+        "--waiting needs --allow MAC and --key KEY, the address and the key of the host that may end the waiting (`p2v key` \
+         prints it there), and goes without --read-only"
     )]
     Waiting,
     /// Two disks.
@@ -105,7 +120,7 @@ pub fn parse(
 ) -> Result<Asked, UsageError> {
     let mut parser = Parser::from_args(arguments);
     let (mut shelf, mut slot, mut disk) = (None, None, None);
-    let (mut interfaces, mut allow) = (Vec::new(), Vec::new());
+    let (mut interfaces, mut allow, mut keys) = (Vec::new(), Vec::new(), Vec::new());
     let (mut read_only, mut waiting, mut fast_writes) = (false, false, false);
     while let Some(argument) = parser.next()? {
         match argument {
@@ -119,6 +134,10 @@ pub fn parse(
                     return Err(UsageError::Mac(word));
                 }
                 allow.push(mac);
+            }
+            Arg::Long("key") => {
+                let word = parser.value()?.string()?;
+                keys.push(word.parse().map_err(|_| UsageError::Key(word.clone()))?);
             }
             Arg::Long("read-only") => read_only = true,
             Arg::Long("waiting") => waiting = true,
@@ -134,7 +153,13 @@ pub fn parse(
     if interfaces.is_empty() {
         return Err(UsageError::Missing("--iface NAME"));
     }
-    if waiting && (read_only || allow.is_empty()) {
+    if !waiting && !keys.is_empty() {
+        return Err(UsageError::KeyWithoutWaiting);
+    }
+    if waiting && keys.is_empty() {
+        keys.extend(own_key());
+    }
+    if waiting && (read_only || allow.is_empty() || keys.is_empty()) {
         return Err(UsageError::Waiting);
     }
     Ok(Asked::Export(Options {
@@ -144,9 +169,15 @@ pub fn parse(
         disk: disk.ok_or(UsageError::Missing("DISK"))?,
         read_only,
         waiting,
+        keys,
         allow,
         fast_writes,
     }))
+}
+
+/// The key of the Xen host that this is, if it is one.
+fn own_key() -> Option<PublicKey> {
+    std::fs::read_to_string(HOST_KEY).ok()?.trim().parse().ok()
 }
 
 fn number(option: &'static str, parser: &mut Parser, most: u16) -> Result<u16, UsageError> {
@@ -200,6 +231,7 @@ mod tests {
             disk: "/dev/sdb".into(),
             read_only: false,
             waiting: false,
+            keys: vec![],
             allow: vec![],
             fast_writes: false,
         };
@@ -241,6 +273,11 @@ mod tests {
                 "MAC address",
             ),
             ("--fast --shelf 1", "--fast"),
+            ("--shelf 1 --slot 0 --iface eth0 --key 1 d", "p2v key"),
+            (
+                "--shelf 1 --slot 0 --iface eth0 --waiting --allow 52:54:00:aa:00:01 d",
+                "--key KEY",
+            ),
         ] {
             let error = options(line).unwrap_err();
             assert!(error.contains(wanted), "{line}: {error}");

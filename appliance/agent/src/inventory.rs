@@ -6,6 +6,7 @@ use std::path::Path;
 use p2v_aoe::Address;
 use p2v_aoe::cmdline::BootArgs;
 use p2v_aoe::inventory::{Disk, Firmware, INVENTORY_VERSION, Inventory, Nic};
+use p2v_aoe::key::SecretKey;
 
 use crate::disk_order::{self, Because};
 use crate::disks::{self, Found};
@@ -65,11 +66,10 @@ pub fn machine(sys: &Path, args: &BootArgs) -> Inventory {
     Inventory {
         version: INVENTORY_VERSION,
         agent: env!("CARGO_PKG_VERSION").to_owned(),
-        token_id: args
-            .token
-            .as_ref()
-            .map(|token| token.fingerprint())
-            .unwrap_or_default(),
+        menu_id: args.menu_id.clone(),
+        host_keys: args.hosts.keys.clone(),
+        key: None,
+        stands_in: false,
         // A random UUID made by the kernel: 32 hex digits without its dashes.
         boot_id: text("/proc/sys/kernel/random/uuid").trim().replace('-', ""),
         firmware: dmi::firmware(sys),
@@ -82,17 +82,28 @@ pub fn machine(sys: &Path, args: &BootArgs) -> Inventory {
     }
 }
 
-/// The document that goes to the host, made now.
+/// The key of this start of the agent.
+///
+/// # Errors
+/// The kernel has no random bytes.
+pub fn new_key() -> Result<SecretKey, getrandom::Error> {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes)?;
+    Ok(SecretKey::from_bytes(&bytes))
+}
+
+/// The document that goes to the host, made now and signed with the agent's key.
 ///
 /// # Errors
 /// It cannot be written as JSON.
-pub fn document(sys: &Path, inventory: &Inventory) -> serde_json::Result<Vec<u8>> {
+pub fn document(sys: &Path, inventory: &Inventory, key: &SecretKey) -> serde_json::Result<Vec<u8>> {
     let processors = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let scaled = sys.join("devices/system/cpu/cpu0/cpufreq").exists();
-    serde_json::to_vec(&Inventory {
+    let inventory = Inventory {
         since_reset_ms: reset::since_reset_ms(&processors, scaled),
         ..inventory.clone()
-    })
+    };
+    inventory.to_document(key)
 }
 
 /// Marks the boot interface and puts it first.
@@ -129,6 +140,6 @@ mod tests {
         let machine = machine(Path::new("/sys"), &BootArgs::default());
         assert!(machine.cpu.threads > 0 && machine.memory_bytes > 0);
         assert_eq!(machine.boot_id.len(), 32);
-        assert_eq!(machine.token_id, "");
+        assert_eq!(machine.menu_id, "");
     }
 }

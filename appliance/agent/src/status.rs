@@ -2,6 +2,7 @@
 
 use p2v_aoe::cmdline::Hosts;
 use p2v_aoe::inventory::Inventory;
+use p2v_aoe::key::PublicKey;
 use p2v_aoe::vendor::Access;
 use p2v_aoe::{MacAddr, SECTOR};
 
@@ -79,6 +80,17 @@ impl Status {
         self.hosts.to_string()
     }
 
+    /// The codes of the keys, to be compared with what the host says (`p2v show`).
+    pub fn keys_line(&self) -> String {
+        let own = self.inventory.key.map(|key| key.code());
+        let hosts: Vec<String> = self.hosts.keys.iter().map(PublicKey::code).collect();
+        let hosts = match hosts.is_empty() {
+            true => "none: it takes no orders".to_owned(),
+            false => hosts.join(" "),
+        };
+        format!("key codes: agent {}, host {hosts}", own.unwrap_or_default())
+    }
+
     /// The counters of one export, of those that are not zero.
     fn counters(export: &ExportStatus) -> String {
         let named: Vec<String> = export
@@ -116,6 +128,7 @@ impl Status {
                 Some(shelf) => format!("  shelf  {shelf}"),
                 None => "  shelf  none: no p2v.shelf on the kernel command line".into(),
             },
+            format!("  {}", self.keys_line()),
         ]);
         if !self.idle.is_empty() {
             lines.push(format!("  NOTHING IS EXPORTED: {}", self.idle));
@@ -241,7 +254,7 @@ mod tests {
             link: true,
             speed: 1000,
             shelf: Some(7),
-            hosts: Hosts::new(vec![MacAddr::new(0, 0, 0, 0, 0, 9)], "xen1"),
+            hosts: Hosts::new(vec![MacAddr::new(0, 0, 0, 0, 0, 9)], "xen1", vec![]),
             exports: vec![ExportStatus {
                 address,
                 access: Access::ReadOnly,
@@ -262,6 +275,7 @@ mod tests {
             "73.4 GB",
             "read-only",
             "not exported: 4Kn",
+            "host none: it takes no orders",
         ] {
             assert!(screen.contains(part), "{part} in\n{screen}");
         }

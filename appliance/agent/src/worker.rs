@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use p2v_aoe::MacAddr;
 use p2v_aoe::blade::Event;
 use p2v_aoe::cmdline::BootArgs;
+use p2v_aoe::inventory::Inventory;
+use p2v_aoe::key::SecretKey;
 
 use crate::console::Console;
 use crate::export::{self, ExportError, Exporter};
@@ -36,6 +38,9 @@ pub enum WorkerError {
     /// No socket for interface requests.
     #[error("opening a socket for interface requests: {0}")]
     Socket(#[source] nix::errno::Errno),
+    /// No key can be made.
+    #[error("making a key: {0}")]
+    Key(#[from] getrandom::Error),
 }
 
 /// What the worker has in hand.
@@ -46,6 +51,7 @@ struct Worker {
     events: Option<Uevents>,
     links: Links,
     status: Status,
+    key: SecretKey,
 }
 
 /// Runs until the machine is switched off; returns only with a reason not to go on.
@@ -70,8 +76,12 @@ pub fn run() -> Result<(), WorkerError> {
             None
         }
     };
+    let key = inventory::new_key()?;
     let status = Status {
-        inventory: inventory::machine(Path::new(SYS), &args),
+        inventory: Inventory {
+            key: Some(key.public()),
+            ..inventory::machine(Path::new(SYS), &args)
+        },
         shelf: args.shelf,
         hosts: args.hosts.clone(),
         ..Status::default()
@@ -83,6 +93,7 @@ pub fn run() -> Result<(), WorkerError> {
         events,
         links,
         status,
+        key,
     };
     worker.introduce();
     worker.load_drivers();
@@ -103,6 +114,7 @@ impl Worker {
         ));
         self.console
             .say(&format!("for {}", self.status.hosts_line()));
+        self.console.say(&self.status.keys_line());
         for word in &self.args.unknown {
             self.console.say(&format!(
                 "not understood on the kernel command line: {word}"
@@ -261,6 +273,7 @@ impl Worker {
                 None => match Exporter::start(
                     &self.status.inventory,
                     &self.args,
+                    &self.key,
                     &Standing::read(),
                     interface,
                 ) {

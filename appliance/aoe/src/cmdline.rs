@@ -1,14 +1,19 @@
 //! What the boot menu tells the agent: the `p2v.*` arguments on the kernel command line.
 //!
-//! `p2v.shelf=7 p2v.host=00:16:3e:00:00:01,00:16:3e:00:00:02 p2v.at=xen1 p2v.token=HEX p2v.access=ro|wait
-//! BOOTIF=01-52-54-00-12-34-56`
+//! `p2v.shelf=7 p2v.host=00:16:3e:00:00:01,00:16:3e:00:00:02 p2v.at=xen1 p2v.key=HEX,HEX p2v.boot=HEX
+//! p2v.access=ro|wait BOOTIF=01-52-54-00-12-34-56`
+//!
+//! There is no secret in it: who reads a menu learns nothing that lets him do anything.
 
 use std::fmt;
 
 use pnet::util::MacAddr;
 
 use crate::address::SHELF_MAX;
-use crate::token::Token;
+use crate::key::{BadKey, PublicKey};
+
+/// Hex digits of the id of a boot menu.
+pub const MENU_ID_LEN: usize = 32;
 
 /// The Xen host, as its machines are given it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -17,16 +22,19 @@ pub struct Hosts {
     pub macs: Vec<MacAddr>,
     /// Its name, for people; empty: not known.
     pub name: String,
+    /// Its public key, and those of hosts that may take its place: whose orders are taken; none: nobody's.
+    pub keys: Vec<PublicKey>,
 }
 
 impl Hosts {
     /// These addresses, and what can be a word on a command line of this name.
-    pub fn new(macs: Vec<MacAddr>, name: &str) -> Hosts {
+    pub fn new(macs: Vec<MacAddr>, name: &str, keys: Vec<PublicKey>) -> Hosts {
         let plain = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
         Hosts {
             macs,
             // HOST_NAME_MAX of Linux.
             name: name.chars().filter(plain).take(64).collect(),
+            keys,
         }
     }
 }
@@ -50,8 +58,8 @@ pub struct BootArgs {
     pub shelf: Option<u16>,
     /// The Xen host.
     pub hosts: Hosts,
-    /// The secret of this boot, for control requests.
-    pub token: Option<Token>,
+    /// The id of the menu that it was started by; empty: none.
+    pub menu_id: String,
     /// A domain runs on the disks: their exports are silent until an order.
     pub waits: bool,
     /// The MAC of the interface the ROM booted from (PXELINUX's `BOOTIF`).
@@ -92,16 +100,21 @@ impl BootArgs {
                     Err(_) => false,
                 },
                 "p2v.at" => {
-                    args.hosts = Hosts::new(std::mem::take(&mut args.hosts.macs), value);
+                    let known = std::mem::take(&mut args.hosts);
+                    args.hosts = Hosts::new(known.macs, value, known.keys);
                     true
                 }
-                "p2v.token" => match value.parse() {
-                    Ok(token) => {
-                        args.token = Some(token);
+                "p2v.key" => match value.split(',').map(str::parse).collect() {
+                    Ok(keys) => {
+                        args.hosts.keys = keys;
                         true
                     }
-                    Err(_) => false,
+                    Err(BadKey) => false,
                 },
+                "p2v.boot" => {
+                    args.menu_id = value.to_owned();
+                    value.len() == MENU_ID_LEN && value.bytes().all(|b| b.is_ascii_hexdigit())
+                }
                 // An export never starts read-write.
                 "p2v.access" => {
                     args.waits = value == "wait";
@@ -117,12 +130,7 @@ impl BootArgs {
                 _ => !key.starts_with("p2v."),
             };
             if !understood {
-                let shown = if key == "p2v.token" {
-                    "p2v.token=(malformed)"
-                } else {
-                    word
-                };
-                args.unknown.push(shown.to_owned());
+                args.unknown.push(word.to_owned());
             }
         }
         args
@@ -130,25 +138,20 @@ impl BootArgs {
 
     /// The arguments as text for a kernel command line (without `BOOTIF`, which PXELINUX adds).
     /// `waits`: a domain runs on the disks.
-    pub fn render(shelf: u16, hosts: &Hosts, token: &Token, waits: bool) -> String {
+    pub fn render(shelf: u16, hosts: &Hosts, menu_id: &str, waits: bool) -> String {
         let access = if waits { "wait" } else { "ro" };
-        let orders = BootArgs::orders(shelf, hosts, access);
-        format!("{orders} p2v.token={}", token.to_hex())
-    }
-
-    /// The same without a token: an agent that takes no orders, and stays read-only.
-    pub fn render_read_only(shelf: u16, hosts: &Hosts) -> String {
-        BootArgs::orders(shelf, hosts, "ro")
-    }
-
-    fn orders(shelf: u16, hosts: &Hosts, access: &str) -> String {
+        let keys: Vec<String> = hosts.keys.iter().map(PublicKey::to_string).collect();
+        let keys = match keys.is_empty() {
+            true => String::new(),
+            false => format!(" p2v.key={}", keys.join(",")),
+        };
         let macs: Vec<String> = hosts.macs.iter().map(MacAddr::to_string).collect();
         let at = match hosts.name.as_str() {
             "" => String::new(),
             name => format!(" p2v.at={name}"),
         };
         format!(
-            "p2v.shelf={shelf} p2v.host={}{at} p2v.access={access}",
+            "p2v.shelf={shelf} p2v.host={}{at}{keys} p2v.boot={menu_id} p2v.access={access}",
             macs.join(",")
         )
     }
@@ -157,45 +160,37 @@ impl BootArgs {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::key::SecretKey;
 
     #[test]
     fn rendered_arguments_are_understood() {
-        let host = Hosts::new(vec![MacAddr::new(0, 0x16, 0x3e, 0, 0, 1)], "xen 1\n");
+        let key = |byte| SecretKey::from_bytes(&[byte; 32]).public();
+        let macs = vec![MacAddr::new(0, 0x16, 0x3e, 0, 0, 1)];
+        let host = Hosts::new(macs, "xen 1\n", vec![key(1), key(2)]);
         assert_eq!(host.to_string(), "xen1 (00:16:3e:00:00:01)");
-        let token = Token::from_bytes([7; 32]);
-        let line = BootArgs::render(7, &host, &token, true);
+        let id = "0123456789abcdef".repeat(2);
+        let line = BootArgs::render(7, &host, &id, true);
         let args = BootArgs::parse(&format!(
             "quiet {line} BOOTIF=01-52-54-00-12-34-56 console=ttyS0"
         ));
         assert_eq!(args.shelf, Some(7));
-        assert_eq!(args.hosts, host);
-        assert_eq!((args.token, args.waits), (Some(token.clone()), true));
-        assert!(!BootArgs::parse(&BootArgs::render(7, &host, &token, false)).waits);
+        assert_eq!(
+            (args.hosts, args.menu_id, args.waits),
+            (host.clone(), id, true)
+        );
         assert_eq!(
             args.boot_mac,
             Some(MacAddr::new(0x52, 0x54, 0, 0x12, 0x34, 0x56))
         );
         assert!(args.unknown.is_empty(), "{:?}", args.unknown);
-        let args = BootArgs::parse(&BootArgs::render_read_only(7, &host));
-        assert_eq!((args.shelf, args.token), (Some(7), None));
+        assert!(!BootArgs::parse(&BootArgs::render(7, &host, "", false)).waits);
     }
 
     #[test]
-    fn what_is_malformed_is_named_and_the_secret_is_not_shown() {
-        let args = BootArgs::parse(
-            "p2v.shelf=70000 p2v.host=nonsense p2v.token=abc p2v.access=rw p2v.colour=red BOOTIF=x",
-        );
-        assert_eq!(args.shelf, None);
-        assert_eq!(
-            args.unknown,
-            [
-                "p2v.shelf=70000",
-                "p2v.host=nonsense",
-                "p2v.token=(malformed)",
-                "p2v.access=rw",
-                "p2v.colour=red",
-                "BOOTIF=x"
-            ]
-        );
+    fn what_is_malformed_is_named() {
+        let line = "p2v.shelf=70000 p2v.host=nonsense p2v.key=abc p2v.boot=1 p2v.access=rw p2v.colour=red BOOTIF=x";
+        let args = BootArgs::parse(line);
+        assert_eq!((args.shelf, args.hosts), (None, Hosts::default()));
+        assert_eq!(args.unknown.join(" "), line);
     }
 }

@@ -8,7 +8,7 @@ use pnet::util::MacAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::address::Address;
-use crate::token::Token;
+use crate::key::{PublicKey, SIGNATURE_LEN, SecretKey};
 
 /// Version of the document; raised when the meaning of a field changes.
 pub const INVENTORY_VERSION: u32 = 1;
@@ -32,9 +32,14 @@ pub struct Inventory {
     pub version: u32,
     /// Version of the agent.
     pub agent: String,
-    /// First 16 hex digits of the boot token's fingerprint (see `vendor::Token::fingerprint`), so
-    /// that the host knows which of the tokens it gave out this boot uses. Empty: no token.
-    pub token_id: String,
+    /// The id that its boot menu gave it (`p2v.boot`): by it the host knows its own menus. Empty: none.
+    pub menu_id: String,
+    /// The keys of the hosts whose orders it takes (`p2v.key`).
+    pub host_keys: Vec<PublicKey>,
+    /// Its own key, made at this start: the document is signed with it.
+    pub key: Option<PublicKey>,
+    /// It is `p2v-agent export --waiting`: not the old machine's own agent, but what has its disk now.
+    pub stands_in: bool,
     /// A random value (32 hex digits) made at each start of the agent: tells one boot from the next.
     pub boot_id: String,
     /// BIOS or UEFI.
@@ -53,10 +58,54 @@ pub struct Inventory {
     pub since_reset_ms: u64,
 }
 
+/// Before what is signed.
+const SIGNED: &[u8] = b"p2v inventory 1";
+
+/// Why a document is none.
+#[derive(Debug, thiserror::Error)]
+pub enum BadDocument {
+    /// It does not end with a signature.
+    #[error("it is not signed")]
+    NotSigned,
+    /// It was altered, or it is not by the key that it names.
+    #[error("its signature is not right: it was not made by the agent that it names")]
+    Forged,
+    /// It is no inventory.
+    #[error("it is no inventory: {0}")]
+    Json(#[from] serde_json::Error),
+}
+
 impl Inventory {
-    /// Whether it is of `p2v-agent export --waiting`: not the old machine's own agent, but what has its disk now.
-    pub fn stands_in(&self) -> bool {
-        self.token_id == Token::of_stand_in().fingerprint()
+    /// The document as it goes over the wire: its JSON, a line feed, and the signature in hex.
+    ///
+    /// # Errors
+    /// It cannot be written as JSON.
+    pub fn to_document(&self, key: &SecretKey) -> serde_json::Result<Vec<u8>> {
+        let mut document = serde_json::to_vec(&Inventory {
+            key: Some(key.public()),
+            ..self.clone()
+        })?;
+        let signature = key.sign(&[SIGNED, &document].concat());
+        document.push(b'\n');
+        document.extend(hex::encode(signature).as_bytes());
+        Ok(document)
+    }
+
+    /// Reads such a document.
+    ///
+    /// # Errors
+    /// Why it is none.
+    pub fn from_document(document: &[u8]) -> Result<Inventory, BadDocument> {
+        let at = document.iter().rposition(|byte| *byte == b'\n');
+        let (json, signature) = document.split_at(at.ok_or(BadDocument::NotSigned)?);
+        let mut bytes = [0; SIGNATURE_LEN];
+        hex::decode_to_slice(&signature[1..], &mut bytes).map_err(|_| BadDocument::NotSigned)?;
+        let inventory: Inventory = serde_json::from_slice(json)?;
+        let text = [SIGNED, json].concat();
+        match inventory.key {
+            Some(key) if key.verifies(&text, &bytes) => Ok(inventory),
+            _ => Err(BadDocument::Forged),
+        }
     }
 }
 
@@ -181,4 +230,41 @@ pub struct Partition {
     pub bootable: bool,
     /// GPT name; empty on MBR.
     pub name: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_document_is_its_agents_or_it_is_none() {
+        let key = SecretKey::from_bytes(&[3; 32]);
+        let inventory = Inventory {
+            agent: "1".to_owned(),
+            ..Inventory::default()
+        };
+        let document = inventory.to_document(&key).unwrap();
+        let read = Inventory::from_document(&document).unwrap();
+        assert_eq!((read.agent.as_str(), read.key), ("1", Some(key.public())));
+        let text = String::from_utf8(document).unwrap();
+        let altered = text.replace("\"agent\":\"1\"", "\"agent\":\"2\"");
+        assert!(matches!(
+            Inventory::from_document(altered.as_bytes()),
+            Err(BadDocument::Forged)
+        ));
+        // Signed by another key than the one it names.
+        let other = SecretKey::from_bytes(&[4; 32]);
+        let by_other = inventory.to_document(&other).unwrap();
+        let by_other = String::from_utf8(by_other).unwrap();
+        let renamed = by_other.replace(&other.public().to_string(), &key.public().to_string());
+        assert!(matches!(
+            Inventory::from_document(renamed.as_bytes()),
+            Err(BadDocument::Forged)
+        ));
+        let json = text.split_once('\n').unwrap().0;
+        assert!(matches!(
+            Inventory::from_document(json.as_bytes()),
+            Err(BadDocument::NotSigned)
+        ));
+    }
 }

@@ -16,7 +16,7 @@ pub mod frame;
 mod header;
 pub mod initiator;
 pub mod inventory;
-pub mod token;
+pub mod key;
 pub mod vendor;
 pub mod wire;
 

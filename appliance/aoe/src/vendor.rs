@@ -16,6 +16,7 @@
 //! | ZeroMap | LBA u64, sectors per bit u32, bits u16 | the same, then the bitmap, first range in the lowest bit, 1 for zero |
 //! | Access | control, argument 1 read-only, 2 read-write | argument u8, 7 zero, counter u64 |
 //! | Finish | control, argument 1 power off, 2 restart | argument u8, 7 zero, counter u64 |
+//! | Reserve | control, argument 1 take, 2 end; count u8, that many MACs | argument u8, 7 zero, counter u64 |
 //! | Stats | - | count u16, that many u64, in the order of [`Stats::NAMES`] |
 //! | Probe | stage u8 (1 ask, 2 confirm), zero u8, length u16, word u64 | the same |
 //!
@@ -24,11 +25,11 @@
 //! own; "confirm" carries that word, which only somebody knows whom the long reply has reached. From
 //! then on the target tells that station that it takes as many sectors in a frame as fit `length`.
 //!
-//! *Control* is: argument u8, 7 zero, counter u64, keyed BLAKE3 32. The key is the boot token; what
-//! is hashed is [`control_tag`]'s own text, so a request holds for one start of the agent (which
-//! would otherwise forget which counters were used), one sender, one target, one operation and one
-//! counter value. A lower counter than the last one is a replay; the same request again is answered
-//! again and does nothing.
+//! *Control* is: argument u8, 7 zero, counter u64, Ed25519 signature 64. The key is that of a host whose
+//! public one the agent was started with; what is signed is [`Order::text`], so a request holds for one start
+//! of the agent (which would otherwise forget which counters were used), one sender, one target, one
+//! operation and one counter value. A lower counter than the last one of that host is a replay; the same request
+//! again is answered again and does nothing.
 //!
 //! A status other than 0 is followed by a u64: the first LBA that could not be read, or 0.
 
@@ -38,7 +39,7 @@ mod reply;
 mod request;
 mod stats;
 
-pub use control::{Access, Control, Finish, control_tag};
+pub use control::{Access, Control, Finish, Order, Reservation};
 pub use probe::{PROBE_LEN, Probe};
 pub use reply::Reply;
 pub use request::Request;
@@ -52,6 +53,9 @@ pub const DIGEST_SECTORS_MAX: u32 = 16384;
 pub const ZERO_MAP_BITS_MAX: u16 = 1024;
 /// Longest range of one ZeroMap in sectors (64 MiB).
 pub const ZERO_MAP_SECTORS_MAX: u64 = 131_072;
+
+/// Stations that a disk is reserved for at the most: a host's interfaces.
+pub const STATIONS_MAX: usize = 16;
 
 /// Operation codes.
 pub mod op {
@@ -69,6 +73,8 @@ pub mod op {
     pub const STATS: u8 = 6;
     /// Do long frames arrive?
     pub const PROBE: u8 = 7;
+    /// Reserve the export for some stations.
+    pub const RESERVE: u8 = 8;
 }
 
 /// Why a vendor request was not carried out.
@@ -81,11 +87,14 @@ pub enum Status {
     /// A field out of its range.
     #[error("the agent calls the request malformed")]
     BadArgument = 2,
-    /// The keyed hash is not of this boot's token.
-    #[error("the request was not signed with the token of the machine's current boot")]
+    /// The signature is by none of the keys that the agent was started with, or for another start of it.
+    #[error("the order was not signed with a key that the machine's agent was started with")]
     NotAuthorised = 3,
     /// The counter was used before.
-    #[error("the request's counter was used before (a replay, or two hosts control this machine)")]
+    #[error(
+        "the order's counter was used before: this host's record of the machine, or its clock, was set back. Set the clock \
+         right, or restart the old machine"
+    )]
     Replayed = 4,
     /// The disk failed.
     #[error("the disk gave an error")]
@@ -103,6 +112,9 @@ pub enum Status {
         "a disk of the machine is still a domain's (read-write or waiting): end the domain and set the disk read-only first"
     )]
     StillWritable = 8,
+    /// Reserved by another host, or in use by a domain.
+    #[error("the disk is reserved by another host, or a domain uses it")]
+    Reserved = 9,
 }
 
 impl Status {
@@ -115,6 +127,7 @@ impl Status {
             6 => Status::Impossible,
             7 => Status::Busy,
             8 => Status::StillWritable,
+            9 => Status::Reserved,
             _ => Status::BadArgument,
         }
     }
@@ -137,13 +150,16 @@ mod tests {
 
     fn request() -> impl Strategy<Value = Request> {
         let control =
-            (any::<u8>(), any::<u64>(), any::<[u8; 32]>()).prop_map(|(argument, counter, tag)| {
+            (any::<u8>(), any::<u64>(), any::<[u8; 32]>()).prop_map(|(argument, counter, half)| {
+                let mut signature = [0; 64];
+                signature[..32].copy_from_slice(&half);
                 Control {
                     argument,
                     counter,
-                    tag,
+                    signature,
                 }
             });
+        let stations = proptest::collection::vec(any::<[u8; 6]>(), 0..STATIONS_MAX);
         prop_oneof![
             any::<u32>().prop_map(|offset| Request::Inventory { offset }),
             any::<(u64, u32)>().prop_map(|(lba, sectors)| Request::Digest { lba, sectors }),
@@ -153,7 +169,14 @@ mod tests {
                 bits
             }),
             control.clone().prop_map(Request::Access),
-            control.prop_map(Request::Finish),
+            control.clone().prop_map(Request::Finish),
+            (control, stations).prop_map(|(control, stations)| Request::Reserve {
+                control,
+                stations: stations
+                    .into_iter()
+                    .map(pnet::util::MacAddr::from)
+                    .collect(),
+            }),
             Just(Request::Stats),
             probe().prop_map(Request::Probe),
         ]
@@ -187,7 +210,7 @@ mod tests {
                 }
             ),
             (
-                prop_oneof![Just(op::ACCESS), Just(op::FINISH)],
+                prop_oneof![Just(op::ACCESS), Just(op::FINISH), Just(op::RESERVE)],
                 any::<(u8, u64)>()
             )
                 .prop_map(|(operation, (argument, counter))| Reply::Done {
@@ -197,7 +220,7 @@ mod tests {
                 }),
             any::<[u64; Stats::NAMES.len()]>().prop_map(|values| Reply::Stats(Stats(values))),
             probe().prop_map(Reply::Probe),
-            (any::<(u8, u64)>(), 1u8..9).prop_map(|((operation, lba), status)| Reply::Refused {
+            (any::<(u8, u64)>(), 1u8..10).prop_map(|((operation, lba), status)| Reply::Refused {
                 operation,
                 status: Status::from_byte(status),
                 lba,
@@ -207,7 +230,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..128), operation in 0u8..8) {
+        fn any_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..128), operation in 0u8..9) {
             let _ = Request::parse(&bytes);
             let _ = Reply::parse(&bytes);
             let known = [&[operation, 0, 0, 0], &bytes[..]].concat();

@@ -14,7 +14,8 @@ use p2v_aoe::blade::{Durability, Event, Events, Export, FileDisk, Target, Target
 use p2v_aoe::config::QueryConfig;
 use p2v_aoe::frame::{self, Header, command};
 use p2v_aoe::initiator::{Error, Initiator, Session};
-use p2v_aoe::token::Token;
+use p2v_aoe::inventory::Inventory;
+use p2v_aoe::key::SecretKey;
 use p2v_aoe::vendor::Access;
 use p2v_aoe::wire::{PacketSocket, Wire};
 use p2v_aoe::{Address, MacAddr};
@@ -67,7 +68,7 @@ fn target_and_initiator_over_packet_sockets() {
     with_wire(1500, || {
         let directory = tempfile::tempdir().unwrap();
         let (path, mut data) = disk_image(directory.path());
-        let token = Token::from_bytes([9; 32]);
+        let key = SecretKey::from_bytes(&[9; 32]);
         let host = Initiator::open("host0").unwrap();
         assert_eq!(host.mac(), MacAddr::new(2, 0, 0, 0, 0, 1));
         let target = Target::new(
@@ -84,8 +85,13 @@ fn target_and_initiator_over_packet_sockets() {
                     durability: Durability::Stable,
                 }],
                 hosts: vec![host.mac()],
-                token: Some(token.clone()),
-                inventory: br#"{"agent":"test","boot_id":"1"}"#.to_vec(),
+                keys: vec![key.public()],
+                inventory: Inventory {
+                    boot_id: "1".into(),
+                    ..Inventory::default()
+                }
+                .to_document(&key)
+                .unwrap(),
                 boot_id: "1".into(),
             },
             Arc::new(Quiet),
@@ -109,7 +115,7 @@ fn target_and_initiator_over_packet_sockets() {
                 Err(Error::Ata { .. })
             ));
             assert!(fs::read(&path).unwrap() == data, "written while read-only");
-            session.access(&token, 1, Access::ReadWrite).unwrap();
+            session.access(&key, 1, Access::ReadWrite).unwrap();
             // The link goes away in the middle and comes back.
             ip("link set old0 down");
             let flap = scope.spawn(|| ip("link set old0 up"));
@@ -163,7 +169,7 @@ fn with_target(path: &Path, story: impl FnOnce(&Initiator)) {
                 durability: Durability::Stable,
             }],
             hosts: Vec::new(),
-            token: None,
+            keys: vec![],
             inventory: Vec::new(),
             boot_id: String::new(),
         },

@@ -3,6 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use p2v_aoe::key::SecretKey;
+
+use crate::host_key::{self, HostKeyError};
 use crate::name::MachineName;
 use crate::settings::Settings;
 use crate::store::{Store, StoreError};
@@ -74,6 +77,17 @@ impl Paths {
     }
 }
 
+/// Why the host's state cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    /// The records.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The key.
+    #[error(transparent)]
+    Key(#[from] HostKeyError),
+}
+
 /// What every workflow needs.
 #[derive(Clone, Debug)]
 pub struct Host {
@@ -83,6 +97,8 @@ pub struct Host {
     pub iface: String,
     /// The machine records.
     pub store: Store,
+    /// What orders to the old machines are signed with.
+    pub key: SecretKey,
     /// External programs.
     pub tools: Tools,
     /// The kernel's and udev's paths.
@@ -93,12 +109,13 @@ impl Host {
     /// The real host, with its records under `state`.
     ///
     /// # Errors
-    /// The state directory cannot be used.
-    pub fn open(settings: Settings, iface: &str, state: &Path) -> Result<Host, StoreError> {
+    /// The state directory, or the key in it, cannot be used.
+    pub fn open(settings: Settings, iface: &str, state: &Path) -> Result<Host, HostError> {
         Ok(Host {
             settings,
             iface: iface.to_owned(),
             store: Store::open(state)?,
+            key: host_key::secret(state)?,
             tools: Tools::new(),
             paths: Paths::default(),
         })

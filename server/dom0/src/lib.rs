@@ -1,21 +1,22 @@
 //! The Xen host's side of p2v: machine records, discovery, domain configs, volumes, the copy and
 //! the life of a domain from the old machine's disk to a volume.
 //!
-//! Decisions are pure and live in [`domain`], [`table`], [`record`] and [`boot_token`]; what touches
+//! Decisions are pure and live in [`domain`], [`table`], [`record`] and [`menus`]; what touches
 //! the host is at the edges: [`tool`] runs external programs, [`wire`] is the AoE initiator, and
 //! [`copy`] moves bytes. [`workflow`] puts them together into the operator's commands.
 //!
 //! Nothing here knows DHCP.
 
 pub mod atomic_file;
-pub mod boot_token;
 pub mod config_file;
 pub mod copy;
 pub mod disk_user;
 pub mod doctor;
 pub mod domain;
 pub mod host;
+pub mod host_key;
 pub mod lock;
+pub mod menus;
 pub mod name;
 pub mod record;
 pub mod report;

@@ -11,7 +11,7 @@ use p2v_aoe::inventory::{Disk, Inventory};
 use p2v_aoe::{Address, MacAddr};
 use serde::{Deserialize, Serialize};
 
-use crate::boot_token::BootTokens;
+use crate::menus::Menus;
 use crate::name::MachineName;
 use crate::timestamp::Timestamp;
 use crate::tool::lvm;
@@ -90,9 +90,9 @@ pub struct Record {
     pub shelf: u16,
     /// Where it is on its way.
     pub state: State,
-    /// Tokens given out.
+    /// Menus given out.
     #[serde(default)]
-    pub tokens: BootTokens,
+    pub menus: Menus,
     /// The counter of the last control request; written before the request is sent, never set back.
     #[serde(default)]
     pub counter: u64,
@@ -111,6 +111,10 @@ pub struct Record {
     /// Every AoE slot that an inventory ever named: a disk that did not come up is noticed by it.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub slots: BTreeSet<u8>,
+    /// Every network card that an inventory ever named: none of them may bring the machine to its old disk once its
+    /// server is on this host.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub cards: BTreeSet<MacAddr>,
     /// The disks something was done with, by AoE slot.
     #[serde(default)]
     pub disks: BTreeMap<u8, DiskRecord>,
@@ -263,6 +267,38 @@ pub struct DiskChanged {
     now: String,
 }
 
+/// Why an inventory does not count as a machine's.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotOurs {
+    /// It was not started by a menu that this host gave it.
+    #[error("it was not started by a boot menu of this host")]
+    NoMenuOfOurs,
+    /// It names no network card that it booted from: `p2v-agent export`, or nothing of ours.
+    #[error("it does not say which network card it boots from, as an old machine's agent does")]
+    NoCard,
+    /// It boots from another card.
+    #[error("it boots from the network card {is}, and this machine from {was}")]
+    OtherCard {
+        /// Its card.
+        is: MacAddr,
+        /// The machine's.
+        was: MacAddr,
+    },
+    /// It has another SMBIOS UUID than the machine had when its domain was started.
+    #[error("its SMBIOS UUID is {is}, and this machine's was {was} when its domain was started")]
+    OtherUuid {
+        /// The machine's.
+        was: String,
+        /// Its own.
+        is: String,
+    },
+    /// It says that it is the start that was heard of before, and has another key.
+    #[error(
+        "it says that it is the agent that answered before, and is not: its key is another one"
+    )]
+    OtherKey,
+}
+
 impl Record {
     /// Sectors that finished copies lack, because they could not be read.
     pub fn unreadable(&self) -> u64 {
@@ -278,13 +314,14 @@ impl Record {
             boot_mac,
             shelf,
             state: State::Seen,
-            tokens: BootTokens::default(),
+            menus: Menus::default(),
             counter: 0,
             menu_fetched: None,
             booted_once: None,
             inventory: None,
             inventory_read: None,
             slots: BTreeSet::new(),
+            cards: BTreeSet::new(),
             disks: BTreeMap::new(),
             config: None,
             history: Vec::new(),
@@ -301,10 +338,42 @@ impl Record {
         self.history.drain(..surplus);
     }
 
-    /// Takes in an inventory that the machine's agent sent: remembers it, notes which token the
-    /// agent has, and moves `seen` on to `exported`.
+    /// Whether an inventory is of the machine's own agent, started by one of our menus.
+    ///
+    /// # Errors
+    /// What it is instead.
+    pub fn is_ours(&self, inventory: &Inventory) -> Result<(), NotOurs> {
+        let card = inventory.nics.iter().find(|nic| nic.boot);
+        match card.map(|nic| nic.mac) {
+            None => return Err(NotOurs::NoCard),
+            Some(mac) if mac != self.boot_mac => {
+                return Err(NotOurs::OtherCard {
+                    is: mac,
+                    was: self.boot_mac,
+                });
+            }
+            Some(_) => {}
+        }
+        if let Some((was, is)) = self.other_uuid(inventory) {
+            return Err(NotOurs::OtherUuid {
+                was: was.to_owned(),
+                is: is.to_owned(),
+            });
+        }
+        let known = self.inventory.as_ref();
+        if known.is_some_and(|k| k.boot_id == inventory.boot_id && k.key != inventory.key) {
+            return Err(NotOurs::OtherKey);
+        }
+        match self.menus.know(&inventory.menu_id) {
+            true => Ok(()),
+            false => Err(NotOurs::NoMenuOfOurs),
+        }
+    }
+
+    /// Takes in an inventory that the machine's agent sent: remembers it, notes which menu the
+    /// agent was started by, and moves `seen` on to `exported`. Cards and slots that were known stay so.
     pub fn take_inventory(&mut self, inventory: Inventory, now: Timestamp) {
-        self.tokens.prove(&inventory.token_id);
+        self.menus.hear(&inventory.menu_id);
         if self.state == State::Seen {
             self.state = State::Exported;
             self.note(now, "its disks are exported");
@@ -312,6 +381,7 @@ impl Record {
         for inventory in self.inventory.iter().chain([&inventory]) {
             self.slots
                 .extend(exported(inventory).iter().map(|(a, _)| a.slot));
+            self.cards.extend(inventory.nics.iter().map(|nic| nic.mac));
         }
         self.inventory = Some(inventory);
         self.inventory_read = Some(now);

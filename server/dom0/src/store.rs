@@ -4,10 +4,11 @@ use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use p2v_aoe::MacAddr;
 use p2v_aoe::address::SHELF_MAX;
-use p2v_aoe::token::Token;
+use p2v_aoe::cmdline::MENU_ID_LEN;
 
 use crate::atomic_file;
 use crate::lock::{Held, MachineLock};
@@ -41,13 +42,13 @@ pub struct MenuFacts {
     pub name: MachineName,
     /// Its shelf (`p2v.shelf`).
     pub shelf: u16,
-    /// Its token (`p2v.token`).
-    pub token: Token,
+    /// The menu's id (`p2v.boot`).
+    pub menu_id: String,
 }
 
 impl Store {
     /// Opens (and makes) the state directory, for commands. What is in it can be read by its owner
-    /// only, as records hold boot tokens; `machines` may belong to the boot service's user, and what
+    /// only; `machines` may belong to the boot service's user, and what
     /// root writes there does so too.
     ///
     /// # Errors
@@ -218,7 +219,7 @@ impl Store {
         Ok(value)
     }
 
-    /// A boot menu is asked for by `mac`: the machine's shelf, name and token, made on first sight.
+    /// A boot menu is asked for by `mac`: the machine's shelf, name and the menu's id, made on first sight.
     /// `wanted` is the name the settings give it; it counts only when the machine is new.
     ///
     /// # Errors
@@ -261,51 +262,52 @@ impl Store {
             }
         }
         let mut record = find_or_make(listing, mac, wanted, None, now)?;
-        let token = record.tokens.issue(now, random_token)?;
+        let menu_id = record.menus.issue(now, random_id)?;
         record.menu_fetched = Some(now);
         self.put(&record)?;
         Ok(MenuFacts {
             name: record.name,
             shelf: record.shelf,
-            token,
+            menu_id,
         })
     }
 
-    /// The record of the machine that boots from `mac`, made if there is none: for a menu that gives
-    /// it no token. `wanted` is as for [`Store::menu`].
+    /// The record of the machine that boots from `mac`, made if there is none, and the id of its menu in files for a server
+    /// or a medium without p2v. `wanted` is as for [`Store::menu`].
     ///
     /// # Errors
     /// As [`Store::menu`].
-    pub fn find_or_add(
+    pub fn menu_in_files(
         &self,
         mac: MacAddr,
         wanted: Option<&MachineName>,
         now: Timestamp,
-    ) -> Result<Record, StoreError> {
+    ) -> Result<(Record, String), StoreError> {
         let _lock = self.write_lock()?;
-        let record = find_or_make(self.list()?, mac, wanted, None, now)?;
+        let mut record = find_or_make(self.list()?, mac, wanted, None, now)?;
+        let menu_id = record.menus.for_files(now, random_id)?;
         self.put(&record)?;
-        Ok(record)
+        Ok((record, menu_id))
     }
 
     /// What the machine that boots from `mac` was last given, without writing anything: for a host
-    /// that cannot write. `None` if it is not known, or was given no token yet.
+    /// that cannot write. `None` if it is not known, or was given no menu yet.
     ///
     /// # Errors
     /// As [`Store::by_mac`].
     pub fn last_menu(&self, mac: MacAddr) -> Result<Option<MenuFacts>, StoreError> {
         Ok(self.by_mac(mac)?.and_then(|record| {
-            let token = record.tokens.last()?.clone();
+            let menu_id = record.menus.last()?.to_owned();
             Some(MenuFacts {
                 name: record.name,
                 shelf: record.shelf,
-                token,
+                menu_id,
             })
         }))
     }
 
     /// A machine that answers on AoE and has no record (its record was lost, or another server
-    /// booted it): makes one with the shelf it uses. Control requests need a token, which it has not.
+    /// booted it): makes one with the shelf it uses. It may take no orders from this host.
     ///
     /// # Errors
     /// As [`Store::menu`]; the shelf or the MAC belongs to another record.
@@ -317,13 +319,16 @@ impl Store {
     }
 
     /// The next counter for a control request, written to the record before it is returned: a
-    /// request that may have been sent is never sent again with its number.
+    /// request that may have been sent is never sent again with its number. It goes by the clock (milliseconds), so that a
+    /// record that was lost, or put back from a backup, is no reason for the agent to refuse.
     ///
     /// # Errors
     /// As [`Store::update`].
     pub fn next_counter(&self, name: &MachineName) -> Result<u64, StoreError> {
+        let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+        let now = u64::try_from(now.as_millis()).unwrap_or_default();
         self.update(name, |record| {
-            record.counter += 1;
+            record.counter = now.max(record.counter.saturating_add(1));
             Ok(record.counter)
         })
     }
@@ -445,8 +450,8 @@ fn make_private(dir: &Path) -> Result<(), StoreError> {
         })
 }
 
-fn random_token() -> Result<Token, StoreError> {
-    let mut bytes = [0; 32];
+fn random_id() -> Result<String, StoreError> {
+    let mut bytes = [0; MENU_ID_LEN / 2];
     getrandom::fill(&mut bytes).map_err(|e| StoreError::Random(e.to_string()))?;
-    Ok(Token::from_bytes(bytes))
+    Ok(hex::encode(bytes))
 }

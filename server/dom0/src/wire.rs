@@ -6,11 +6,12 @@
 use std::time::Duration;
 
 use p2v_aoe::inventory::Inventory;
-use p2v_aoe::token::Token;
+use p2v_aoe::key::SecretKey;
 use p2v_aoe::vendor::Stats;
 use p2v_aoe::{Address, MacAddr};
 
 pub use p2v_aoe::initiator::Silence;
+pub use p2v_aoe::vendor::Reservation;
 
 use crate::copy::Source;
 
@@ -91,17 +92,28 @@ pub trait Export: Source + Send {
     /// It does not answer, or is no p2v agent.
     fn inventory(&mut self) -> Result<Inventory, WireError>;
 
-    /// Sets what may be done with the machine's disks, authorised by `token` and `counter`.
+    /// Sets what may be done with the machine's disks, by an order that is signed with `key`.
     ///
     /// # Errors
     /// The agent refused it or does not answer.
-    fn access(&mut self, token: &Token, counter: u64, access: Access) -> Result<(), WireError>;
+    fn access(&mut self, key: &SecretKey, counter: u64, access: Access) -> Result<(), WireError>;
 
-    /// Ends the agent, authorised by `token` and `counter`.
+    /// Ends the agent, by an order that is signed with `key`.
     ///
     /// # Errors
     /// The agent refused it or does not answer.
-    fn finish(&mut self, token: &Token, counter: u64, finish: Finish) -> Result<(), WireError>;
+    fn finish(&mut self, key: &SecretKey, counter: u64, finish: Finish) -> Result<(), WireError>;
+
+    /// Reserves the target for this host, or ends that, by an order that is signed with `key`.
+    ///
+    /// # Errors
+    /// Another host has it reserved, or the agent refused it or does not answer.
+    fn reserve_by_order(
+        &mut self,
+        key: &SecretKey,
+        counter: u64,
+        reservation: Reservation,
+    ) -> Result<(), WireError>;
 
     /// The target's counters.
     ///
@@ -109,7 +121,7 @@ pub trait Export: Source + Send {
     /// It does not answer, or is no p2v agent.
     fn stats(&mut self) -> Result<Stats, WireError>;
 
-    /// Reserves the target for this host.
+    /// Reserves a target that takes no orders for this host.
     ///
     /// # Errors
     /// Another host has it reserved.

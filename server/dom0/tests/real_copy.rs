@@ -12,6 +12,7 @@ use p2v_aoe::ata::Identify;
 use p2v_aoe::blade::{Durability, Event, Events, Export, FileDisk, Target, TargetConfig};
 use p2v_aoe::initiator::Initiator;
 use p2v_aoe::inventory::{Disk, Inventory, Nic};
+use p2v_aoe::key::SecretKey;
 use p2v_aoe::vendor::Access;
 use p2v_aoe::wire::{PacketSocket, Wire};
 use p2v_aoe::{Address, MacAddr};
@@ -96,7 +97,8 @@ fn story() {
     let menu = host.store.menu(mac, None, Timestamp::now()).unwrap();
     let address = Address::new(menu.shelf, 0);
     let inventory = Inventory {
-        token_id: menu.token.fingerprint(),
+        menu_id: menu.menu_id,
+        host_keys: vec![host.key.public()],
         boot_id: "0123".into(),
         nics: vec![Nic {
             name: "eth0".into(),
@@ -124,8 +126,10 @@ fn story() {
                 durability: Durability::Stable,
             }],
             hosts: vec![MacAddr::new(2, 0, 0, 0, 0, 1)],
-            token: Some(menu.token),
-            inventory: serde_json::to_vec(&inventory).unwrap(),
+            keys: vec![host.key.public()],
+            inventory: inventory
+                .to_document(&SecretKey::from_bytes(&[7; 32]))
+                .unwrap(),
             boot_id: "0123".into(),
         },
         Arc::new(Quiet),

@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::image::Unlisted;
 use crate::site_dhcp::DhcpServer;
 use p2v_aoe::MacAddr;
+use p2v_aoe::key::PublicKey;
 use p2v_netboot::parse_mac;
 
 /// Exit codes, for scripts; also in `p2v help`.
@@ -76,6 +77,8 @@ pub struct Global {
 pub enum Command {
     /// Is this host ready? Names what is missing and what to do about it
     Doctor,
+    /// Print this host's public key, by which old machines know its orders; make the key if there is none
+    Key,
     /// Boot old machines over the network (runs until stopped; see the p2v-serve unit). `allow` under [serve] in the
     /// settings names those that may be: without it every machine that boots from the network is
     Serve(ServeOptions),
@@ -289,10 +292,10 @@ pub struct Orders {
     /// MAC address of a Xen host that the agents answer [default: those of the interfaces and `hosts` in the settings]
     #[arg(long, value_name = "MAC", value_parser = parse_mac)]
     pub host: Vec<MacAddr>,
-    /// Let this host make the disks writable, as `p2v start` must: whoever can read the files can do so too, at any later
-    /// boot. Without it the disks stay read-only, and can be copied
-    #[arg(long)]
-    pub writable: bool,
+    /// Key of a Xen host whose orders the agents take, as `p2v key` prints it there [default: without --host, that of this
+    /// host and `host_keys` in the settings]
+    #[arg(long, value_name = "KEY")]
+    pub key: Vec<PublicKey>,
 }
 
 /// What a copy compares.

@@ -55,7 +55,18 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             &name_of(&host.store, &settings, name)?,
             *write,
         ),
-        Command::Image { action } => image::run(&host.store, &settings, action, json),
+        Command::Key => {
+            let key = host.key.public();
+            done(
+                json,
+                json!({ "key": key, "code": key.code() }),
+                &key.to_string(),
+            );
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Image { action } => {
+            image::run(&host.store, host.key.public(), &settings, action, json)
+        }
         Command::Devices { action } => devices(&host, &told, *action),
         Command::List { boot: true } => with_wire(&host, &settings, &told, |context| {
             let boots = boots::read(&settings.serve.state_dir)?;
@@ -70,7 +81,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             let machine = machines.iter().find(|m| m.name.as_ref() == Some(&wanted));
             let machine = machine.ok_or_else(|| host.store.unknown(&wanted))?;
             let statistics = workflow::statistics(context, machine);
-            show::one(machine, &statistics, json, &settings.iface)
+            let code = host.key.public().code();
+            show::one(machine, &statistics, json, &settings.iface, &code)
         }),
         Command::Start {
             name,

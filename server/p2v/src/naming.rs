@@ -106,7 +106,7 @@ mod tests {
     fn add(store: &Store, n: u8, name: &str) {
         let name = name.parse().unwrap();
         store
-            .find_or_add(mac(n), Some(&name), Timestamp::now())
+            .menu_in_files(mac(n), Some(&name), Timestamp::now())
             .unwrap();
     }
 

@@ -8,10 +8,12 @@ use p2v_dom0::{Record, State};
 
 use crate::boot_policy::{self, Facts, Rules, Verdict};
 
-/// A machine's cards, the one it boots from first.
+/// A machine's cards, the one it boots from first: also those that its last inventory does not name.
 pub fn cards(record: &Record) -> impl Iterator<Item = MacAddr> {
     let inventory = record.inventory.iter().flat_map(|known| &known.nics);
-    std::iter::once(record.boot_mac).chain(inventory.map(|card| card.mac))
+    std::iter::once(record.boot_mac)
+        .chain(record.cards.iter().copied())
+        .chain(inventory.map(|card| card.mac))
 }
 
 /// Whether a machine's server is on this host, or its disks were copied there, in part at least.
@@ -50,7 +52,7 @@ pub fn second_card_of(
 /// - A machine whose domain is on its old disk must come up with the agent. By a card that would be held,
 ///   because what it has a record of was moved, the screen says which card that is, rather than that
 ///   the machine can be switched off.
-/// - Else its own: by each card the agent has a shelf and a token of that card's. It exports read-only, and
+/// - Else its own: by each card the agent has a shelf and a menu of that card's. It exports read-only, and
 ///   `p2v start` refuses the one record while the other's server is here. The other's shelf is not given to
 ///   it: a card that was put into another machine would bring a second one to that shelf, under a
 ///   domain's disk.

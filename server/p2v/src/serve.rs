@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex};
 use anyhow::{Context, Result, bail};
 use p2v_aoe::MacAddr;
 use p2v_aoe::cmdline::Hosts;
-use p2v_dom0::Store;
+use p2v_aoe::key::PublicKey;
+use p2v_dom0::{Store, host_key};
 use p2v_netboot::{Machines, Notice};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -59,7 +60,7 @@ fn serve(settings: Settings, options: &ServeOptions) -> Result<()> {
         );
     }
     let store = Store::open_for_boot_service(&settings.state)?;
-    let hosts = hosts(&settings)?;
+    let hosts = hosts(&settings, own_key(&settings))?;
     let as_user = privileges::user(settings.serve.user.as_deref())?;
     // Leases, what booted, and whose network card is whose.
     let kept = &settings.serve.state_dir;
@@ -139,8 +140,27 @@ fn serve(settings: Settings, options: &ServeOptions) -> Result<()> {
     Ok(())
 }
 
+/// This host's public key. Without one it serves all the same: else moved machines would start their own disks.
+fn own_key(settings: &Settings) -> Option<PublicKey> {
+    // Made by the first command of root's; the unit runs one.
+    if nix::unistd::geteuid().is_root() {
+        let _ = host_key::secret(&settings.state);
+    }
+    match host_key::public(&settings.state) {
+        Ok(key) => Some(key),
+        Err(error) => {
+            serve_log::line(format_args!(
+                "p2v serve: old machines will take no orders from this host (run `p2v key` as root, then start p2v serve \
+                 again): {error}"
+            ));
+            None
+        }
+    }
+}
+
 /// This host, with the addresses that agents answer: its own, and those of the settings.
-pub fn hosts(settings: &Settings) -> Result<Hosts> {
+/// `key`: its own, if there is one.
+pub fn hosts(settings: &Settings, key: Option<PublicKey>) -> Result<Hosts> {
     let mut hosts = Vec::new();
     for iface in std::iter::once(&settings.iface).chain(&settings.more_ifaces) {
         hosts.push(mac_of(iface)?);
@@ -152,7 +172,14 @@ pub fn hosts(settings: &Settings) -> Result<Hosts> {
     }
     // For people only: without one, they read the address.
     let name = nix::unistd::gethostname().unwrap_or_default();
-    Ok(Hosts::new(hosts, &name.to_string_lossy()))
+    let mut keys: Vec<PublicKey> = key.into_iter().collect();
+    keys.extend(
+        settings
+            .host_keys
+            .iter()
+            .filter(|other| Some(**other) != key),
+    );
+    Ok(Hosts::new(hosts, &name.to_string_lossy(), keys))
 }
 
 /// Returns on SIGINT or SIGTERM.

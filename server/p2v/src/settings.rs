@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use p2v_aoe::MacAddr;
+use p2v_aoe::key::PublicKey;
 use p2v_dom0::name::MachineName;
 use p2v_netboot::{Image, ImageName, Loader, boot_menu};
 use serde::Deserialize;
@@ -46,6 +47,8 @@ pub struct Settings {
     /// replaced, or a second one.
     #[serde(deserialize_with = "p2v_netboot::list_of_macs")]
     pub hosts: Vec<MacAddr>,
+    /// More keys whose orders the agents take, as `p2v key` prints them, beside this host's own: for such hosts.
+    pub host_keys: Vec<PublicKey>,
     /// The netboot service.
     pub serve: p2v_netboot::Settings,
     /// The Xen host.
@@ -111,6 +114,7 @@ impl Default for Settings {
             more_ifaces: Vec::new(),
             state: "/var/lib/p2v".into(),
             hosts: Vec::new(),
+            host_keys: Vec::new(),
             serve: Default::default(),
             xen: Default::default(),
             machines: BTreeMap::new(),

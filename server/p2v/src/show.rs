@@ -143,12 +143,13 @@ fn table(rows: &[[String; 6]]) -> String {
     text
 }
 
-/// All about one machine.
+/// All about one machine. `host_code`: of this host's key.
 pub fn one(
     machine: &MachineView,
     statistics: &BTreeMap<Address, Stats>,
     json: bool,
     iface: &str,
+    host_code: &str,
 ) -> Result<ExitCode> {
     if json {
         let mut value = serde_json::to_value(machine)?;
@@ -169,7 +170,7 @@ pub fn one(
         println!("  domain: running, number {domain}");
     }
     if let Some(inventory) = &machine.inventory {
-        facts(machine, inventory);
+        facts(machine, inventory, host_code);
     }
     for (address, stats) in statistics {
         for line in statistics::lines(*address, stats) {
@@ -206,7 +207,7 @@ pub fn one(
     Ok(ExitCode::SUCCESS)
 }
 
-fn facts(machine: &MachineView, inventory: &Inventory) {
+fn facts(machine: &MachineView, inventory: &Inventory, host_code: &str) {
     if let Some(read) = machine.inventory_read {
         println!("  inventory read: {read}");
     }
@@ -215,6 +216,12 @@ fn facts(machine: &MachineView, inventory: &Inventory) {
         Firmware::Uefi => "UEFI",
     };
     println!("  hardware: {}, {firmware}", hardware(inventory));
+    if let Some(key) = inventory.key {
+        println!(
+            "  key codes: agent {}, host {host_code} (as on its screen)",
+            key.code()
+        );
+    }
     if !inventory.dmi.serial.is_empty() {
         println!("  serial number: {}", plain(&inventory.dmi.serial));
     }

@@ -229,14 +229,16 @@ fn an_image_is_laid_out_only_where_it_harms_nothing() {
     assert_eq!(output.status.code(), Some(0), "{}", err(&output));
     assert!(err(&output).contains("run this again after"));
     let text = std::fs::read_to_string(&menu).unwrap();
-    assert!(text.contains("p2v.shelf=1 ") && !text.contains("p2v.token"));
-    let output = install(&["--writable"]);
-    assert!(err(&output).contains("tokens"), "{}", err(&output));
-    assert!(
-        std::fs::read_to_string(&menu)
-            .unwrap()
-            .contains("p2v.token=")
-    );
+    assert!(text.contains("p2v.shelf=1 ") && !text.contains("p2v.key"));
+    assert!(err(&output).contains("no orders"), "{}", err(&output));
+    let key = std::fs::read_to_string(state.join("host.pub")).unwrap();
+    let output = install(&["--key", key.trim()]);
+    assert!(!err(&output).contains("no orders"), "{}", err(&output));
+    let again = std::fs::read_to_string(&menu).unwrap();
+    assert!(again.contains(&format!(" p2v.key={} ", key.trim())));
+    // The files are made anew, and stay those of the medium or tree that was made before.
+    let id = |text: &str| text.split_once("p2v.boot=").unwrap().1[..32].to_owned();
+    assert_eq!(id(&again), id(&text));
     // Its record is gone, so its shelf may be given away. Another's settings leave it out: no record is made.
     let record = state.join("machines/e1.json");
     let kept = std::fs::read(&record).unwrap();

@@ -34,7 +34,7 @@ pub fn run(arguments: &[String]) -> Result<()> {
         TargetConfig {
             exports: vec![export],
             hosts: Vec::new(),
-            token: None,
+            keys: vec![],
             inventory: Vec::new(),
             boot_id: String::new(),
         },

@@ -11,7 +11,7 @@ use std::time::Duration;
 use libfuzzer_sys::fuzz_target;
 use p2v_aoe::ata::Identify;
 use p2v_aoe::blade::{Disk, Durability, Event, Events, Export, Target, TargetConfig};
-use p2v_aoe::token::Token;
+use p2v_aoe::key::SecretKey;
 use p2v_aoe::vendor::Access;
 use p2v_aoe::wire::Wire;
 use p2v_aoe::{Address, MacAddr};
@@ -33,7 +33,7 @@ impl Disk for Untouchable {
         Ok(())
     }
     fn set_writable(&self, _: bool) -> io::Result<()> {
-        panic!("made writable without the token");
+        panic!("made writable without the key");
     }
 }
 
@@ -77,7 +77,7 @@ fuzz_target!(|bytes: &[u8]| {
         let config = TargetConfig {
             exports: vec![export],
             hosts: vec![],
-            token: Some(Token::from_bytes([1; 32])),
+            keys: vec![SecretKey::from_bytes(&[1; 32]).public()],
             inventory: vec![b' '; 5000],
             boot_id: String::new(),
         };

@@ -12,7 +12,6 @@ use p2v_aoe::blade::{
     self, Conflict, Disk, Durability, Event, Events, Export, Target, TargetConfig,
 };
 use p2v_aoe::cmdline::BootArgs;
-use p2v_aoe::token::Token;
 use p2v_aoe::vendor::Access;
 use p2v_aoe::wire::{OpenError, PacketSocket, Wire};
 
@@ -105,10 +104,11 @@ pub(super) fn serve(options: &Options) -> Result<(), ServeError> {
     let bytes = opened.disk.sectors() * SECTOR;
     // By which an initiator knows that several interfaces lead to one machine. There are no disks and
     // interfaces in it: nothing here is to be moved by `p2v`. But what stands in for an old machine tells of its disk.
+    let key = inventory::new_key().map_err(|e| system("make a key")(io::Error::other(e)))?;
     let mut machine = inventory::machine(Path::new("/sys"), &BootArgs::default());
-    let token = options.waiting.then(Token::of_stand_in);
-    if let Some(token) = &token {
-        machine.token_id = token.fingerprint();
+    if options.waiting {
+        machine.stands_in = true;
+        machine.host_keys.clone_from(&options.keys);
         machine.disks = vec![inventory::of_disk(
             &options.disk,
             options.address,
@@ -129,8 +129,9 @@ pub(super) fn serve(options: &Options) -> Result<(), ServeError> {
                 },
             }],
             hosts: options.allow.clone(),
-            token,
-            inventory: serde_json::to_vec(&machine)
+            keys: options.keys.clone(),
+            inventory: machine
+                .to_document(&key)
                 .map_err(|e| system("describe this machine")(e.into()))?,
             boot_id: machine.boot_id,
         },

@@ -1,13 +1,13 @@
 //! Who may control the machine: the decision about a signed request, and its memory against
-//! replays. One for the whole machine, because the token is.
+//! replays. One for the whole machine, because the start of the agent is.
 
 use std::sync::Mutex;
 
 use pnet::util::MacAddr;
 
 use crate::address::Address;
-use crate::token::Token;
-use crate::vendor::{Control, Status, control_tag};
+use crate::key::{PublicKey, SIGNATURE_LEN};
+use crate::vendor::{Control, Order, Status};
 
 /// What to do with a control request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,32 +22,34 @@ pub(super) enum Decision {
     Refuse(Status),
 }
 
-/// The last control request that was authorised.
+/// The last control request of a host that was authorised.
 struct Last {
+    sender: MacAddr,
     counter: u64,
-    tag: blake3::Hash,
+    signature: [u8; SIGNATURE_LEN],
     reply: Option<Vec<u8>>,
 }
 
-/// The token and the highest counter seen with it.
+/// The hosts' keys, and the highest counter seen of each.
 pub(super) struct ControlState {
-    token: Option<Token>,
-    /// The inventory's `boot_id`: requests of an earlier start of the agent are not ours.
+    keys: Vec<PublicKey>,
+    /// The inventory's: requests for an earlier start of the agent are not ours.
     boot_id: String,
-    last: Mutex<Option<Last>>,
+    /// By the key's place.
+    last: Mutex<Vec<Option<Last>>>,
 }
 
 impl ControlState {
-    /// Without a token every control request is refused.
-    pub(super) fn new(token: Option<Token>, boot_id: String) -> ControlState {
+    /// Without a key every control request is refused.
+    pub(super) fn new(keys: Vec<PublicKey>, boot_id: String) -> ControlState {
         ControlState {
-            token,
+            last: Mutex::new(keys.iter().map(|_| None).collect()),
+            keys,
             boot_id,
-            last: Mutex::new(None),
         }
     }
 
-    fn last(&self) -> std::sync::MutexGuard<'_, Option<Last>> {
+    fn last(&self) -> std::sync::MutexGuard<'_, Vec<Option<Last>>> {
         self.last
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner())
@@ -60,26 +62,27 @@ impl ControlState {
         target: Address,
         operation: u8,
         request: &Control,
+        stations: &[MacAddr],
     ) -> Decision {
-        let Some(token) = &self.token else {
-            return Decision::Refuse(Status::NotAuthorised);
-        };
-        let expected = control_tag(
-            token,
-            &self.boot_id,
+        let order = Order {
+            boot_id: &self.boot_id,
             sender,
             target,
             operation,
-            request.argument,
-            request.counter,
-        );
-        // `blake3::Hash` compares in constant time.
-        if expected != blake3::Hash::from_bytes(request.tag) {
+            argument: request.argument,
+            counter: request.counter,
+            stations,
+        };
+        let text = order.text();
+        let verifies = |key: &PublicKey| key.verifies(&text, &request.signature);
+        let Some(host) = self.keys.iter().position(verifies) else {
             return Decision::Refuse(Status::NotAuthorised);
-        }
-        let mut last = self.last();
-        if let Some(last) = &*last {
-            if request.counter == last.counter && expected == last.tag {
+        };
+        let mut all = self.last();
+        let last = &mut all[host];
+        if let Some(last) = last {
+            // One text has one signature, so it is the same request.
+            if request.counter == last.counter && request.signature == last.signature {
                 return match &last.reply {
                     Some(reply) => Decision::Again(reply.clone()),
                     None => Decision::UnderWay,
@@ -90,16 +93,19 @@ impl ControlState {
             }
         }
         *last = Some(Last {
+            sender,
             counter: request.counter,
-            tag: expected,
+            signature: request.signature,
             reply: None,
         });
         Decision::CarryOut
     }
 
-    /// Keeps the reply of the request with this counter, in case it is asked again.
-    pub(super) fn finished(&self, counter: u64, reply: &[u8]) {
-        if let Some(last) = self.last().as_mut().filter(|last| last.counter == counter) {
+    /// Keeps the reply of this sender's request with this counter, in case it is asked again.
+    pub(super) fn finished(&self, sender: MacAddr, counter: u64, reply: &[u8]) {
+        let mut all = self.last();
+        let mut requests = all.iter_mut().flatten();
+        if let Some(last) = requests.find(|l| (l.sender, l.counter) == (sender, counter)) {
             last.reply = Some(reply.to_vec());
         }
     }
@@ -108,102 +114,108 @@ impl ControlState {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::key::SecretKey;
     use crate::vendor::op;
 
     const HOST: MacAddr = MacAddr(2, 0, 0, 0, 0, 1);
     const BOOT: &str = "this start";
     const TARGET: Address = Address::new(7, 0);
 
-    fn signed(token: &Token, argument: u8, counter: u64) -> Control {
-        Control {
+    fn key(byte: u8) -> SecretKey {
+        SecretKey::from_bytes(&[byte; 32])
+    }
+
+    fn signed(by: u8, argument: u8, counter: u64) -> Control {
+        let order = Order {
+            boot_id: BOOT,
+            sender: HOST,
+            target: TARGET,
+            operation: op::ACCESS,
             argument,
             counter,
-            tag: *control_tag(token, BOOT, HOST, TARGET, op::ACCESS, argument, counter).as_bytes(),
-        }
+            stations: &[],
+        };
+        order.signed(&key(by))
+    }
+
+    fn state() -> ControlState {
+        ControlState::new(vec![key(1).public(), key(2).public()], BOOT.into())
+    }
+
+    fn decide(state: &ControlState, request: &Control) -> Decision {
+        state.decide(HOST, TARGET, op::ACCESS, request, &[])
     }
 
     #[test]
     fn carried_out_once_and_answered_again() {
-        let token = Token::from_bytes([1; 32]);
-        let state = ControlState::new(Some(token.clone()), BOOT.into());
-        let request = signed(&token, 2, 10);
-        assert_eq!(
-            state.decide(HOST, TARGET, op::ACCESS, &request),
-            Decision::CarryOut
-        );
-        assert_eq!(
-            state.decide(HOST, TARGET, op::ACCESS, &request),
-            Decision::UnderWay
-        );
-        state.finished(10, b"done");
-        assert_eq!(
-            state.decide(HOST, TARGET, op::ACCESS, &request),
-            Decision::Again(b"done".to_vec())
-        );
+        let state = state();
+        let request = signed(1, 2, 10);
+        assert_eq!(decide(&state, &request), Decision::CarryOut);
+        assert_eq!(decide(&state, &request), Decision::UnderWay);
+        state.finished(HOST, 10, b"done");
+        assert_eq!(decide(&state, &request), Decision::Again(b"done".to_vec()));
     }
 
     #[test]
     fn replays_and_forgeries_are_refused() {
-        let token = Token::from_bytes([1; 32]);
-        let state = ControlState::new(Some(token.clone()), BOOT.into());
-        let (old, new) = (signed(&token, 2, 10), signed(&token, 1, 11));
-        assert_eq!(
-            state.decide(HOST, TARGET, op::ACCESS, &old),
-            Decision::CarryOut
-        );
-        assert_eq!(
-            state.decide(HOST, TARGET, op::ACCESS, &new),
-            Decision::CarryOut
-        );
-        // The recorded request that made the disk writable does not work a second time.
-        assert_eq!(
-            state.decide(HOST, TARGET, op::ACCESS, &old),
-            Decision::Refuse(Status::Replayed)
-        );
-        // Another request with a counter that was used.
-        assert_eq!(
-            state.decide(HOST, TARGET, op::ACCESS, &signed(&token, 2, 11)),
-            Decision::Refuse(Status::Replayed)
-        );
+        let state = state();
+        let (old, new) = (signed(1, 2, 10), signed(1, 1, 11));
+        assert_eq!(decide(&state, &old), Decision::CarryOut);
+        assert_eq!(decide(&state, &new), Decision::CarryOut);
+        // The recorded request that made the disk writable does not work a second time, nor does another one with a
+        // counter that was used.
+        let replayed = Decision::Refuse(Status::Replayed);
+        assert_eq!(decide(&state, &old), replayed);
+        assert_eq!(decide(&state, &signed(1, 2, 11)), replayed);
 
         let refused = Decision::Refuse(Status::NotAuthorised);
-        let forged = signed(&Token::from_bytes([2; 32]), 2, 12);
-        assert_eq!(state.decide(HOST, TARGET, op::ACCESS, &forged), refused);
-        let altered = Control {
-            argument: 1,
-            ..signed(&token, 2, 12)
-        };
-        assert_eq!(state.decide(HOST, TARGET, op::ACCESS, &altered), refused);
+        assert_eq!(decide(&state, &signed(3, 2, 12)), refused);
+        let right = signed(1, 2, 12);
+        for altered in [
+            Control {
+                argument: 1,
+                ..right
+            },
+            Control {
+                counter: u64::MAX,
+                ..right
+            },
+        ] {
+            assert_eq!(decide(&state, &altered), refused);
+        }
         let elsewhere = Address::new(7, 1);
-        assert_eq!(
-            state.decide(HOST, elsewhere, op::ACCESS, &signed(&token, 2, 12)),
-            refused
-        );
-        assert_eq!(
-            state.decide(HOST, TARGET, op::FINISH, &signed(&token, 2, 12)),
-            refused
-        );
         let stranger = MacAddr(2, 0, 0, 0, 0, 9);
-        assert_eq!(
-            state.decide(stranger, TARGET, op::ACCESS, &signed(&token, 2, 12)),
-            refused
-        );
+        for decision in [
+            state.decide(HOST, elsewhere, op::ACCESS, &right, &[]),
+            state.decide(HOST, TARGET, op::FINISH, &right, &[]),
+            state.decide(stranger, TARGET, op::ACCESS, &right, &[]),
+            state.decide(HOST, TARGET, op::ACCESS, &right, &[stranger]),
+        ] {
+            assert_eq!(decision, refused);
+        }
         // What was authorised before the agent was started again.
-        let restarted = ControlState::new(Some(token.clone()), "another start".into());
-        assert_eq!(restarted.decide(HOST, TARGET, op::ACCESS, &old), refused);
+        let restarted = ControlState::new(vec![key(1).public()], "another start".into());
+        assert_eq!(decide(&restarted, &old), refused);
         // None of them used up a counter.
+        assert_eq!(decide(&state, &right), Decision::CarryOut);
+    }
+
+    #[test]
+    fn each_host_has_counters_of_its_own() {
+        let state = state();
+        assert_eq!(decide(&state, &signed(1, 2, 1000)), Decision::CarryOut);
+        assert_eq!(decide(&state, &signed(2, 1, 5)), Decision::CarryOut);
         assert_eq!(
-            state.decide(HOST, TARGET, op::ACCESS, &signed(&token, 2, 12)),
-            Decision::CarryOut
+            decide(&state, &signed(1, 1, 999)),
+            Decision::Refuse(Status::Replayed)
         );
     }
 
     #[test]
-    fn without_a_token_nothing_is_authorised() {
-        let state = ControlState::new(None, BOOT.into());
-        let request = signed(&Token::from_bytes([0; 32]), 2, 1);
+    fn without_a_key_nothing_is_authorised() {
+        let state = ControlState::new(Vec::new(), BOOT.into());
         assert_eq!(
-            state.decide(HOST, TARGET, op::ACCESS, &request),
+            decide(&state, &signed(1, 2, 1)),
             Decision::Refuse(Status::NotAuthorised)
         );
     }

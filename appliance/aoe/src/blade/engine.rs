@@ -192,7 +192,8 @@ impl Engine {
                     status: Status::Busy,
                     lba: 0,
                 };
-                self.control.finished(counter, &busy.to_bytes());
+                let by = request.to.header.destination;
+                self.control.finished(by, counter, &busy.to_bytes());
             }
             return;
         }

@@ -86,8 +86,12 @@ pub(super) struct Served {
     pub(super) identify: [u8; 512],
     pub(super) sectors: u64,
     pub(super) durability: Durability,
+    /// There are keys for orders: reservations are taken by them alone.
+    takes_orders: bool,
     /// Access is changed by authorised requests alone.
     guarded: bool,
+    /// There was a list of hosts from the start: it stays as it is.
+    listed: bool,
     /// An [`Access`].
     access: AtomicU8,
     /// When it was made, just after the inventory.
@@ -108,7 +112,7 @@ fn is_repeated(one: &Header, other: &Header) -> bool {
 }
 
 impl Served {
-    /// `takes_orders`: there is a token for them.
+    /// `takes_orders`: there are keys for them.
     pub(super) fn new(export: Export, hosts: &[MacAddr], takes_orders: bool) -> Served {
         let sectors = export.disk.sectors();
         Served {
@@ -121,7 +125,9 @@ impl Served {
             sectors,
             disk: export.disk,
             durability: export.durability,
+            takes_orders,
             guarded: takes_orders || export.access != Access::ReadWrite,
+            listed: !hosts.is_empty(),
             access: AtomicU8::new(export.access as u8),
             made: Instant::now(),
             counters: Default::default(),
@@ -255,11 +261,13 @@ impl Served {
         }))
     }
 
-    /// Answers a MAC mask request; `None`: unknown sub-command.
+    /// Answers a MAC mask request; `None`: unknown sub-command. A list that was given from the start says who may read and
+    /// write, and no frame changes it: anybody can send one with a host's address.
     pub(super) fn mac_mask(&self, request: &MacMask) -> Option<MacMask> {
         let mut settings = self.settings();
         let error = match request.sub {
             0 => 0,
+            1 if self.listed => mask_error::UNSPECIFIED,
             1 => edited(&settings.hosts, &request.directives).map_or_else(
                 |error| error,
                 |hosts| {
@@ -284,17 +292,33 @@ impl Served {
         })
     }
 
+    /// Whether a reservation would take the disk from a domain that writes to it, perhaps from another host.
+    fn in_use(&self) -> bool {
+        self.access() != Access::ReadOnly && self.guarded
+    }
+
+    /// Reserves for these stations, or ends the reservation, by an order of `sender`. False: another host has it, or a
+    /// domain uses the disk.
+    pub(super) fn reserve_by_order(&self, macs: &[MacAddr], sender: MacAddr) -> bool {
+        let mut settings = self.settings();
+        let foreign = !settings.reserved.is_empty() && !settings.reserved.contains(&sender);
+        if foreign || (self.in_use() && !macs.is_empty()) {
+            return false;
+        }
+        settings.reserved = macs.to_vec();
+        true
+    }
+
     /// Answers a reserve/release request: the holders, and whether it was refused because another
-    /// holds the reservation. `None`: unknown sub-command.
+    /// holds the reservation, or it takes an order. `None`: unknown sub-command.
     pub(super) fn reserve(&self, request: &Reserve, sender: MacAddr) -> Option<(Reserve, bool)> {
         let mut settings = self.settings();
         let foreign = !settings.reserved.is_empty() && !settings.reserved.contains(&sender);
-        // A domain writes here, perhaps from another host: a reservation would take its disk away.
-        let in_use = self.access() != Access::ReadOnly && self.guarded;
         let refused = match request.sub {
             reserve::READ => false,
+            reserve::SET | reserve::FORCE_SET if self.takes_orders => true,
             reserve::SET if foreign => true,
-            reserve::SET | reserve::FORCE_SET if in_use && !request.macs.is_empty() => true,
+            reserve::SET | reserve::FORCE_SET if self.in_use() && !request.macs.is_empty() => true,
             reserve::SET | reserve::FORCE_SET => {
                 settings.reserved.clone_from(&request.macs);
                 false

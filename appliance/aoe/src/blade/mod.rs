@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use pnet::util::MacAddr;
 
 use crate::address::Address;
-use crate::token::Token;
+use crate::key::PublicKey;
 use crate::vendor::{Access, Finish, Stats, Status};
 use crate::wire::Wire;
 
@@ -65,9 +65,9 @@ pub struct TargetConfig {
     pub exports: Vec<Export>,
     /// MAC addresses that are answered for data; empty: everybody.
     pub hosts: Vec<MacAddr>,
-    /// The boot token; without it control requests are refused.
-    pub token: Option<Token>,
-    /// The inventory document, as JSON.
+    /// The hosts' public keys; without one control requests are refused.
+    pub keys: Vec<PublicKey>,
+    /// The inventory document ([`Inventory::to_document`](crate::inventory::Inventory::to_document)).
     pub inventory: Vec<u8>,
     /// The inventory's `boot_id`, which control requests are bound to.
     pub boot_id: String,
@@ -153,8 +153,8 @@ impl Drop for Target {
 impl Target {
     /// Starts the disk threads. A disk that may be written from the start is opened for that.
     pub fn new(config: TargetConfig, events: Arc<dyn Events>) -> io::Result<Target> {
-        let takes_orders = config.token.is_some();
-        let control = Arc::new(ControlState::new(config.token, config.boot_id));
+        let takes_orders = !config.keys.is_empty();
+        let control = Arc::new(ControlState::new(config.keys, config.boot_id));
         let mut exports = Vec::new();
         for export in config.exports {
             if export.access == Access::ReadWrite {

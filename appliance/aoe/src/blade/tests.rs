@@ -10,6 +10,8 @@ use crate::ata::{self, Registers};
 use crate::config::{QueryConfig, sub};
 use crate::frame::{self, Header, command};
 use crate::initiator::{Error, Initiator, Session};
+use crate::inventory::Inventory;
+use crate::key::SecretKey;
 use crate::vendor::Request;
 use crate::wire::memory::{Fate, Segment, Station};
 
@@ -26,8 +28,8 @@ const STRANGER: MacAddr = MacAddr(2, 0, 0, 0, 0, 9);
 const E7_0: Address = Address::new(7, 0);
 const SECTORS: u64 = 1000;
 
-fn token() -> Token {
-    Token::from_bytes([42; 32])
+fn key() -> SecretKey {
+    SecretKey::from_bytes(&[42; 32])
 }
 
 /// A disk in memory that knows what was flushed and can have bad sectors.
@@ -102,6 +104,16 @@ impl Events for Told {
     }
 }
 
+/// The document of an agent of this start.
+fn document(boot_id: &str) -> Vec<u8> {
+    let inventory = Inventory {
+        agent: "test".into(),
+        boot_id: boot_id.into(),
+        ..Inventory::default()
+    };
+    inventory.to_document(&key()).unwrap()
+}
+
 /// One export, read-only, for one host.
 fn config(disk: Arc<dyn Disk>) -> TargetConfig {
     TargetConfig {
@@ -113,8 +125,8 @@ fn config(disk: Arc<dyn Disk>) -> TargetConfig {
             durability: Durability::Stable,
         }],
         hosts: vec![HOST],
-        token: Some(token()),
-        inventory: br#"{"version":1,"agent":"test","boot_id":"this start"}"#.to_vec(),
+        keys: vec![key().public()],
+        inventory: document("this start"),
         boot_id: "this start".into(),
     }
 }

@@ -301,9 +301,15 @@ impl Session {
     /// Reserves the target for this host: others' reads and writes get an error until
     /// [`Session::release`].
     pub fn reserve(&mut self) -> Result<(), Error> {
+        let own = self.own_macs();
+        self.reservation("reserve itself for this host", own)
+    }
+
+    /// The stations of this host that the session speaks with.
+    fn own_macs(&self) -> Vec<MacAddr> {
         let own = (0..self.paths()).map(|path| self.exchange.own_mac(path));
         let own: BTreeSet<MacAddr> = own.collect();
-        self.reservation("reserve itself for this host", own.into_iter().collect())
+        own.into_iter().collect()
     }
 
     /// Ends the reservation.

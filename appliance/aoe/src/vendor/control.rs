@@ -3,7 +3,7 @@
 use pnet::util::MacAddr;
 
 use crate::address::Address;
-use crate::token::Token;
+use crate::key::{SIGNATURE_LEN, SecretKey};
 
 /// State of an export.
 #[derive(serde::Serialize, serde::Deserialize)]
@@ -63,38 +63,83 @@ impl Finish {
     }
 }
 
+/// Whom a disk is reserved for: reads and writes of others get an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Reservation {
+    /// For the stations of the order.
+    Take = 1,
+    /// For nobody.
+    End = 2,
+}
+
+impl Reservation {
+    /// What an argument byte asks for.
+    pub fn from_argument(argument: u8) -> Option<Reservation> {
+        match argument {
+            1 => Some(Reservation::Take),
+            2 => Some(Reservation::End),
+            _ => None,
+        }
+    }
+}
+
 /// A control request's fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Control {
-    /// The argument byte of Access or Finish.
+    /// The argument byte of Access, Finish or Reserve.
     pub argument: u8,
-    /// Grows with every control request of one boot.
+    /// Grows with every control request of one host to one start of the agent.
     pub counter: u64,
-    /// See [`control_tag`].
-    pub tag: [u8; 32],
+    /// Of [`Order::text`].
+    pub signature: [u8; SIGNATURE_LEN],
 }
 
-/// The keyed BLAKE3 that authorises a control request: of the text `p2v control 1`, the length (u32)
-/// and the bytes of the inventory's `boot_id`, the sender's MAC, shelf, slot, operation, argument and
-/// counter.
-pub fn control_tag(
-    token: &Token,
-    boot_id: &str,
-    sender: MacAddr,
-    target: Address,
-    operation: u8,
-    argument: u8,
-    counter: u64,
-) -> blake3::Hash {
-    blake3::Hasher::new_keyed(token.as_bytes())
-        .update(b"p2v control 1")
-        .update(&(boot_id.len() as u32).to_be_bytes())
-        .update(boot_id.as_bytes())
-        .update(&sender.octets())
-        .update(&target.shelf.to_be_bytes())
-        .update(&[target.slot, operation, argument])
-        .update(&counter.to_be_bytes())
-        .finalize()
+/// All that a signature of an order is for: it holds for one start of the agent, one sender, target, operation,
+/// argument and counter, and for these stations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Order<'a> {
+    /// The inventory's `boot_id`.
+    pub boot_id: &'a str,
+    /// Who sends it.
+    pub sender: MacAddr,
+    /// For which disk.
+    pub target: Address,
+    /// One of [`super::op`].
+    pub operation: u8,
+    /// As in [`Control`].
+    pub argument: u8,
+    /// As in [`Control`].
+    pub counter: u64,
+    /// For whom a disk is reserved; else none.
+    pub stations: &'a [MacAddr],
+}
+
+impl Order<'_> {
+    /// What is signed: the text `p2v order 1`, the length (u32) and the bytes of the start's id, the sender's MAC, shelf,
+    /// slot, operation, argument, counter, and the stations.
+    pub fn text(&self) -> Vec<u8> {
+        let mut text = b"p2v order 1".to_vec();
+        text.extend((self.boot_id.len() as u32).to_be_bytes());
+        text.extend(self.boot_id.as_bytes());
+        text.extend(self.sender.octets());
+        text.extend(self.target.shelf.to_be_bytes());
+        text.extend([self.target.slot, self.operation, self.argument]);
+        text.extend(self.counter.to_be_bytes());
+        for station in self.stations {
+            text.extend(station.octets());
+        }
+        text
+    }
+
+    /// The fields of the request, signed with `key`.
+    pub fn signed(&self, key: &SecretKey) -> Control {
+        Control {
+            argument: self.argument,
+            counter: self.counter,
+            signature: key.sign(&self.text()),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -103,49 +148,52 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_control_tag_holds_for_one_sender_target_operation_argument_and_counter() {
-        let token = Token::from_bytes([1; 32]);
+    fn each_order_has_a_text_of_its_own() {
         let (host, other) = (
             MacAddr::new(2, 0, 0, 0, 0, 1),
             MacAddr::new(2, 0, 0, 0, 0, 2),
         );
-        let target = Address::new(7, 0);
-        let tag = control_tag(&token, "boot 1", host, target, op::ACCESS, 2, 5);
-        assert_ne!(
-            tag,
-            control_tag(&token, "boot 2", host, target, op::ACCESS, 2, 5)
-        );
-        assert_ne!(
-            tag,
-            control_tag(
-                &Token::from_bytes([2; 32]),
-                "boot 1",
-                host,
-                target,
-                op::ACCESS,
-                2,
-                5
-            )
-        );
-        assert_ne!(
-            tag,
-            control_tag(&token, "boot 1", other, target, op::ACCESS, 2, 5)
-        );
-        assert_ne!(
-            tag,
-            control_tag(&token, "boot 1", host, Address::new(7, 1), op::ACCESS, 2, 5)
-        );
-        assert_ne!(
-            tag,
-            control_tag(&token, "boot 1", host, target, op::FINISH, 2, 5)
-        );
-        assert_ne!(
-            tag,
-            control_tag(&token, "boot 1", host, target, op::ACCESS, 1, 5)
-        );
-        assert_ne!(
-            tag,
-            control_tag(&token, "boot 1", host, target, op::ACCESS, 2, 6)
-        );
+        let order = Order {
+            boot_id: "start 1",
+            sender: host,
+            target: Address::new(7, 0),
+            operation: op::ACCESS,
+            argument: 2,
+            counter: 5,
+            stations: &[],
+        };
+        let others = [
+            Order {
+                boot_id: "start 2",
+                ..order
+            },
+            Order {
+                sender: other,
+                ..order
+            },
+            Order {
+                target: Address::new(7, 1),
+                ..order
+            },
+            Order {
+                operation: op::FINISH,
+                ..order
+            },
+            Order {
+                argument: 1,
+                ..order
+            },
+            Order {
+                counter: 6,
+                ..order
+            },
+            Order {
+                stations: &[other],
+                ..order
+            },
+        ];
+        for other in others {
+            assert_ne!(order.text(), other.text(), "{other:?}");
+        }
     }
 }

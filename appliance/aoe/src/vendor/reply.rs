@@ -113,7 +113,7 @@ impl Reply {
                     map: rest.get(..length).ok_or(short(14 + length))?.to_vec(),
                 }
             }
-            op::ACCESS | op::FINISH => {
+            op::ACCESS | op::FINISH | op::RESERVE => {
                 let (&[argument, ..], rest) = fixed::<8>(rest)?;
                 Reply::Done {
                     operation,

@@ -1,10 +1,12 @@
 //! Requests as values and as bytes.
 
-use super::{Control, Probe, Status, VENDOR_LEN, op};
+use pnet::util::MacAddr;
+
+use super::{Control, Probe, STATIONS_MAX, Status, VENDOR_LEN, op};
 use crate::frame::{FrameError, fixed};
 
 /// A request's operation and fields.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
     /// Bytes of the inventory from this offset on.
     Inventory {
@@ -31,6 +33,13 @@ pub enum Request {
     Access(Control),
     /// End the machine's session.
     Finish(Control),
+    /// Reserve the export, or end its reservation.
+    Reserve {
+        /// Who asks, and which of the two.
+        control: Control,
+        /// For whom, [`STATIONS_MAX`](super::STATIONS_MAX) at the most.
+        stations: Vec<MacAddr>,
+    },
     /// Counters.
     Stats,
     /// A question about the way between the two.
@@ -65,18 +74,22 @@ impl Request {
                     bits: u16::from_be_bytes(*fixed(rest)?.0),
                 }
             }
-            op::ACCESS | op::FINISH => {
+            op::ACCESS | op::FINISH | op::RESERVE => {
                 let (&[argument, ..], rest) = fixed::<8>(rest)?;
                 let (counter, rest) = fixed(rest)?;
+                let (signature, rest) = fixed(rest)?;
                 let control = Control {
                     argument,
                     counter: u64::from_be_bytes(*counter),
-                    tag: *fixed(rest)?.0,
+                    signature: *signature,
                 };
-                if operation == op::ACCESS {
-                    Request::Access(control)
-                } else {
-                    Request::Finish(control)
+                match operation {
+                    op::ACCESS => Request::Access(control),
+                    op::FINISH => Request::Finish(control),
+                    _ => match stations(rest)? {
+                        Some(stations) => Request::Reserve { control, stations },
+                        None => return Ok(Err(Status::BadArgument)),
+                    },
                 }
             }
             op::STATS => Request::Stats,
@@ -96,6 +109,7 @@ impl Request {
             Request::ZeroMap { .. } => op::ZERO_MAP,
             Request::Access(_) => op::ACCESS,
             Request::Finish(_) => op::FINISH,
+            Request::Reserve { .. } => op::RESERVE,
             Request::Stats => op::STATS,
             Request::Probe(_) => op::PROBE,
         }
@@ -119,14 +133,37 @@ impl Request {
                 bytes.extend(sectors_per_bit.to_be_bytes());
                 bytes.extend(bits.to_be_bytes());
             }
-            Request::Access(control) | Request::Finish(control) => {
-                bytes.extend([control.argument, 0, 0, 0, 0, 0, 0, 0]);
-                bytes.extend(control.counter.to_be_bytes());
-                bytes.extend(control.tag);
+            Request::Access(control) | Request::Finish(control) => control.write(&mut bytes),
+            Request::Reserve { control, stations } => {
+                control.write(&mut bytes);
+                bytes.push(stations.len() as u8);
+                for station in stations {
+                    bytes.extend(station.octets());
+                }
             }
             Request::Stats => {}
             Request::Probe(probe) => probe.write(&mut bytes),
         }
         bytes
     }
+}
+
+impl Control {
+    fn write(&self, bytes: &mut Vec<u8>) {
+        bytes.extend([self.argument, 0, 0, 0, 0, 0, 0, 0]);
+        bytes.extend(self.counter.to_be_bytes());
+        bytes.extend(self.signature);
+    }
+}
+
+/// A count and so many addresses; `None`: too many.
+fn stations(bytes: &[u8]) -> Result<Option<Vec<MacAddr>>, FrameError> {
+    let (&[count], mut rest) = fixed::<1>(bytes)?;
+    let mut stations = Vec::new();
+    for _ in 0..count {
+        let (octets, more) = fixed::<6>(rest)?;
+        stations.push(MacAddr::from(*octets));
+        rest = more;
+    }
+    Ok((stations.len() <= STATIONS_MAX).then_some(stations))
 }

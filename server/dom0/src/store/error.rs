@@ -84,8 +84,8 @@ pub enum StoreError {
         "all {SHELF_MAX} AoE shelves are taken; move records of machines that are gone out of the way"
     )]
     Full,
-    /// The system has no randomness for a token.
-    #[error("no random bytes for a boot token: {0}")]
+    /// The system has no randomness for an id.
+    #[error("no random bytes for the id of a boot menu: {0}")]
     Random(String),
     /// Another command has the machine.
     #[error(transparent)]

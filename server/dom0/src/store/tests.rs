@@ -1,4 +1,6 @@
 use super::*;
+use std::collections::BTreeSet;
+use std::sync::Mutex;
 
 fn mac(n: u8) -> MacAddr {
     MacAddr::new(0x52, 0x54, 0, 0, 0, n)
@@ -64,7 +66,7 @@ fn shelf_and_name_are_stable_and_first_free() {
         .menu(mac(2), Some(&"other".parse().unwrap()), at(500))
         .unwrap();
     assert_eq!((b2.shelf, b2.name.as_str()), (2, "web"));
-    assert_ne!(b2.token, b.token);
+    assert_ne!(b2.menu_id, b.menu_id);
     fs::remove_file(store.path(&a.name)).unwrap();
     assert_eq!(store.menu(mac(3), None, at(2)).unwrap().shelf, 1);
     assert!(matches!(
@@ -130,11 +132,11 @@ fn what_was_last_given_is_read_without_writing() {
     assert!(store.last_menu(mac(1)).unwrap().is_none());
     let first = store.menu(mac(1), None, at(0)).unwrap();
     let second = store.menu(mac(1), None, at(500)).unwrap();
-    assert_ne!(first.token, second.token);
+    assert_ne!(first.menu_id, second.menu_id);
     let path = dir.path().join("machines/e1.json");
     let before = fs::read(&path).unwrap();
     let last = store.last_menu(mac(1)).unwrap().unwrap();
-    assert_eq!((last.shelf, last.token), (1, second.token));
+    assert_eq!((last.shelf, last.menu_id), (1, second.menu_id));
     assert_eq!(fs::read(&path).unwrap(), before);
 }
 
@@ -142,12 +144,24 @@ fn what_was_last_given_is_read_without_writing() {
 fn the_counter_is_on_disk_before_it_is_used() {
     let (dir, store) = store();
     let name = store.menu(mac(1), None, at(0)).unwrap().name;
-    assert_eq!(store.next_counter(&name).unwrap(), 1);
+    let first = store.next_counter(&name).unwrap();
     assert_eq!(
         Store::open(dir.path()).unwrap().get(&name).unwrap().counter,
-        1
+        first
     );
-    assert_eq!(store.next_counter(&name).unwrap(), 2);
+    // A record that was lost or put back begins beyond what it had: it goes by the clock. One whose clock was set back
+    // goes on from where it was.
+    fs::remove_file(store.path(&name)).unwrap();
+    let name = store.menu(mac(1), None, at(0)).unwrap().name;
+    assert!(store.next_counter(&name).unwrap() > first);
+    let ahead = u64::MAX - 2;
+    store
+        .update(&name, |record| {
+            record.counter = ahead;
+            Ok::<_, StoreError>(())
+        })
+        .unwrap();
+    assert_eq!(store.next_counter(&name).unwrap(), ahead + 1);
 }
 
 #[test]
@@ -160,12 +174,18 @@ fn a_failed_change_writes_nothing_and_both_writers_are_heard() {
     });
     assert!(failed.is_err());
     assert_eq!(store.get(&name).unwrap().counter, 0);
+    let given = Mutex::new(BTreeSet::new());
     std::thread::scope(|s| {
         for _ in 0..4 {
-            s.spawn(|| (0..50).for_each(|_| assert!(store.next_counter(&name).unwrap() > 0)));
+            s.spawn(|| {
+                for _ in 0..50 {
+                    let counter = store.next_counter(&name).unwrap();
+                    given.lock().unwrap().insert(counter);
+                }
+            });
         }
     });
-    assert_eq!(store.get(&name).unwrap().counter, 200);
+    assert_eq!(given.lock().unwrap().len(), 200);
 }
 
 #[test]

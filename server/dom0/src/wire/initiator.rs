@@ -5,11 +5,11 @@ use std::time::Duration;
 use p2v_aoe::frame::ErrorCode;
 use p2v_aoe::initiator::{Error, Initiator, Session};
 use p2v_aoe::inventory::Inventory;
-use p2v_aoe::token::Token;
+use p2v_aoe::key::SecretKey;
 use p2v_aoe::vendor::{self, Stats, Status};
 use p2v_aoe::{Address, MacAddr};
 
-use super::{Access, Export, Finish, Found, SilenceListener, Wire, WireError};
+use super::{Access, Export, Finish, Found, Reservation, SilenceListener, Wire, WireError};
 use crate::copy::{Digest, Source, SourceError};
 
 impl From<Error> for WireError {
@@ -104,20 +104,29 @@ impl Export for Session {
         Ok(Session::inventory(self)?)
     }
 
-    fn access(&mut self, token: &Token, counter: u64, access: Access) -> Result<(), WireError> {
+    fn access(&mut self, key: &SecretKey, counter: u64, access: Access) -> Result<(), WireError> {
         let access = match access {
             Access::ReadOnly => vendor::Access::ReadOnly,
             Access::ReadWrite => vendor::Access::ReadWrite,
         };
-        Ok(Session::access(self, token, counter, access)?)
+        Ok(Session::access(self, key, counter, access)?)
     }
 
-    fn finish(&mut self, token: &Token, counter: u64, finish: Finish) -> Result<(), WireError> {
+    fn finish(&mut self, key: &SecretKey, counter: u64, finish: Finish) -> Result<(), WireError> {
         let finish = match finish {
             Finish::PowerOff => vendor::Finish::PowerOff,
             Finish::Restart => vendor::Finish::Restart,
         };
-        Ok(Session::finish(self, token, counter, finish)?)
+        Ok(Session::finish(self, key, counter, finish)?)
+    }
+
+    fn reserve_by_order(
+        &mut self,
+        key: &SecretKey,
+        counter: u64,
+        reservation: Reservation,
+    ) -> Result<(), WireError> {
+        Ok(Session::reserve_by_order(self, key, counter, reservation)?)
     }
 
     fn stats(&mut self) -> Result<Stats, WireError> {

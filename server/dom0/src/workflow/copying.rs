@@ -4,7 +4,6 @@ use std::sync::atomic::AtomicBool;
 
 use p2v_aoe::Address;
 use p2v_aoe::inventory::Disk;
-use p2v_aoe::token::Token;
 
 use super::{Contact, Context, Error, addresses, refused};
 use crate::copy::certificate::Certificate;
@@ -12,7 +11,7 @@ use crate::copy::destination::{self, MayGo, Wanted};
 use crate::copy::files_hit::FileHit;
 use crate::copy::{Limit, MEMORY, MEMORY_MIN, Salvage, Summary, Verify};
 use crate::name::MachineName;
-use crate::record::{Destination, State};
+use crate::record::{Destination, NotOurs, State};
 use crate::timestamp::Timestamp;
 use crate::wire::Access;
 
@@ -125,7 +124,7 @@ pub fn copy(context: Context<'_>, request: CopyRequest<'_>) -> Result<Vec<CopyDo
             &super::stop::known_addresses(&host.store.get(&name)?),
         )?;
     }
-    let contact = context.contact(&name)?;
+    let contact = contact(context, &name, request)?;
     context.refuse_missing(&contact.record, request.without)?;
     let all = addresses(&contact.disks);
     if !request.precopy {
@@ -148,9 +147,9 @@ pub fn copy(context: Context<'_>, request: CopyRequest<'_>) -> Result<Vec<CopyDo
         let guard = guard(context, &contact, request)?;
         context.end_waiting(&contact)?;
         context.let_go(&name, &all)?;
-        if let Some(token) = &guard {
+        if guard {
             report.step("making the exports read-only");
-            context.set_access(&contact, &all, token, Access::ReadOnly)?;
+            context.set_access(&contact, &all, Access::ReadOnly)?;
         }
         // A domain that ended without `p2v stop`: it has its disks no longer.
         host.store.update(&name, |record| {
@@ -163,7 +162,7 @@ pub fn copy(context: Context<'_>, request: CopyRequest<'_>) -> Result<Vec<CopyDo
             Ok::<_, Error>(())
         })?;
         context.driver_as_before();
-        unguarded = guard.is_none();
+        unguarded = !guard;
     }
     let limit = request.limit.map(Limit::new);
     let job = disk::Job {
@@ -183,7 +182,7 @@ pub fn copy(context: Context<'_>, request: CopyRequest<'_>) -> Result<Vec<CopyDo
     let copied = copy_disks(&job, &chosen, &mut open);
     // Also after a failure: the domain's driver must be let in again.
     for disk in &mut open {
-        disk.let_go(context);
+        disk.let_go(&job);
     }
     let done = copied?;
     if request.precopy {
@@ -279,7 +278,7 @@ pub fn plan_copy(context: Context<'_>, request: CopyRequest<'_>) -> Result<Vec<C
         .parse()
         .map_err(destination::DestinationError::from)?;
     let name = machine(context, request.target)?;
-    let contact = context.contact(&name)?;
+    let contact = contact(context, &name, request)?;
     if let state @ (State::Moved | State::Released) = contact.record.state {
         return refused(format!("{name} is {state}: there is nothing to copy"));
     }
@@ -417,28 +416,44 @@ fn machine(context: Context<'_>, target: &CopyTarget) -> Result<MachineName, Err
         .name)
 }
 
-/// The token with which the old disks are made read-only, so that nothing writes to them while they
-/// are copied; `None` if there is none and the operator takes that on himself.
-fn guard(
+/// The machine; one that another host booted where the operator has said so.
+fn contact(
     context: Context<'_>,
-    contact: &Contact,
+    name: &MachineName,
     request: CopyRequest<'_>,
-) -> Result<Option<Token>, Error> {
+) -> Result<Contact, Error> {
+    let contact = context.contact_of(name, request.not_booted_by_this_host);
+    match contact {
+        Err(Error::NotOurs {
+            why: NotOurs::NoMenuOfOurs,
+            ..
+        }) => refused(unguarded(name)),
+        contact => contact,
+    }
+}
+
+fn unguarded(name: &MachineName) -> String {
+    format!(
+        "the agent on {name} was not started by this host, or without its key, so this host cannot make its exports \
+         read-only, and a domain of another host may be writing to them. Restart the old machine so that it boots \
+         from `p2v serve` here; or, if you know that nothing writes to its disks, say --not-booted-by-this-host"
+    )
+}
+
+/// Whether the old disks can be made read-only by order, so that nothing writes to them while they
+/// are copied; if not, the operator takes that on himself.
+fn guard(context: Context<'_>, contact: &Contact, request: CopyRequest<'_>) -> Result<bool, Error> {
     let name = &contact.record.name;
-    match Context::token(contact) {
-        Some(token) => Ok(Some(token)),
-        None if request.not_booted_by_this_host => {
+    match context.takes_orders(contact) {
+        true => Ok(true),
+        false if request.not_booted_by_this_host => {
             context.report.warn(&format!(
                 "{name} was not booted by this host, which cannot make its exports read-only: if a domain of another \
                  host writes to them meanwhile, the copy is of no use. `p2v cutover` will ask again"
             ));
-            Ok(None)
+            Ok(false)
         }
-        None => refused(format!(
-            "the agent on {name} did not get its boot token from this host, so this host cannot make its exports \
-             read-only, and a domain of another host may be writing to them. Restart the old machine so that it boots \
-             from `p2v serve` here; or, if you know that nothing writes to its disks, say --not-booted-by-this-host"
-        )),
+        false => refused(unguarded(name)),
     }
 }
 

@@ -63,7 +63,8 @@ pub fn cutover(
         );
         None
     } else {
-        let contact = context.contact(name).or_else(|error| {
+        let contact = context.contact_of(name, options.accept_unguarded);
+        let contact = contact.or_else(|error| {
             refused(format!(
                 "{error}. If it is off for good and did not run its own system since the copy, say --old-machine-gone"
             ))
@@ -314,16 +315,16 @@ fn same_boot(record: &Record) -> Result<(), Error> {
 fn guarded(context: Context<'_>, contact: &Contact, options: &CutoverOptions) -> Result<(), Error> {
     let name = &contact.record.name;
     let all = addresses(&contact.disks);
-    match Context::token(contact) {
-        Some(token) => context.set_access(contact, &all, &token, Access::ReadOnly),
-        None if options.accept_unguarded => {
+    match context.takes_orders(contact) {
+        true => context.set_access(contact, &all, Access::ReadOnly),
+        false if options.accept_unguarded => {
             context.report.warn(&format!(
                 "{name} takes no orders from this host: nothing here keeps another host from writing to its old disks"
             ));
             Ok(())
         }
-        None => refused(format!(
-            "the agent on {name} did not get its boot token from this host, which cannot make its exports read-only: a \
+        false => refused(format!(
+            "the agent on {name} was started without this host's key, so this host cannot make its exports read-only: a \
              domain of another host may be writing to them. Restart the old machine so that it boots from `p2v serve` \
              here, and run `p2v copy` again; or, if you know that nothing writes to its disks, say --accept-unguarded"
         )),

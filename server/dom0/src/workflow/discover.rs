@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use p2v_aoe::inventory::Inventory;
+use p2v_aoe::key::PublicKey;
 use p2v_aoe::vendor::Stats;
 use p2v_aoe::{Address, MacAddr};
 use serde::Serialize;
@@ -128,25 +129,19 @@ fn known(
     domains: &[xl::Domain],
 ) -> MachineView {
     let mut differences = Vec::new();
+    let mut stranger = false;
     match read_inventory(context, &answers) {
         Ok(Some(inventory)) => {
-            let boots_from = inventory.nics.iter().find(|n| n.boot).map(|n| n.mac);
-            if inventory.stands_in() {
+            if inventory.stands_in {
                 differences.push(format!(
                     "its disks are exported by another machine now (`p2v-agent export --waiting`): `p2v resume {}` makes \
                      sure that they are the same",
                     record.name
                 ));
-            } else if boots_from.is_some_and(|mac| mac != record.boot_mac) {
-                differences.push(format!(
-                    "another machine answers for this shelf: it boots from {}, and this one from {}",
-                    boots_from.unwrap_or(record.boot_mac),
-                    record.boot_mac
-                ));
-            } else if let Some((was, is)) = record.other_uuid(&inventory) {
-                differences.push(format!(
-                    "another machine answers for this shelf: its SMBIOS UUID is {is}, and this one's is {was}"
-                ));
+            } else if let Err(why) = record.is_ours(&inventory) {
+                let (name, shelf) = (record.name.clone(), record.shelf);
+                differences.push(Error::NotOurs { name, shelf, why }.to_string());
+                stranger = true;
             } else {
                 let taken = context.host.store.update(&record.name, |r| {
                     r.take_inventory(inventory, Timestamp::now());
@@ -172,8 +167,16 @@ fn known(
             Heard::Answers
         }
     };
+    // The machine itself does not answer, then.
+    let heard = if stranger { Heard::Nothing } else { heard };
     let outage = watch::outage(context.host, &record.name);
-    differences.extend(compare(&record, heard, domain.is_some(), outage.as_ref()));
+    differences.extend(compare(
+        &record,
+        heard,
+        domain.is_some(),
+        outage.as_ref(),
+        &context.host.key.public(),
+    ));
     let waits = domain.is_some()
         && record.has_domain_on_old_disks()
         && matches!(heard, Heard::Nothing | Heard::Waits);
@@ -271,7 +274,14 @@ fn heard(
 
 /// Where a record and what is seen disagree.
 /// `outage`: what `p2v watch` remembers of one.
-fn compare(record: &Record, heard: Heard, runs: bool, outage: Option<&Outage>) -> Vec<String> {
+/// `key`: this host's.
+fn compare(
+    record: &Record,
+    heard: Heard,
+    runs: bool,
+    outage: Option<&Outage>,
+    key: &PublicKey,
+) -> Vec<String> {
     let away = outage.and_then(|outage| outage.since.age_at(Timestamp::now()));
     let away = away.map_or_else(String::new, |away| format!(" {} s", away.as_secs()));
     let name = &record.name;
@@ -325,17 +335,12 @@ fn compare(record: &Record, heard: Heard, runs: bool, outage: Option<&Outage>) -
             record.shelf
         ));
     }
-    if let Some(inventory) = record.inventory.as_ref().filter(|_| answers) {
-        let given = record
-            .tokens
-            .proven
-            .as_ref()
-            .is_some_and(|t| t.token.fingerprint() == inventory.token_id);
-        if !given {
-            differences.push(
-                "it did not get its boot token from this host and takes no orders from it: restart it".into(),
-            );
-        }
+    if let Some(inventory) = record.inventory.as_ref().filter(|_| answers)
+        && !inventory.host_keys.contains(key)
+    {
+        differences.push(
+            "it was started without this host's key and takes no orders from it: restart it".into(),
+        );
     }
     differences
 }
@@ -346,6 +351,7 @@ mod tests {
 
     #[test]
     fn differences_are_said_and_agreement_is_not() {
+        let key = p2v_aoe::key::SecretKey::from_bytes(&[1; 32]).public();
         let mut record = Record::new("web".parse().unwrap(), MacAddr::new(2, 0, 0, 0, 0, 1), 7);
         let mut said = |state, answers, runs| {
             record.state = state;
@@ -354,7 +360,7 @@ mod tests {
             } else {
                 Heard::Nothing
             };
-            compare(&record, heard, runs, None).len()
+            compare(&record, heard, runs, None, &key).len()
         };
         for (state, answers, runs, count) in [
             (State::Seen, false, false, 0),

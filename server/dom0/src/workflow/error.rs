@@ -4,7 +4,8 @@ use crate::config_file::ConfigFileError;
 use crate::copy::CopyError;
 use crate::copy::destination::DestinationError;
 use crate::domain::Refusal;
-use crate::record::DiskChanged;
+use crate::name::MachineName;
+use crate::record::{DiskChanged, NotOurs};
 use crate::store::StoreError;
 use crate::table::BadTable;
 use crate::tool::ToolError;
@@ -40,6 +41,19 @@ pub enum Error {
     /// A device-mapper table.
     #[error(transparent)]
     Table(#[from] BadTable),
+    /// What answers for the machine's shelf is not the machine, or is not known to be.
+    #[error(
+        "what answers for shelf e{shelf} is not {name}: {why}. {}",
+        todo(name, why)
+    )]
+    NotOurs {
+        /// The machine.
+        name: MachineName,
+        /// Its shelf.
+        shelf: u16,
+        /// What it is instead.
+        why: NotOurs,
+    },
     /// A rule that keeps data safe.
     #[error("{0}")]
     Refused(String),
@@ -51,6 +65,24 @@ pub enum Error {
         /// What could not be taken back.
         left: Vec<String>,
     },
+}
+
+/// What to do about what answers in a machine's place.
+fn todo(name: &MachineName, why: &NotOurs) -> String {
+    match why {
+        NotOurs::NoMenuOfOurs => {
+            "Restart the old machine so that it boots from `p2v serve` here".to_owned()
+        }
+        NotOurs::NoCard | NotOurs::OtherKey => {
+            "End what answers there, and look at the old machine's screen".to_owned()
+        }
+        NotOurs::OtherCard { .. } => {
+            "Two machines may have been given one shelf, or a record was moved; `p2v list` shows both".to_owned()
+        }
+        NotOurs::OtherUuid { .. } => format!(
+            "If its disks were put into this one on purpose: `p2v stop {name} --destroy`, then `p2v start {name}`"
+        ),
+    }
 }
 
 fn undone(left: &[String]) -> String {

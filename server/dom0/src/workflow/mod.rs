@@ -5,7 +5,7 @@
 //! - The old disk has one writer. The export is read-write only between `start` and the next
 //!   `stop`, `copy` or `cutover`, all of which first look for a domain that uses it.
 //! - A copy counts as current only until the old disk may have been written: `start` takes the mark
-//!   away before it asks for write access, and a restart of the old machine is noticed by its boot id.
+//!   away before it asks for write access, and a restart of the old machine is noticed by the id of its agent's start.
 //! - Nothing is copied over, or started from, what another domain has as a disk.
 //! - What a domain stands on (its devices, write access, marks) is taken away only when the domain is
 //!   known to be gone.
@@ -19,19 +19,19 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::time::Duration;
 
 use p2v_aoe::inventory::{Disk, Inventory};
-use p2v_aoe::token::Token;
+use p2v_aoe::key::SecretKey;
 use p2v_aoe::{Address, MacAddr};
 
 use crate::disk_user;
 use crate::host::Host;
 use crate::name::MachineName;
-use crate::record::{Record, exported};
+use crate::record::{NotOurs, Record, exported};
 use crate::report::Report;
 use crate::timestamp::Timestamp;
 use crate::tool::aoe_driver::AoeDriver;
 use crate::tool::{ToolError, dmsetup, xl};
 use crate::undo::Undo;
-use crate::wire::{Access, Export, Found, Wire, WireError};
+use crate::wire::{Access, Export, Found, Reservation, Wire, WireError};
 use error::refused;
 
 mod config;
@@ -87,7 +87,7 @@ impl Contact {
     /// When its processor was reset, if that is known and its inventory is so old now.
     fn reset_at(&self, age: Duration, now: Timestamp) -> Option<Timestamp> {
         let since = Duration::from_millis(self.inventory.since_reset_ms);
-        match since.is_zero() || self.inventory.stands_in() {
+        match since.is_zero() || self.inventory.stands_in {
             true => None,
             false => now.before(since.saturating_add(age)),
         }
@@ -95,11 +95,20 @@ impl Contact {
 }
 
 impl<'a> Context<'a> {
-    /// Reaches the machine of `record`: one station answers for its shelf, it is the machine of the
-    /// record, and its disks are those they were. Remembers its inventory.
+    /// Reaches the machine of `record`: one station answers for its shelf, and it is the machine of the
+    /// record, started by a menu of this host. Remembers its inventory.
     fn contact(&self, name: &MachineName) -> Result<Contact, Error> {
-        let contact = self.contact_or_stand_in(name)?;
-        if contact.inventory.stands_in() {
+        self.contact_of(name, false)
+    }
+
+    /// The same; `vouched`: also one that another host started, on the operator's word.
+    fn contact_of(&self, name: &MachineName, vouched: bool) -> Result<Contact, Error> {
+        let copies = self.host.store.get(name)?.disks;
+        let mut copies = copies.values().filter_map(|disk| disk.copy.as_ref());
+        // He gave it when it was copied.
+        let vouched = vouched || copies.any(|copy| copy.unguarded);
+        let contact = self.reach(name, vouched)?;
+        if contact.inventory.stands_in {
             return refused(format!(
                 "the disks of {name} are exported by another machine (`p2v-agent export --waiting`), which is for the domain that \
                  waits for them: `p2v resume {name}`, and `p2v stop {name}`, nothing else"
@@ -108,8 +117,12 @@ impl<'a> Context<'a> {
         Ok(contact)
     }
 
-    /// The same, or what has the machine's disks in its place.
+    /// The machine, or what has its disks in its place.
     fn contact_or_stand_in(&self, name: &MachineName) -> Result<Contact, Error> {
+        self.reach(name, false)
+    }
+
+    fn reach(&self, name: &MachineName, vouched: bool) -> Result<Contact, Error> {
         let record = self.host.store.get(name)?;
         self.report.step(&format!(
             "looking for the old machine at shelf e{}",
@@ -141,26 +154,19 @@ impl<'a> Context<'a> {
         }
         let mut session = self.wire.attach(first)?;
         let inventory = session.inventory()?;
-        if inventory.stands_in() {
+        if inventory.stands_in {
             return self.stand_in(record, inventory, answers, session.mac());
         }
-        let boot_nic = inventory.nics.iter().find(|n| n.boot);
-        if let Some(nic) = boot_nic
-            && nic.mac != record.boot_mac
-        {
-            return refused(format!(
-                "the machine at shelf e{} is not {name}: it boots from MAC {}, and {name} from {}. Two machines may \
-                 have been given one shelf, or a record was moved; `p2v list` shows both",
-                record.shelf, nic.mac, record.boot_mac
-            ));
-        }
-        if let Some((was, is)) = record.other_uuid(&inventory) {
-            return refused(format!(
-                "another machine answers for shelf e{}: its SMBIOS UUID is {is}, and that of {name} was {was} when its domain \
-                 was started. If its disks were put into this one on purpose: `p2v stop {name} --destroy`, then \
-                 `p2v start {name}`",
-                record.shelf
-            ));
+        match record.is_ours(&inventory) {
+            Ok(()) => {}
+            Err(NotOurs::NoMenuOfOurs) if vouched => {}
+            Err(why) => {
+                return Err(Error::NotOurs {
+                    name: record.name,
+                    shelf: record.shelf,
+                    why,
+                });
+            }
         }
         let disks: Vec<(Address, Disk)> = exported(&inventory)
             .into_iter()
@@ -193,16 +199,10 @@ impl<'a> Context<'a> {
         answers: Vec<Found>,
         mac: MacAddr,
     ) -> Result<Contact, Error> {
-        if !record.has_domain_on_old_disks() {
-            return refused(format!(
-                "no domain of {} waits for the disks that are exported in its place",
-                record.name
-            ));
-        }
         let mut disks = BTreeMap::new();
         for answer in answers {
             let inventory = self.wire.attach(answer.address)?.inventory()?;
-            if !inventory.stands_in() {
+            if !inventory.stands_in {
                 return refused(format!(
                     "{} is exported by something else than the other disks of {}: export all with `p2v-agent export \
                      --waiting`",
@@ -254,29 +254,29 @@ impl<'a> Context<'a> {
         Ok(session)
     }
 
-    /// The token of the agent's boot; `None` if this host did not give it one.
-    fn token(contact: &Contact) -> Option<Token> {
-        if contact.inventory.stands_in() {
-            return Some(Token::of_stand_in());
-        }
+    /// Whether the agent takes this host's orders.
+    fn takes_orders(&self, contact: &Contact) -> bool {
         contact
-            .record
-            .tokens
-            .proven
-            .as_ref()
-            .map(|t| t.token.clone())
-            .filter(|t| t.fingerprint() == contact.inventory.token_id)
+            .inventory
+            .host_keys
+            .contains(&self.host.key.public())
     }
 
-    fn need_token(&self, contact: &Contact) -> Result<Token, Error> {
-        match Self::token(contact) {
-            Some(token) => Ok(token),
-            None => refused(format!(
-                "the agent on {} did not get its boot token from this host, so it takes no orders from it. Restart the \
-                 old machine so that it boots from `p2v serve` here",
-                contact.record.name
-            )),
+    fn need_orders(&self, contact: &Contact) -> Result<(), Error> {
+        if self.takes_orders(contact) {
+            return Ok(());
         }
+        let name = &contact.record.name;
+        refused(match contact.inventory.stands_in {
+            false => format!(
+                "the agent on {name} was started without this host's key, so it takes no orders from it. Restart the old \
+                 machine so that it boots from `p2v serve` here"
+            ),
+            true => format!(
+                "what exports the disks of {name} was started without this host's key: start it with --key {}",
+                self.host.key.public()
+            ),
+        })
     }
 
     /// Sets the access of the disks by authorised requests. Write access is given disk by disk until
@@ -285,13 +285,12 @@ impl<'a> Context<'a> {
         &self,
         contact: &Contact,
         addresses: &[Address],
-        token: &Token,
         access: Access,
     ) -> Result<(), Error> {
         let mut failed = Vec::new();
         for address in addresses {
-            let ordered = self.order(contact, *address, |session, counter| {
-                session.access(token, counter, access)
+            let ordered = self.order(contact, *address, |session, key, counter| {
+                session.access(key, counter, access)
             });
             match ordered {
                 Err(error) if access == Access::ReadOnly => {
@@ -315,23 +314,66 @@ impl<'a> Context<'a> {
         &self,
         contact: &Contact,
         address: Address,
-        give: impl FnOnce(&mut dyn Export, u64) -> Result<(), WireError>,
+        give: impl FnOnce(&mut dyn Export, &SecretKey, u64) -> Result<(), WireError>,
     ) -> Result<(), Error> {
         let mut session = self.session(contact, address)?;
-        let inventory = session.inventory()?;
-        // Each disk of a stand-in has an agent of its own.
-        let is_same = match contact.inventory.stands_in() {
-            true => inventory.stands_in(),
-            false => inventory.boot_id == contact.inventory.boot_id,
-        };
-        if !is_same {
+        if !self.is_same_start(contact, &mut *session)? {
             return refused(format!(
                 "the old machine restarted just now, so {address} was not given the order: run the command again"
             ));
         }
         // Taken just before it is used, and never again.
         let counter = self.host.store.next_counter(&contact.record.name)?;
-        Ok(give(&mut *session, counter)?)
+        Ok(give(&mut *session, &self.host.key, counter)?)
+    }
+
+    /// Whether the agent is the one that was contacted, and was not started again since.
+    fn is_same_start(&self, contact: &Contact, session: &mut dyn Export) -> Result<bool, Error> {
+        let inventory = session.inventory()?;
+        let start = |of: &Inventory| (of.boot_id.clone(), of.key);
+        // Each disk of a stand-in has an agent of its own.
+        Ok(match contact.inventory.stands_in {
+            true => inventory.stands_in,
+            false => start(&inventory) == start(&contact.inventory),
+        })
+    }
+
+    /// Reserves a disk for this host: by an order, where its agent takes ours. False: it takes those of other hosts only.
+    fn reserve(
+        &self,
+        contact: &Contact,
+        address: Address,
+        session: &mut dyn Export,
+    ) -> Result<bool, Error> {
+        if !self.takes_orders(contact) {
+            let may = contact.inventory.host_keys.is_empty();
+            if may {
+                session.reserve()?;
+            }
+            return Ok(may);
+        }
+        self.order(contact, address, |session, key, counter| {
+            session.reserve_by_order(key, counter, Reservation::Take)
+        })?;
+        Ok(true)
+    }
+
+    /// Ends the reservation; one that was started again has none.
+    fn end_reservation(
+        &self,
+        contact: &Contact,
+        address: Address,
+        session: &mut dyn Export,
+    ) -> Result<(), Error> {
+        if !self.takes_orders(contact) {
+            return Ok(session.release()?);
+        }
+        match self.is_same_start(contact, &mut *self.session(contact, address)?)? {
+            false => Ok(()),
+            true => self.order(contact, address, |session, key, counter| {
+                session.reserve_by_order(key, counter, Reservation::End)
+            }),
+        }
     }
 
     /// Refuses if a disk that the machine once had is not there, unless the operator left it out by

@@ -57,7 +57,7 @@ pub fn release(
         }
     } else {
         let contact = context.contact(name)?;
-        let token = context.need_token(&contact)?;
+        context.need_orders(&contact)?;
         let disks = addresses(&contact.disks);
         let Some(first) = disks.first().copied() else {
             return refused(format!(
@@ -65,10 +65,10 @@ pub fn release(
             ));
         };
         // The agent does not switch off while a disk may be written.
-        context.set_access(&contact, &disks, &token, Access::ReadOnly)?;
+        context.set_access(&contact, &disks, Access::ReadOnly)?;
         report.step("switching the old machine off");
-        context.order(&contact, first, |session, counter| {
-            session.finish(&token, counter, Finish::PowerOff)
+        context.order(&contact, first, |session, key, counter| {
+            session.finish(key, counter, Finish::PowerOff)
         })?;
         report.step("waiting until it no longer answers");
         let started = Instant::now();

@@ -96,7 +96,7 @@ pub fn resume(
              want a check"
         ));
     }
-    let token = context.need_token(&contact)?;
+    context.need_orders(&contact)?;
     let changed = match &last {
         Some(last) => last.changed(context, &before)?,
         None => None,
@@ -109,7 +109,7 @@ pub fn resume(
     let doubt = continuity::doubt(last.as_ref(), boot, changed, reset, most);
     let confirmed = match &doubt {
         // Of a disk in another machine that may mean that it is another disk.
-        Some(Doubt::Changed(_)) => options.although_changed && !contact.inventory.stands_in(),
+        Some(Doubt::Changed(_)) => options.although_changed && !contact.inventory.stands_in,
         Some(_) => options.old_system_did_not_run,
         None => true,
     };
@@ -117,10 +117,10 @@ pub fn resume(
         return refused(in_doubt(name, &doubt));
     }
     report.step("asking the old machine for write access");
-    context.set_access(&contact, &waiting, &token, Access::ReadWrite)?;
+    context.set_access(&contact, &waiting, Access::ReadWrite)?;
     context.note_or_warn(
         name,
-        match contact.inventory.stands_in() {
+        match contact.inventory.stands_in {
             false => "the old machine had restarted; the domain got its old disks back",
             true => "another machine has the old disks now; the domain got them back",
         },
@@ -150,7 +150,7 @@ fn in_doubt(name: &MachineName, doubt: &Doubt) -> String {
 /// Each disk that the domain has is there and is the one it was. In another machine it may have another name (behind
 /// another controller), and is known by its size and by what is on it, if that was seen before.
 fn same_disks(before: &Record, contact: &Contact, by_content: bool) -> Result<(), Error> {
-    let by_content = by_content && contact.inventory.stands_in();
+    let by_content = by_content && contact.inventory.stands_in;
     for address in the_domains(before) {
         let known = &before.disks[&address.slot];
         let Some((_, disk)) = contact.disks.iter().find(|(a, _)| *a == address) else {
@@ -215,9 +215,9 @@ impl Context<'_> {
         if waiting.is_empty() {
             return Ok(());
         }
-        let token = self.need_token(contact)?;
+        self.need_orders(contact)?;
         self.report
             .step("the old machine was restarted and waits: making its exports read-only");
-        self.set_access(contact, &waiting, &token, Access::ReadOnly)
+        self.set_access(contact, &waiting, Access::ReadOnly)
     }
 }

@@ -58,7 +58,7 @@ pub fn start(
     }
     let disks = addresses(&contact.disks);
     context.refuse_while_in_use(name, &disks)?;
-    let token = context.need_token(&contact)?;
+    context.need_orders(&contact)?;
     context.end_waiting(&contact)?;
     // All that can be known to be wrong is found before anything is changed.
     let before = host.store.get(name)?;
@@ -110,12 +110,12 @@ pub fn start(
         let record = host.store.get(name)?;
         let config = config::ready(host, &record, &domain, report)?;
         // Last, when nothing but the domain is missing.
-        let (old, orders, all) = (contact.clone(), token.clone(), disks.clone());
+        let (old, all) = (contact.clone(), disks.clone());
         undo.push("making the exports read-only", move || {
-            context.set_access(&old, &all, &orders, Access::ReadOnly)
+            context.set_access(&old, &all, Access::ReadOnly)
         });
         report.step("asking the old machine for write access");
-        context.set_access(&contact, &disks, &token, Access::ReadWrite)?;
+        context.set_access(&contact, &disks, Access::ReadWrite)?;
         report.step(&format!("xl create {}", config.path.display()));
         let domain_name = name.clone();
         // While it may run, its disks are not taken from it.

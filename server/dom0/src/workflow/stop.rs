@@ -84,12 +84,11 @@ pub fn stop(context: Context<'_>, name: &MachineName, options: StopOptions) -> R
         }
         contact => contact?,
     };
-    let token = context.need_token(&contact)?;
+    context.need_orders(&contact)?;
     report.step("making the exports read-only");
     context.set_access(
         &contact,
         &super::addresses(&contact.disks),
-        &token,
         Access::ReadOnly,
     )
 }

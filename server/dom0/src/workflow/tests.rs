@@ -27,6 +27,7 @@ mod lab;
 mod machine;
 mod outage;
 mod safety;
+mod strangers;
 
 const FORCE: StartOptions = StartOptions {
     discard_copy: true,
@@ -193,10 +194,10 @@ fn the_wrong_disk_is_not_started() {
 }
 
 #[test]
-fn no_orders_without_the_token_of_this_boot() {
+fn no_orders_without_this_hosts_key() {
     let lab = lab(1);
-    lab.machine().inventory.token_id = "0123456789abcdef".into();
-    assert!(text(lab.start()).contains("boot token"));
+    lab.machine().inventory.host_keys.clear();
+    assert!(text(lab.start()).contains("without this host's key"));
     lab.assert_clean();
     assert!(lab.machine().orders.is_empty());
 }
@@ -344,7 +345,7 @@ fn an_edited_config_is_used_and_one_for_other_disks_is_kept() {
 #[test]
 fn discovery_shows_what_is_and_keeps_secrets() {
     let lab = lab(1);
-    let secret = lab.machine().token.as_ref().unwrap().to_hex();
+    let secret = lab.host.key.to_hex();
     lab.start().unwrap();
     fs::write(lab.dir.path().join("domains"), "").unwrap();
     let views = discover(lab.context()).unwrap();

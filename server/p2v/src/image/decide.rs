@@ -40,7 +40,7 @@ pub fn is_left_out(store: &Store, settings: &Settings, mac: MacAddr) -> Result<b
 }
 
 /// Decides. `macs`: all that machines are known to boot from. `named`: on the command line, which counts more
-/// than `allow` and `deny`. `writable`: agents take orders.
+/// than `allow` and `deny`.
 ///
 /// # Errors
 /// The records, or kernel arguments that cannot be written into a menu.
@@ -50,7 +50,6 @@ pub fn decide(
     macs: &[MacAddr],
     named: &[MacAddr],
     hosts: &Hosts,
-    writable: bool,
 ) -> Result<Decided> {
     let rules = |mac| Rules {
         wish: settings.machines.get(&mac).and_then(|known| known.boot),
@@ -68,7 +67,7 @@ pub fn decide(
         if verdict(known.as_ref(), mac).leaves_it_to_its_disk() {
             records.extend(known);
         } else {
-            let (record, append) = orders_for(store, settings, mac, hosts, writable)?;
+            let (record, append) = orders_for(store, settings, mac, hosts)?;
             records.push(record);
             let image = Machine::image(settings.machines.get(&mac));
             agents.insert(mac, BootDecision::Agent { append, image });
@@ -130,8 +129,9 @@ mod tests {
             let Some(state) = state else { continue };
             macs.push(mac(n));
             let name = store
-                .find_or_add(mac(n), None, Timestamp::now())
+                .menu_in_files(mac(n), None, Timestamp::now())
                 .unwrap()
+                .0
                 .name;
             let inventory = serde_json::json!({
                 "nics": [{"name": "eth0", "mac": mac(1)}, {"name": "eth1", "mac": mac(2)}],
@@ -150,8 +150,7 @@ mod tests {
             &settings,
             &macs,
             &[],
-            &Hosts::new(vec![mac(0xaa)], ""),
-            false,
+            &Hosts::new(vec![mac(0xaa)], "", vec![]),
         )
         .unwrap();
         let mut orders = decided.orders;

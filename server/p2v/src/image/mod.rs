@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use p2v_aoe::MacAddr;
 use p2v_aoe::cmdline::Hosts;
+use p2v_aoe::key::PublicKey;
 use p2v_dom0::store::StoreError;
 use p2v_dom0::{Record, Store, Timestamp};
 use p2v_netboot::boot_menu::{self, MenuFormat, menu_name};
@@ -41,20 +42,32 @@ pub enum Unlisted {
     Wait,
 }
 
-/// Makes what was asked for.
-pub fn run(store: &Store, settings: &Settings, action: &Image, json: bool) -> Result<ExitCode> {
+/// Makes what was asked for. `key`: this host's.
+pub fn run(
+    store: &Store,
+    key: PublicKey,
+    settings: &Settings,
+    action: &Image,
+    json: bool,
+) -> Result<ExitCode> {
     match action {
         Image::Install {
             dir,
             machine,
             unlisted,
             orders,
-        } => install(store, settings, dir, machine, *unlisted, orders, json)?,
+        } => {
+            let hosts = hosts(settings, orders, key)?;
+            install(store, settings, dir, machine, *unlisted, &hosts, json)?;
+        }
         Image::Iso {
             file,
             machine,
             orders,
-        } => iso(store, settings, file, machine, orders, json)?,
+        } => {
+            let hosts = hosts(settings, orders, key)?;
+            iso(store, settings, file, machine, &hosts, json)?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -65,10 +78,9 @@ fn install(
     dir: &Path,
     more: &[MacAddr],
     unlisted: Unlisted,
-    told: &Orders,
+    hosts: &Hosts,
     json: bool,
 ) -> Result<()> {
-    let hosts = hosts(settings, told)?;
     // Everything is read and decided before anything is written. One bad record stops it: its
     // machine would get no menu, and start its own disk.
     let listing = store.list()?;
@@ -108,7 +120,7 @@ fn install(
         orders: mut all,
         left_out,
         their_cards,
-    } = decide(store, settings, &macs, more, &hosts, told.writable)?;
+    } = decide(store, settings, &macs, more, hosts)?;
     // Files before what names them: the images, the loaders, and menus last.
     let mut items = boot_files::of_orders(settings, &all)?;
     items.extend(usual);
@@ -195,12 +207,18 @@ fn install(
         "p2v: these files do not follow what happens to the machines: run this again after `p2v start`, `cutover` and \
          `release`, and for each new machine. {unlisted}."
     );
-    if told.writable {
+    say_without_orders(hosts);
+    Ok(())
+}
+
+/// Without a key, the old disks can be copied and no domain can run on them.
+fn say_without_orders(hosts: &Hosts) {
+    if hosts.keys.is_empty() {
         eprintln!(
-            "p2v: the menus hold the machines' tokens: whoever can read them can have disks made writable"
+            "p2v: the agents will take no orders, so that `p2v start` is refused: --key KEY gives them the key of a host \
+             (`p2v key` prints it there)"
         );
     }
-    Ok(())
 }
 
 fn iso(
@@ -208,10 +226,9 @@ fn iso(
     settings: &Settings,
     file: &Path,
     machine: &str,
-    told: &Orders,
+    hosts: &Hosts,
     json: bool,
 ) -> Result<()> {
-    let hosts = hosts(settings, told)?;
     let mac = mac_of(store, settings, machine)?;
     let named = settings.machines.get(&mac).and_then(|known| known.image);
     let image = match named {
@@ -230,7 +247,7 @@ fn iso(
         },
     };
     medium::may_be_written(file)?;
-    let (record, append) = orders_for(store, settings, mac, &hosts, told.writable)?;
+    let (record, append) = orders_for(store, settings, mac, hosts)?;
     let menu = menus::medium(&record, &append);
     let bytes = medium::write(file, image, &menu)?;
     if json {
@@ -253,22 +270,20 @@ fn iso(
         "p2v: leave the medium in until {} is released: without it the machine starts its own disk",
         record.name
     );
-    if told.writable {
-        eprintln!(
-            "p2v: the medium holds the machine's token: whoever has it can have its disks made writable"
-        );
-    }
+    say_without_orders(hosts);
     Ok(())
 }
 
-/// The hosts that agents answer.
-fn hosts(settings: &Settings, told: &Orders) -> Result<Hosts> {
-    match told.host.is_empty() {
-        true => serve::hosts(settings).context(
+/// The hosts that agents answer, and whose orders they take: this one, or those that are named.
+fn hosts(settings: &Settings, told: &Orders, key: PublicKey) -> Result<Hosts> {
+    let mut hosts = match told.host.is_empty() {
+        true => serve::hosts(settings, Some(key)).context(
             "which Xen host shall the agents answer? (--host MAC says so without an interface)",
-        ),
-        false => Ok(Hosts::new(told.host.clone(), "")),
-    }
+        )?,
+        false => Hosts::new(told.host.clone(), "", Vec::new()),
+    };
+    hosts.keys.extend(&told.key);
+    Ok(hosts)
 }
 
 /// The record of the machine that boots from `mac`, and its agent's kernel arguments.
@@ -277,21 +292,12 @@ fn orders_for(
     settings: &Settings,
     mac: MacAddr,
     hosts: &Hosts,
-    writable: bool,
 ) -> Result<(Record, String)> {
     let known = settings.machines.get(&mac);
     let wanted = known.and_then(|m| m.name.as_ref());
     let now = Timestamp::now();
-    let (record, ours) = if writable {
-        let facts = store.menu(mac, wanted, now)?;
-        let record = store.get(&facts.name)?;
-        let ours = orders::writable(&record, hosts, &facts.token);
-        (record, ours)
-    } else {
-        let record = store.find_or_add(mac, wanted, now)?;
-        let ours = orders::read_only(&record, hosts);
-        (record, ours)
-    };
+    let (record, menu_id) = store.menu_in_files(mac, wanted, now)?;
+    let ours = orders::kernel_arguments(&record, hosts, &menu_id);
     let append = Machine::with_kernel_arguments(known, ours);
     if let Err(wrong) = boot_menu::check_arguments(&append) {
         bail!(
@@ -405,20 +411,17 @@ mod tests {
         let whole = image("old", &own);
 
         let store = Store::open(&dir.path().join("state")).unwrap();
-        let told = Orders {
-            host: vec![mac],
-            writable: false,
-        };
+        let hosts = Hosts::new(vec![mac], "", Vec::new());
         let tree = dir.path().join("tree");
         let install =
-            |settings| install(&store, settings, &tree, &[], Unlisted::Local, &told, false);
+            |settings| install(&store, settings, &tree, &[], Unlisted::Local, &hosts, false);
         let error = format!("{:#}", install(&missing).unwrap_err());
         assert!(
             error.contains("missing") && error.contains("[serve.images.old]"),
             "{error}"
         );
         let medium = dir.path().join("medium.iso");
-        let error = iso(&store, &missing, &medium, &mac.to_string(), &told, false).unwrap_err();
+        let error = iso(&store, &missing, &medium, &mac.to_string(), &hosts, false).unwrap_err();
         let error = format!("{error:#}");
         assert!(error.contains("[serve.images.old] in the"), "{error}");
         assert!(!tree.exists() && !medium.exists());
@@ -472,16 +475,14 @@ mod tests {
         settings.serve.allow = vec![mac(1).into(), mac(2).into()];
         let store = Store::open(&dir.path().join("state")).unwrap();
         let name = store
-            .find_or_add(mac(1), None, Timestamp::now())
+            .menu_in_files(mac(1), None, Timestamp::now())
             .unwrap()
+            .0
             .name;
         let inventory = serde_json::json!({
             "nics": [{"name": "eth0", "mac": mac(1)}, {"name": "eth1", "mac": mac(2)}],
         });
-        let told = Orders {
-            host: vec![mac(0xaa)],
-            writable: false,
-        };
+        let hosts = Hosts::new(vec![mac(0xaa)], "", Vec::new());
         let tree = dir.path().join("tree");
         let second_card_in = |state| {
             let changed = store.update(&name, |record| {
@@ -490,7 +491,16 @@ mod tests {
                 Ok::<_, StoreError>(())
             });
             changed.unwrap();
-            install(&store, &settings, &tree, &[], Unlisted::Local, &told, false).unwrap();
+            install(
+                &store,
+                &settings,
+                &tree,
+                &[],
+                Unlisted::Local,
+                &hosts,
+                false,
+            )
+            .unwrap();
             fs::read_to_string(tree.join(menu_name(MenuFormat::Pxelinux, mac(2)))).unwrap()
         };
         assert!(second_card_in(State::Running).contains("server is on the Xen host"));

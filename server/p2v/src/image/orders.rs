@@ -2,7 +2,6 @@
 
 use p2v_aoe::MacAddr;
 use p2v_aoe::cmdline::{BootArgs, Hosts};
-use p2v_aoe::token::Token;
 use p2v_dom0::Record;
 use p2v_netboot::BootDecision;
 
@@ -17,14 +16,10 @@ pub struct Order {
     pub decision: BootDecision,
 }
 
-/// Kernel arguments of an agent that takes no orders: it exports, and stays read-only.
-pub fn read_only(record: &Record, hosts: &Hosts) -> String {
-    BootArgs::render_read_only(record.shelf, hosts)
-}
-
-/// Kernel arguments of an agent that obeys whoever has the token.
-pub fn writable(record: &Record, hosts: &Hosts, token: &Token) -> String {
-    BootArgs::render(record.shelf, hosts, token, record.has_domain_on_old_disks())
+/// Kernel arguments of the machine's agent.
+pub fn kernel_arguments(record: &Record, hosts: &Hosts, menu_id: &str) -> String {
+    let waits = record.has_domain_on_old_disks();
+    BootArgs::render(record.shelf, hosts, menu_id, waits)
 }
 
 /// For a card whose menu is left of an earlier time: its shelf may be another machine's by now.

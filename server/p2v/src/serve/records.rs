@@ -193,15 +193,15 @@ impl Records {
             .menu_within(mac, wanted, seen_max, Timestamp::now())
             .or_else(|error| match self.store.last_menu(mac) {
                 Ok(Some(facts)) => {
-                    // The file system is full, or cannot be written. An older token is as good.
+                    // The file system is full, or cannot be written. An older one is as good.
                     serve_log::line(format_args!(
-                        "{mac}: given the token it had before: {error}"
+                        "{mac}: given the boot id it had before: {error}"
                     ));
                     Ok(facts)
                 }
                 _ => Err(error),
             })?;
-        let ours = BootArgs::render(facts.shelf, &self.hosts, &facts.token, waits);
+        let ours = BootArgs::render(facts.shelf, &self.hosts, &facts.menu_id, waits);
         Ok(BootDecision::Agent {
             append: Machine::with_kernel_arguments(settings, ours),
             image: Machine::image(settings),

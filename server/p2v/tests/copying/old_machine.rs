@@ -11,7 +11,7 @@ use nix::sched::{CloneFlags, unshare};
 use p2v_aoe::ata::Identify;
 use p2v_aoe::blade::{Durability, Event, Events, Export, FileDisk, Target, TargetConfig};
 use p2v_aoe::inventory::{Disk, Inventory, Nic};
-use p2v_aoe::token::Token;
+use p2v_aoe::key::{PublicKey, SecretKey};
 use p2v_aoe::vendor::Access;
 use p2v_aoe::wire::{PacketSocket, Wire};
 use p2v_aoe::{Address, MacAddr};
@@ -37,7 +37,8 @@ pub struct Lab {
     pub dir: tempfile::TempDir,
     pub disk: PathBuf,
     pub data: Vec<u8>,
-    pub token: Token,
+    menu_id: String,
+    pub host_key: PublicKey,
     pub address: Address,
     end: Arc<AtomicBool>,
     serving: Option<JoinHandle<std::io::Result<()>>>,
@@ -88,12 +89,16 @@ impl Lab {
         data[8 << 20..20 << 20].fill(0);
         fs::write(&disk, &data).unwrap();
         let store = Store::open(&dir.path().join("state")).unwrap();
+        let host_key = p2v_dom0::host_key::secret(&dir.path().join("state"))
+            .unwrap()
+            .public();
         let menu = store
             .menu(MacAddr::new(0, 0, 0, 0, 0, 7), None, Timestamp::now())
             .unwrap();
         Lab {
             address: Address::new(menu.shelf, 0),
-            token: menu.token,
+            menu_id: menu.menu_id,
+            host_key,
             dir,
             disk,
             data,
@@ -122,7 +127,8 @@ impl Lab {
             boot: true,
         };
         let inventory = Inventory {
-            token_id: self.token.fingerprint(),
+            menu_id: self.menu_id.clone(),
+            host_keys: vec![self.host_key],
             boot_id: self.boot_id.clone(),
             nics: vec![nic],
             disks: vec![Disk {
@@ -141,8 +147,10 @@ impl Lab {
                 durability: Durability::Stable,
             }],
             hosts: vec![MacAddr::new(2, 0, 0, 0, 0, 1)],
-            token: Some(self.token.clone()),
-            inventory: serde_json::to_vec(&inventory).unwrap(),
+            keys: vec![self.host_key],
+            inventory: inventory
+                .to_document(&SecretKey::from_bytes(&[7; 32]))
+                .unwrap(),
             boot_id: self.boot_id.clone(),
         };
         let target = Target::new(config, Arc::new(Quiet)).unwrap();

@@ -158,7 +158,7 @@ fn the_unit_is_ready_confined_and_comes_back() {
 
     // It makes a record, and answers by TFTP.
     let menu = host.fetched("tftp://192.168.7.1/pxelinux.cfg/01-52-54-00-12-34-56");
-    assert!(menu.contains("p2v.token="), "{menu}");
+    assert!(menu.contains("p2v.boot="), "{menu}");
     let owner = host
         .command("stat")
         .args(["-c", "%U %a", "/var/lib/p2v/machines/e1.json"])

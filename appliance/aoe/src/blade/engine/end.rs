@@ -166,7 +166,7 @@ impl Engine {
                 }
             };
             let body = reply.to_bytes();
-            self.control.finished(counter, &body);
+            self.control.finished(by, counter, &body);
             self.out
                 .frame(request.to.wire, request.to.header.frame(&[&body]));
         }

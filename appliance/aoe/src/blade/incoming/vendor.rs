@@ -3,6 +3,8 @@
 //!
 //! [`ControlState`]: crate::blade::control::ControlState
 
+use pnet::util::MacAddr;
+
 use super::Incoming;
 use crate::ata::Registers;
 use crate::blade::control::Decision;
@@ -11,8 +13,8 @@ use crate::blade::scan::{Scan, ScanJob};
 use crate::blade::schedule::Work;
 use crate::blade::{Event, Target};
 use crate::vendor::{
-    Access, Control, DIGEST_SECTORS_MAX, Finish, Reply, Request, Status, ZERO_MAP_BITS_MAX,
-    ZERO_MAP_SECTORS_MAX,
+    Access, Control, DIGEST_SECTORS_MAX, Finish, Reply, Request, Reservation, Status,
+    ZERO_MAP_BITS_MAX, ZERO_MAP_SECTORS_MAX,
 };
 
 impl Target {
@@ -89,7 +91,7 @@ impl Target {
             }
             Request::Access(control) => match Access::from_argument(control.argument) {
                 None => (refuse(Status::BadArgument), None),
-                Some(access) => self.controlled(request, operation, &control, |_, request| {
+                Some(access) => self.controlled(request, operation, &control, &[], |_, request| {
                     // In a row with the reads and writes, so that those which came before are done
                     // before.
                     let work = Work::Access(access, control.counter);
@@ -99,10 +101,30 @@ impl Target {
             },
             Request::Finish(control) => match Finish::from_argument(control.argument) {
                 None => (refuse(Status::BadArgument), None),
-                Some(finish) => self.controlled(request, operation, &control, |target, request| {
-                    target.finish(request, finish, &control)
-                }),
+                Some(finish) => {
+                    self.controlled(request, operation, &control, &[], |target, request| {
+                        target.finish(request, finish, &control)
+                    })
+                }
             },
+            Request::Reserve { control, stations } => {
+                match Reservation::from_argument(control.argument) {
+                    None => (refuse(Status::BadArgument), None),
+                    Some(reservation) => self.controlled(
+                        request,
+                        operation,
+                        &control,
+                        &stations,
+                        |target, request| {
+                            let macs = match reservation {
+                                Reservation::Take => stations.as_slice(),
+                                Reservation::End => &[],
+                            };
+                            (target.reserve(request, macs, &control), None)
+                        },
+                    ),
+                }
+            }
         }
     }
 
@@ -112,6 +134,7 @@ impl Target {
         request: &mut Incoming<'_>,
         operation: u8,
         control: &Control,
+        stations: &[MacAddr],
         carry_out: impl FnOnce(&Target, &mut Incoming<'_>) -> (Option<Vec<u8>>, Option<Event>),
     ) -> (Option<Vec<u8>>, Option<Event>) {
         let export = request.export;
@@ -120,7 +143,10 @@ impl Target {
             return (None, None);
         }
         let by = request.header.source;
-        match self.control.decide(by, export.address, operation, control) {
+        let decision = self
+            .control
+            .decide(by, export.address, operation, control, stations);
+        match decision {
             Decision::CarryOut => carry_out(self, request),
             Decision::Again(body) => (Some(request.reply.frame(&[&body])), None),
             Decision::UnderWay => (None, None),
@@ -167,12 +193,36 @@ impl Target {
                 counter: control.counter,
             }
         };
-        self.control.finished(control.counter, &reply.to_bytes());
-        let event = (!in_use).then_some(Event::Finish {
-            finish,
-            by: request.header.source,
-        });
+        let by = request.header.source;
+        self.control
+            .finished(by, control.counter, &reply.to_bytes());
+        let event = (!in_use).then_some(Event::Finish { finish, by });
         (Some(request.vendor_reply(&reply)), event)
+    }
+
+    fn reserve(
+        &self,
+        request: &Incoming<'_>,
+        macs: &[MacAddr],
+        control: &Control,
+    ) -> Option<Vec<u8>> {
+        let operation = crate::vendor::op::RESERVE;
+        let by = request.header.source;
+        let reply = match request.export.reserve_by_order(macs, by) {
+            true => Reply::Done {
+                operation,
+                argument: control.argument,
+                counter: control.counter,
+            },
+            false => Reply::Refused {
+                operation,
+                status: Status::Reserved,
+                lba: 0,
+            },
+        };
+        self.control
+            .finished(by, control.counter, &reply.to_bytes());
+        Some(request.vendor_reply(&reply))
     }
 
     fn inventory_piece(&self, request: &Incoming<'_>, offset: u32) -> Option<Vec<u8>> {

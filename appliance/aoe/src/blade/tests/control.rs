@@ -5,24 +5,20 @@ use std::os::fd::BorrowedFd;
 use super::*;
 use crate::ata::opcode;
 use crate::frame::HEADER_LEN;
-use crate::vendor::{Control, Reply, control_tag, op};
+use crate::vendor::{Control, Order, Reply, op};
 
 /// A control request of the host, signed as it should be.
 fn signed(operation: u8, argument: u8, counter: u64) -> Control {
-    let tag = control_tag(
-        &token(),
-        "this start",
-        HOST,
-        E7_0,
+    let order = Order {
+        boot_id: "this start",
+        sender: HOST,
+        target: E7_0,
         operation,
         argument,
         counter,
-    );
-    Control {
-        argument,
-        counter,
-        tag: *tag.as_bytes(),
-    }
+        stations: &[],
+    };
+    order.signed(&key())
 }
 
 /// The frame in which it comes.
@@ -42,7 +38,7 @@ fn read_only_until_authorised_and_again_after() {
             ..
         })
     ));
-    let wrong = Token::from_bytes([1; 32]);
+    let wrong = SecretKey::from_bytes(&[1; 32]);
     let refused = session.access(&wrong, 1, Access::ReadWrite);
     assert!(matches!(
         refused,
@@ -57,8 +53,8 @@ fn read_only_until_authorised_and_again_after() {
     ));
     assert_eq!(*bench.disk.data.lock().unwrap(), before);
 
-    session.access(&token(), 5, Access::ReadWrite).unwrap();
-    session.access(&token(), 6, Access::ReadOnly).unwrap();
+    session.access(&key(), 5, Access::ReadWrite).unwrap();
+    session.access(&key(), 6, Access::ReadOnly).unwrap();
     assert!(matches!(
         session.write(0, &[1; 512]),
         Err(Error::Ata { .. })
@@ -106,7 +102,7 @@ fn one_that_waits_is_silent_to_reads_and_writes_until_it_is_told() {
         session.reserve().is_err(),
         "a reservation would take the disk from the domain"
     );
-    let ended = session.finish(&token(), 1, Finish::Restart);
+    let ended = session.finish(&key(), 1, Finish::Restart);
     assert!(matches!(
         ended,
         Err(Error::Vendor {
@@ -114,7 +110,7 @@ fn one_that_waits_is_silent_to_reads_and_writes_until_it_is_told() {
             ..
         })
     ));
-    session.access(&token(), 2, Access::ReadWrite).unwrap();
+    session.access(&key(), 2, Access::ReadWrite).unwrap();
     session.write(5, &data).unwrap();
     let mut back = [0; 512];
     session.read(5, &mut back).unwrap();
@@ -169,8 +165,8 @@ fn a_recorded_control_frame_does_not_work_again() {
             .count(),
         2
     );
-    // One altered bit anywhere in what is signed: argument, counter, hash.
-    for bit in (0..8).chain(64..48 * 8).step_by(5) {
+    // One altered bit anywhere in what is signed: argument, counter, signature.
+    for bit in (0..8).chain(64..80 * 8).step_by(5) {
         let mut altered = frame(2, 3);
         altered[HEADER_LEN + 4 + bit / 8] ^= 1 << (bit % 8);
         bench.exchange(&station, &altered);
@@ -186,8 +182,8 @@ fn a_recorded_control_frame_does_not_work_again() {
 fn the_machine_ends_only_when_nothing_is_writable() {
     let bench = Bench::quiet();
     let mut session = bench.session();
-    session.access(&token(), 1, Access::ReadWrite).unwrap();
-    let refused = session.finish(&token(), 2, Finish::PowerOff);
+    session.access(&key(), 1, Access::ReadWrite).unwrap();
+    let refused = session.finish(&key(), 2, Finish::PowerOff);
     assert!(matches!(
         refused,
         Err(Error::Vendor {
@@ -195,8 +191,8 @@ fn the_machine_ends_only_when_nothing_is_writable() {
             ..
         })
     ));
-    session.access(&token(), 3, Access::ReadOnly).unwrap();
-    session.finish(&token(), 4, Finish::PowerOff).unwrap();
+    session.access(&key(), 3, Access::ReadOnly).unwrap();
+    session.finish(&key(), 4, Finish::PowerOff).unwrap();
     // The event is told after the reply was sent, and before the next request is looked at.
     session.stats().unwrap();
     let events = bench.told.0.lock().unwrap().clone();

@@ -21,7 +21,7 @@ fn a_disk_is_found_read_written_and_told_of() {
     session.read(0, &mut data).unwrap();
     assert_eq!(data, *bench.disk.data.lock().unwrap());
 
-    session.access(&token(), 1, Access::ReadWrite).unwrap();
+    session.access(&key(), 1, Access::ReadWrite).unwrap();
     session.write(17, &[0xab; 4096]).unwrap();
     assert!(
         !bench.disk.unflushed.load(Ordering::Relaxed),
@@ -61,7 +61,7 @@ fn loss_and_duplication_change_nothing() {
         _ => Fate::Arrives,
     });
     let mut session = bench.session();
-    session.access(&token(), 1, Access::ReadWrite).unwrap();
+    session.access(&key(), 1, Access::ReadWrite).unwrap();
     let data: Vec<u8> = (0..200 * 512).map(|i| (i % 251) as u8).collect();
     session.write(5, &data).unwrap();
     let mut read = vec![0; data.len()];
@@ -155,7 +155,7 @@ proptest! {
         });
         let mut model = bench.disk.data.lock().unwrap().clone();
         let mut session = bench.session();
-        session.access(&token(), 1, Access::ReadWrite).unwrap();
+        session.access(&key(), 1, Access::ReadWrite).unwrap();
         for (n, op) in ops.into_iter().enumerate() {
             match op {
                 Op::Read(lba, count) => {

@@ -44,7 +44,7 @@ fn bad_input_gets_the_protocols_error_and_changes_nothing() {
     let bench = Bench::quiet();
     bench
         .session()
-        .access(&token(), 1, Access::ReadWrite)
+        .access(&key(), 1, Access::ReadWrite)
         .unwrap();
     let before = bench.disk.data.lock().unwrap().clone();
     let station = bench.segment.station(HOST);

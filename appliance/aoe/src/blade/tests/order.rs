@@ -110,7 +110,7 @@ impl Asked {
         let bench = Bench::with(disk.clone(), disk.inner.clone(), |_| Fate::Arrives);
         bench
             .session()
-            .access(&token(), 1, Access::ReadWrite)
+            .access(&key(), 1, Access::ReadWrite)
             .unwrap();
         Asked {
             station: bench.segment.station(HOST),
@@ -318,7 +318,7 @@ fn nothing_is_fetched_ahead_beside_a_write_to_it_that_starts_in_the_same_round()
     asked.ask(1000, true, 10, 2, 1);
     wait_for(1);
     std::thread::scope(|scope| {
-        let change = scope.spawn(|| session.access(&token(), 2, Access::ReadWrite));
+        let change = scope.spawn(|| session.access(&key(), 2, Access::ReadWrite));
         wait_for(2);
         asked.ask(1001, false, 126, 2, 0);
         asked.ask(1002, true, 500, 2, 7);

@@ -76,9 +76,8 @@ impl Machine {
                 durability: Durability::Stable,
             }],
             hosts: hosts.to_vec(),
-            token: Some(token()),
-            inventory: format!(r#"{{"version":1,"agent":"test","boot_id":"{boot_id}"}}"#)
-                .into_bytes(),
+            keys: vec![key().public()],
+            inventory: document(boot_id),
             boot_id: boot_id.into(),
         };
         let target = Target::new(config, Arc::new(Told::default())).unwrap();

@@ -6,8 +6,8 @@ use super::Session;
 use crate::frame::command;
 use crate::initiator::Error;
 use crate::inventory::Inventory;
-use crate::token::Token;
-use crate::vendor::{Access, Control, Finish, Reply, Request, Stats, control_tag, op};
+use crate::key::SecretKey;
+use crate::vendor::{Access, Finish, Order, Reply, Request, Reservation, Stats, op};
 
 /// Time-out of requests that make the target read a long range.
 const SCAN_TIMEOUT: Duration = Duration::from_secs(3);
@@ -80,7 +80,7 @@ impl Session {
             }
             document.extend(data);
             if complete {
-                return serde_json::from_slice(&document).map_err(|e| self.nonsense(what, e));
+                return Inventory::from_document(&document).map_err(|e| self.nonsense(what, e));
             }
         }
     }
@@ -131,7 +131,7 @@ impl Session {
         what: &'static str,
         operation: u8,
         argument: u8,
-        token: &Token,
+        key: &SecretKey,
         counter: u64,
     ) -> Result<(), Error> {
         // For the start of the agent whose inventory the caller has seen: one that was started again
@@ -141,24 +141,24 @@ impl Session {
             None => self.inventory()?.boot_id,
         };
         let path = self.exchange.main();
-        let tag = control_tag(
-            token,
-            &boot_id,
-            self.exchange.own_mac(path),
-            self.address(),
+        let stations = match operation {
+            op::RESERVE => self.own_macs(),
+            _ => Vec::new(),
+        };
+        let order = Order {
+            boot_id: &boot_id,
+            sender: self.exchange.own_mac(path),
+            target: self.address(),
             operation,
             argument,
             counter,
-        );
-        let control = Control {
-            argument,
-            counter,
-            tag: *tag.as_bytes(),
+            stations: &stations,
         };
-        let request = if operation == op::ACCESS {
-            Request::Access(control)
-        } else {
-            Request::Finish(control)
+        let control = order.signed(key);
+        let request = match operation {
+            op::ACCESS => Request::Access(control),
+            op::FINISH => Request::Finish(control),
+            _ => Request::Reserve { control, stations },
         };
         // Is it the same disk? Asked before: a machine that was told to end does not answer afterwards.
         self.check_after_pause()?;
@@ -177,25 +177,44 @@ impl Session {
 
     /// Makes the export read-only or read-write. The order is for the start of the agent whose
     /// inventory was read last in this session, and for no other. `counter` must be higher than that of every
-    /// control request before it in the machine's current boot.
-    pub fn access(&mut self, token: &Token, counter: u64, access: Access) -> Result<(), Error> {
+    /// control request of this host before it to this start of the agent.
+    pub fn access(&mut self, key: &SecretKey, counter: u64, access: Access) -> Result<(), Error> {
         let what = match access {
             Access::ReadOnly => "make the export read-only",
             Access::ReadWrite => "make the export read-write",
             Access::Waiting => "have the export wait",
         };
-        self.control(what, op::ACCESS, access as u8, token, counter)
+        self.control(what, op::ACCESS, access as u8, key, counter)
     }
 
     /// Powers the machine off or restarts it. Refused while a disk of it is read-write.
-    pub fn finish(&mut self, token: &Token, counter: u64, finish: Finish) -> Result<(), Error> {
+    pub fn finish(&mut self, key: &SecretKey, counter: u64, finish: Finish) -> Result<(), Error> {
         self.control(
             "end the machine's session",
             op::FINISH,
             finish as u8,
-            token,
+            key,
             counter,
         )
+    }
+
+    /// Reserves the disk for this host's stations, or ends that, as [`Session::reserve`] does with a target that takes no
+    /// orders.
+    pub fn reserve_by_order(
+        &mut self,
+        key: &SecretKey,
+        counter: u64,
+        reservation: Reservation,
+    ) -> Result<(), Error> {
+        let what = match reservation {
+            Reservation::Take => "reserve itself for this host",
+            Reservation::End => "end its reservation",
+        };
+        if reservation == Reservation::End {
+            // It is the end: no disk is waited for any more.
+            self.exchange.disk = None;
+        }
+        self.control(what, op::RESERVE, reservation as u8, key, counter)
     }
 
     /// Counters of the export.

@@ -88,10 +88,10 @@ impl DiskCopy {
         let before = host.store.update(job.name(), |record| {
             Ok::<_, Error>(record.use_disk(address, disk)?.copy.clone())
         })?;
-        let reserved = !job.request.precopy;
+        let mut reserved = !job.request.precopy;
         if reserved {
             report.step(&format!("reserving {address}"));
-            data.reserve()?;
+            reserved = job.context.reserve(job.contact, address, &mut *data)?;
         }
         open.push(DiskCopy {
             address,
@@ -113,12 +113,15 @@ impl DiskCopy {
     }
 
     /// Ends the reservation.
-    pub(super) fn let_go(&mut self, context: Context<'_>) {
+    pub(super) fn let_go(&mut self, job: &Job<'_>) {
         if !std::mem::take(&mut self.reserved) {
             return;
         }
-        if let Err(error) = self.data.release() {
-            context.report.warn(&format!(
+        let ended = job
+            .context
+            .end_reservation(job.contact, self.address, &mut *self.data);
+        if let Err(error) = ended {
+            job.context.report.warn(&format!(
                 "the reservation of {} could not be ended: {error}",
                 self.address
             ));

@@ -149,7 +149,8 @@ pub(super) fn lab(disks: u8) -> Lab {
     let boot_mac = MacAddr::new(0x00, 0x0c, 0x29, 1, 2, 3);
     let facts = host.store.menu(boot_mac, None, Timestamp::now()).unwrap();
     let mut inventory = Inventory {
-        token_id: facts.token.fingerprint(),
+        menu_id: facts.menu_id,
+        host_keys: vec![host.key.public()],
         boot_id: "first".into(),
         memory_bytes: 500 << 20,
         dmi: Dmi::default(),
@@ -187,7 +188,6 @@ pub(super) fn lab(disks: u8) -> Lab {
         data,
         bad: Vec::new(),
         stations: vec![MacAddr::new(0x02, 0x0c, 0x29, 1, 2, 3)],
-        token: Some(facts.token),
         counter: 0,
         writable: false,
         waits: false,

@@ -13,7 +13,6 @@ pub(super) struct Machine {
     pub(super) data: Vec<Vec<u8>>,
     pub(super) bad: Vec<u64>,
     pub(super) stations: Vec<MacAddr>,
-    pub(super) token: Option<Token>,
     pub(super) counter: u64,
     pub(super) writable: bool,
     /// Its agent was started anew and waits.
@@ -88,7 +87,9 @@ impl Source for FakeExport {
             return Err(SourceError::Unreadable { bad });
         }
         assert!(!machine.writable, "copied while the disk could be written");
-        assert!(machine.reserved, "copied without a reservation");
+        // One that takes other hosts' orders only cannot be reserved.
+        let ours = machine.inventory.menu_id.len() == 32;
+        assert!(machine.reserved || !ours, "copied without a reservation");
         buffer.copy_from_slice(&machine.data[self.slot][(lba * SECTOR) as usize..][..buffer.len()]);
         Ok(())
     }
@@ -110,7 +111,7 @@ impl Source for FakeExport {
 impl FakeExport {
     pub(super) fn order(
         &self,
-        token: &Token,
+        key: &SecretKey,
         counter: u64,
         order: String,
     ) -> Result<(), WireError> {
@@ -120,13 +121,25 @@ impl FakeExport {
             "a control counter was used twice"
         );
         machine.counter = counter;
-        if machine.token.as_ref() != Some(token) {
-            return Err(WireError("wrong token".into()));
+        if !machine.inventory.host_keys.contains(&key.public()) {
+            return Err(WireError("wrong key".into()));
         }
         if machine.deaf == Some(self.slot) {
             return Err(WireError("does not answer".into()));
         }
         machine.orders.push(order);
+        Ok(())
+    }
+}
+
+impl FakeExport {
+    /// As the standard has it, which agents that take orders refuse.
+    fn set_reserved(&self, reserved: bool) -> Result<(), WireError> {
+        let mut machine = self.machine.lock().unwrap();
+        if !machine.inventory.host_keys.is_empty() {
+            return Err(WireError("is reserved by order only".into()));
+        }
+        machine.reserved = reserved;
         Ok(())
     }
 }
@@ -148,16 +161,16 @@ impl Export for FakeExport {
         Ok(machine.inventory.clone())
     }
 
-    fn access(&mut self, token: &Token, counter: u64, access: Access) -> Result<(), WireError> {
-        self.order(token, counter, format!("{access:?}"))?;
+    fn access(&mut self, key: &SecretKey, counter: u64, access: Access) -> Result<(), WireError> {
+        self.order(key, counter, format!("{access:?}"))?;
         let mut machine = self.machine.lock().unwrap();
         machine.writable = access == Access::ReadWrite;
         machine.waits = false;
         Ok(())
     }
 
-    fn finish(&mut self, token: &Token, counter: u64, finish: Finish) -> Result<(), WireError> {
-        self.order(token, counter, format!("{finish:?}"))?;
+    fn finish(&mut self, key: &SecretKey, counter: u64, finish: Finish) -> Result<(), WireError> {
+        self.order(key, counter, format!("{finish:?}"))?;
         let mut machine = self.machine.lock().unwrap();
         assert!(!machine.writable);
         machine.on = false;
@@ -179,13 +192,22 @@ impl Export for FakeExport {
         Ok(stats)
     }
 
-    fn reserve(&mut self) -> Result<(), WireError> {
-        self.machine.lock().unwrap().reserved = true;
+    fn reserve_by_order(
+        &mut self,
+        key: &SecretKey,
+        counter: u64,
+        reservation: Reservation,
+    ) -> Result<(), WireError> {
+        self.order(key, counter, format!("{reservation:?}"))?;
+        self.machine.lock().unwrap().reserved = reservation == Reservation::Take;
         Ok(())
     }
 
+    fn reserve(&mut self) -> Result<(), WireError> {
+        self.set_reserved(true)
+    }
+
     fn release(&mut self) -> Result<(), WireError> {
-        self.machine.lock().unwrap().reserved = false;
-        Ok(())
+        self.set_reserved(false)
     }
 }

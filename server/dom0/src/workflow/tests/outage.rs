@@ -93,7 +93,8 @@ fn another_disk_or_another_machine_gets_no_write_however_sure_the_operator_is() 
         |machine: &mut Machine| drop(machine.inventory.disks.pop()),
         |machine: &mut Machine| machine.inventory.nics[0].mac = MacAddr::new(2, 9, 9, 9, 9, 9),
         |machine: &mut Machine| machine.inventory.dmi.uuid = "44454c4c-0000".into(),
-        |machine: &mut Machine| machine.token = None,
+        |machine: &mut Machine| machine.inventory.host_keys.clear(),
+        |machine: &mut Machine| machine.inventory.menu_id = "another's".into(),
     ] {
         let lab = lab(2);
         lab.machine().inventory.dmi.uuid = "44454c4c-ffff".into();
@@ -328,9 +329,9 @@ fn a_disk_in_another_machine_is_known_by_what_is_on_it_and_given_back() {
         machine.waits = true;
         machine.writable = false;
         machine.stations = vec![MacAddr::new(2, 7, 7, 7, 7, 7)];
-        machine.token = Some(Token::of_stand_in());
         let mut inventory = Inventory {
-            token_id: Token::of_stand_in().fingerprint(),
+            stands_in: true,
+            host_keys: machine.inventory.host_keys.clone(),
             boot_id: "other".into(),
             disks: machine.inventory.disks.clone(),
             ..Inventory::default()

@@ -161,8 +161,13 @@ fn what_was_done_stays_done_if_its_history_cannot_be_written() {
 #[test]
 fn a_disk_that_another_host_may_write_needs_the_operators_word_twice() {
     let lab = lab(1);
-    let ours = lab.machine().inventory.token_id.clone();
-    lab.machine().inventory.token_id = "0123456789abcdef".into();
+    let ours = lab.machine().inventory.clone();
+    let other_host_boots_it = || {
+        let mut machine = lab.machine();
+        machine.inventory.menu_id = "0123456789abcdef".into();
+        machine.inventory.host_keys = vec![SecretKey::from_bytes(&[9; 32]).public()];
+    };
+    other_host_boots_it();
     let error = text(lab.copy("vg"));
     assert!(error.contains("--not-booted-by-this-host"), "{error}");
     assert_eq!(lab.file("lv"), "", "nothing was made for it");
@@ -172,13 +177,16 @@ fn a_disk_that_another_host_may_write_needs_the_operators_word_twice() {
     assert!(error.contains("--accept-unguarded"), "{error}");
 
     // This host boots it: the copy is still of a disk that was not guarded, until it is compared again.
-    lab.machine().inventory.token_id = ours;
+    lab.machine().inventory = ours;
     assert!(text(lab.cutover()).contains("--accept-unguarded"));
     lab.copy("vg").unwrap();
-    lab.machine().inventory.token_id = "0123456789abcdef".into();
+    other_host_boots_it();
     // Nothing can be ordered now, though the copy was made with the disk guarded.
     let error = text(lab.cutover());
-    assert!(error.contains("did not get its boot token"), "{error}");
+    assert!(
+        error.contains("not started by a boot menu of this host"),
+        "{error}"
+    );
     lab.assert_clean();
     let options = CutoverOptions {
         accept_unguarded: true,

@@ -13,7 +13,7 @@ fn records() -> (tempfile::TempDir, Records) {
 fn records_in(dir: &Path) -> Records {
     Records {
         store: Store::open(dir).unwrap(),
-        hosts: Hosts::new(vec![mac(0xaa)], ""),
+        hosts: Hosts::new(vec![mac(0xaa)], "", vec![]),
         known: BTreeMap::new(),
         lists: Default::default(),
         boots: Boots::keep(dir),
@@ -62,7 +62,7 @@ fn a_bad_record_holds_its_machine_and_no_other() {
 }
 
 #[test]
-fn a_host_that_cannot_write_gives_the_token_again() {
+fn a_host_that_cannot_write_gives_the_boot_id_again() {
     let (dir, records) = records();
     let before = append(records.boot(mac(1)));
     // As with a full file system, every write fails: root may write anywhere else.
@@ -443,7 +443,7 @@ fn nothing_is_made_for_a_machine_before_it_asks_for_its_menu() {
     }
     assert!(!record(&dir, "e1").exists());
     append(records.boot(mac(1)));
-    // One that is known is told what it would be, and gets no token for asking.
+    // One that is known is told what it would be, and gets no boot id for asking.
     let before = fs::read(record(&dir, "e1")).unwrap();
     set_state(&records, "e1", State::Moved);
     for listed in [true, false] {
