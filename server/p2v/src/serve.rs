@@ -149,10 +149,11 @@ fn own_key(settings: &Settings) -> Option<PublicKey> {
     match host_key::public(&settings.state) {
         Ok(key) => Some(key),
         Err(error) => {
-            serve_log::line(format_args!(
+            // Not by the log, whose thread would keep the power that is given up later.
+            eprintln!(
                 "p2v serve: old machines will take no orders from this host (run `p2v key` as root, then start p2v serve \
                  again): {error}"
-            ));
+            );
             None
         }
     }
