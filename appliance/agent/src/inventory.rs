@@ -1,6 +1,7 @@
 //! Putting the inventory together: what the machine is, its interfaces and its disks.
 
 use std::fs;
+use std::io;
 use std::path::Path;
 
 use p2v_aoe::Address;
@@ -70,8 +71,8 @@ pub fn machine(sys: &Path, args: &BootArgs) -> Inventory {
         host_keys: args.hosts.keys.clone(),
         key: None,
         stands_in: false,
-        // A random UUID made by the kernel: 32 hex digits without its dashes.
-        boot_id: text("/proc/sys/kernel/random/uuid").trim().replace('-', ""),
+        // 32 hex digits without its dashes.
+        boot_id: text(RANDOM).trim().replace('-', ""),
         firmware: dmi::firmware(sys),
         dmi: dmi::read(sys),
         cpu: cpu::parse(&text("/proc/cpuinfo")),
@@ -82,13 +83,18 @@ pub fn machine(sys: &Path, args: &BootArgs) -> Inventory {
     }
 }
 
+/// A random UUID (122 bits), made by the kernel at each reading. It never waits, as getrandom(2) and in some kernels
+/// `/dev/urandom` do: a machine without a random number generator may take minutes until it has enough for those.
+const RANDOM: &str = "/proc/sys/kernel/random/uuid";
+
 /// The key of this start of the agent.
 ///
 /// # Errors
-/// The kernel has no random bytes.
-pub fn new_key() -> Result<SecretKey, getrandom::Error> {
-    let mut bytes = [0; 32];
-    getrandom::fill(&mut bytes)?;
+/// There are no random bytes.
+pub fn new_key() -> io::Result<SecretKey> {
+    let text =
+        fs::read_to_string(RANDOM)? + &fs::read_to_string(RANDOM)? + &fs::read_to_string(RANDOM)?;
+    let bytes = blake3::derive_key("p2v 2026 key of an agent's start", text.as_bytes());
     Ok(SecretKey::from_bytes(&bytes))
 }
 

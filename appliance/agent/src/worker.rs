@@ -40,7 +40,7 @@ pub enum WorkerError {
     Socket(#[source] nix::errno::Errno),
     /// No key can be made.
     #[error("making a key: {0}")]
-    Key(#[from] getrandom::Error),
+    Key(#[from] std::io::Error),
 }
 
 /// What the worker has in hand.

@@ -104,7 +104,7 @@ pub(super) fn serve(options: &Options) -> Result<(), ServeError> {
     let bytes = opened.disk.sectors() * SECTOR;
     // By which an initiator knows that several interfaces lead to one machine. There are no disks and
     // interfaces in it: nothing here is to be moved by `p2v`. But what stands in for an old machine tells of its disk.
-    let key = inventory::new_key().map_err(|e| system("make a key")(io::Error::other(e)))?;
+    let key = inventory::new_key().map_err(system("make a key"))?;
     let mut machine = inventory::machine(Path::new("/sys"), &BootArgs::default());
     if options.waiting {
         machine.stands_in = true;
