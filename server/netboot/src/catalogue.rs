@@ -34,6 +34,9 @@ impl Catalogue {
             Some(Wanted::Menu(format, mac)) => {
                 if let IpAddr::V4(address) = peer {
                     self.peers.learn(address, mac);
+                    if let Some(id) = self.peers.id(address) {
+                        self.machines.identified(mac, id);
+                    }
                 }
                 Some(self.menu(format, peer, Some(mac)).await)
             }
@@ -41,6 +44,12 @@ impl Catalogue {
             Some(Wanted::DefaultMenu) => {
                 let mac = self.peers.find(peer);
                 Some(self.menu(MenuFormat::Pxelinux, peer, mac).await)
+            }
+            Some(Wanted::MenuOf(id)) => {
+                if let IpAddr::V4(address) = peer {
+                    self.peers.learn_id(address, id);
+                }
+                None
             }
             Some(Wanted::NotThere) => None,
             None => {

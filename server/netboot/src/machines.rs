@@ -4,6 +4,7 @@ use pnet::util::MacAddr;
 
 use crate::event::{BootEvent, Notice};
 use crate::image::Image;
+use crate::machine_id::MachineId;
 
 /// What a machine shall do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,6 +65,9 @@ pub trait Machines: Send + Sync + 'static {
             false => self.boot_unlisted(mac),
         }
     }
+
+    /// The machine with this card told its SMBIOS UUID: before what it shall do is asked, each time.
+    fn identified(&self, _mac: MacAddr, _id: MachineId) {}
 
     /// What was seen of a machine, for its record and the log: `{mac}: {event}` is a readable line.
     fn seen(&self, mac: MacAddr, event: &BootEvent);

@@ -3,23 +3,48 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use pnet::util::MacAddr;
+
+use crate::machine_id::MachineId;
 
 /// Addresses remembered at most; then all are forgotten, and learned again.
 const MAX: usize = 4096;
 
+/// A UUID holds for its address so long: a loader asks by it and by its card in a row, and addresses are given anew.
+const ID_HOLDS: Duration = Duration::from_secs(60);
+
 /// What was learned from DHCP and from menu requests.
 #[derive(Debug, Default)]
-pub(crate) struct Peers(Mutex<HashMap<Ipv4Addr, MacAddr>>);
+pub(crate) struct Peers {
+    cards: Mutex<HashMap<Ipv4Addr, MacAddr>>,
+    ids: Mutex<HashMap<Ipv4Addr, (MachineId, Instant)>>,
+}
+
+fn insert<T>(known: &Mutex<HashMap<Ipv4Addr, T>>, address: Ipv4Addr, what: T) {
+    let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+    if known.len() >= MAX && !known.contains_key(&address) {
+        known.clear();
+    }
+    known.insert(address, what);
+}
 
 impl Peers {
     pub fn learn(&self, address: Ipv4Addr, mac: MacAddr) {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() >= MAX && !known.contains_key(&address) {
-            known.clear();
-        }
-        known.insert(address, mac);
+        insert(&self.cards, address, mac);
+    }
+
+    /// It has asked for a menu by its SMBIOS UUID.
+    pub fn learn_id(&self, address: Ipv4Addr, id: MachineId) {
+        insert(&self.ids, address, (id, Instant::now()));
+    }
+
+    /// The UUID it has asked by just now.
+    pub fn id(&self, address: Ipv4Addr) -> Option<MachineId> {
+        let known = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
+        let (id, at) = known.get(&address)?;
+        (at.elapsed() < ID_HOLDS).then_some(*id)
     }
 
     /// The kernel's neighbour table first: it is what the wire says now.
@@ -29,7 +54,7 @@ impl Peers {
         };
         let table = std::fs::read_to_string("/proc/thread-self/net/arp").unwrap_or_default();
         in_arp_table(&table, address).or_else(|| {
-            self.0
+            self.cards
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .get(&address)

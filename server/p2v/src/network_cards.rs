@@ -5,6 +5,7 @@
 
 use p2v_aoe::MacAddr;
 use p2v_dom0::{Record, State};
+use p2v_netboot::MachineId;
 
 use crate::boot_policy::{self, Facts, Rules, Verdict};
 
@@ -16,6 +17,11 @@ pub fn cards(record: &Record) -> impl Iterator<Item = MacAddr> {
         .chain(inventory.map(|card| card.mac))
 }
 
+/// A machine's SMBIOS UUID, if it has one of its own.
+fn id_of(record: &Record) -> Option<MachineId> {
+    record.inventory.as_ref()?.dmi.uuid.parse().ok()
+}
+
 /// Whether a machine's server is on this host, or its disks were copied there, in part at least.
 fn begun(record: &Record) -> bool {
     let facts = Facts::of(record);
@@ -25,15 +31,20 @@ fn begun(record: &Record) -> bool {
 /// The machine that has `mac` as another card than the one it boots from, and shall not come to its
 /// disk by it: its server is on this host, or its disks were copied, and by the card that it boots
 /// from it would start the agent. A server that was copied on trial may run on its own disk as long as
-/// the settings say so. `rules`: for a card.
+/// the settings say so. `rules`: for a card. `id`: the SMBIOS UUID that the machine of a card without a record told, by
+/// which a card is known that the agent had no driver for.
 pub fn second_card_of(
     records: &[Record],
     mac: MacAddr,
+    id: Option<MachineId>,
     rules: impl Fn(MacAddr) -> Rules,
 ) -> Option<&Record> {
     let mut machines: Vec<&Record> = records
         .iter()
-        .filter(|record| record.boot_mac != mac && cards(record).any(|card| card == mac))
+        .filter(|record| {
+            let has_it = cards(record).any(|card| card == mac);
+            record.boot_mac != mac && (has_it || id.is_some_and(|id| id_of(record) == Some(id)))
+        })
         .filter(|record| begun(record))
         .collect();
     // One whose server is here comes first, should two records have the card.
@@ -71,13 +82,21 @@ pub fn instead_of(own: Option<Verdict>, other: Option<&Record>) -> Option<&Recor
 
 /// What such a machine shows.
 pub fn not_by_this_card(record: &Record, mac: MacAddr) -> String {
+    let by_its_card = cards(record).any(|card| card == mac);
     let why = match record.state {
         _ if Facts::of(record).server_is_here() => "server is on the Xen host now",
         State::Copying => "disks are being copied to the Xen host",
         _ => "disks were copied to the Xen host",
     };
-    format!(
-        "This is {}, whose {why}. It boots from its network card {}, and not from this one ({mac}).",
-        record.name, record.boot_mac
-    )
+    let (name, card) = (&record.name, record.boot_mac);
+    match id_of(record).filter(|_| !by_its_card) {
+        None => format!(
+            "This is {name}, whose {why}. It boots from its network card {card}, and not from this one ({mac})."
+        ),
+        Some(id) => format!(
+            "This machine has the SMBIOS UUID of {name}, whose {why}. If it is {name}: it boots from its network card {card}, \
+             and not from this one ({mac}). If it is another machine with the same UUID: say shared_uuids = [\"{id}\"] in \
+             p2v.toml on the Xen host, and restart p2v serve."
+        ),
+    }
 }

@@ -110,6 +110,8 @@ fn serve(settings: Settings, options: &ServeOptions) -> Result<()> {
         boots: Boots::keep(&settings.serve.state_dir),
         once: options.once,
         last_known: Mutex::new(last_known),
+        ids: Mutex::default(),
+        shared_ids: settings.shared_uuids,
     });
     for (name, macs) in unknown_images {
         let macs: Vec<String> = macs.iter().map(MacAddr::to_string).collect();

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use p2v_aoe::MacAddr;
 use p2v_aoe::key::PublicKey;
 use p2v_dom0::name::MachineName;
-use p2v_netboot::{Image, ImageName, Loader, boot_menu};
+use p2v_netboot::{Image, ImageName, Loader, MachineId, boot_menu};
 use serde::Deserialize;
 
 use crate::arguments::Global;
@@ -49,6 +49,8 @@ pub struct Settings {
     pub hosts: Vec<MacAddr>,
     /// More keys whose orders the agents take, as `p2v key` prints them, beside this host's own: for such hosts.
     pub host_keys: Vec<PublicKey>,
+    /// SMBIOS UUIDs that the firmware of several machines has: no machine is known by one of them.
+    pub shared_uuids: Vec<MachineId>,
     /// The netboot service.
     pub serve: p2v_netboot::Settings,
     /// The Xen host.
@@ -115,6 +117,7 @@ impl Default for Settings {
             state: "/var/lib/p2v".into(),
             hosts: Vec::new(),
             host_keys: Vec::new(),
+            shared_uuids: Vec::new(),
             serve: Default::default(),
             xen: Default::default(),
             machines: BTreeMap::new(),

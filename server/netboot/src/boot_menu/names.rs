@@ -6,6 +6,7 @@ use pnet::util::MacAddr;
 
 use super::MenuFormat;
 use crate::image::{Image, ImageName};
+use crate::machine_id::MachineId;
 
 const KERNEL: &str = "vmlinuz";
 const INITRD: &str = "initrd";
@@ -117,7 +118,10 @@ pub enum Wanted {
     Menu(MenuFormat, MacAddr),
     /// `pxelinux.cfg/default`: the menu of a machine that did not say which one it is.
     DefaultMenu,
-    /// What loaders look for and need not find: menus by machine identifier or IP address, GRUB's
+    /// PXELINUX's first question: a menu for the machine with this SMBIOS UUID. There is none, and it goes on to the one
+    /// for its card.
+    MenuOf(MachineId),
+    /// What loaders look for and need not find: menus by IP address, GRUB's
     /// modules, shim's revocations. There is none, which is no news to anybody.
     NotThere,
 }
@@ -149,6 +153,11 @@ impl Wanted {
                 }
                 break;
             }
+        }
+        let menu = name.strip_prefix("pxelinux.cfg/");
+        let menu = menu.or_else(|| name.strip_prefix("lpxelinux.cfg/"));
+        if let Some(id) = menu.and_then(|id| id.parse().ok()) {
+            return Some(Wanted::MenuOf(id));
         }
         not_there(name).then_some(Wanted::NotThere)
     }
@@ -254,11 +263,18 @@ mod tests {
             Wanted::parse("pxelinux.cfg/default"),
             Some(Wanted::DefaultMenu)
         );
+        let id = "4c4c4544-0042-3010-8051-b4c04f4d3232";
+        for folder in ["pxelinux.cfg", "/lpxelinux.cfg"] {
+            assert_eq!(
+                Wanted::parse(&format!("{folder}/{id}")),
+                Some(Wanted::MenuOf(id.parse().unwrap()))
+            );
+        }
         for name in [
             "pxelinux.cfg/C0A807C8",
             "pxelinux.cfg/C0A8",
             "lpxelinux.cfg/C",
-            "pxelinux.cfg/4c4c4544-0042-3010-8051-b4c04f4d3232",
+            "pxelinux.cfg/00000000-0000-0000-0000-000000000000",
             "/grub/x86_64-efi/command.lst",
             "/grub/i386-efi/terminal.lst",
             "revocations_sbat.efi",

@@ -19,6 +19,7 @@ use crate::datagram::{self, Ends};
 use crate::event::{BootEvent, Notice};
 use crate::lease::Leases;
 use crate::lease_file::LeaseFile;
+use crate::machine_id::MachineId;
 use crate::machines::{BootDecision, Machines};
 use crate::peers::Peers;
 use crate::settings::Settings;
@@ -338,6 +339,10 @@ impl Dhcp {
     async fn is_to_be_booted(&mut self, request: &Request) -> bool {
         let (mac, listed) = (request.mac, self.settings.allows(request.mac));
         let machines = Arc::clone(&self.machines);
+        let id = request.machine_id.as_deref();
+        if let Some(id) = id.and_then(MachineId::from_option) {
+            machines.identified(mac, id);
+        }
         let decided = tokio::task::spawn_blocking(move || machines.boot_at_first(mac, listed));
         match decided.await {
             Ok(None) => {

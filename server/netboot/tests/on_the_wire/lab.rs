@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, setns};
 use p2v_netboot::{
-    BootDecision, BootEvent, Error, Image, ImageFiles, Machines, Mode, Notice, Pool, Settings,
+    BootDecision, BootEvent, Error, Image, ImageFiles, MachineId, Machines, Mode, Notice, Pool,
+    Settings,
 };
 use pnet::util::MacAddr;
 
@@ -146,6 +147,10 @@ impl Recorder {
 impl Machines for Recorder {
     fn boot(&self, _mac: MacAddr) -> BootDecision {
         self.decision.lock().unwrap().clone()
+    }
+
+    fn identified(&self, mac: MacAddr, id: MachineId) {
+        self.line(format!("{mac}: is {id}"));
     }
 
     fn seen(&self, mac: MacAddr, event: &BootEvent) {

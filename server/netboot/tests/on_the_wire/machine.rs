@@ -101,6 +101,9 @@ pub struct Machine {
     _place: Place,
 }
 
+/// Its SMBIOS UUID.
+pub const UUID: &str = "4c4c4544-0042-3510-8052-b4c04f4a3732";
+
 impl Machine {
     /// Switches it on: it boots from the network first. `card`: QEMU's device, with its properties.
     pub fn start(lab: &Lab, firmware: Firmware, card: &str) -> Machine {
@@ -112,7 +115,7 @@ impl Machine {
         }
         // `setpriv`: gone with the test, however that ends.
         let arguments = format!(
-            "--pdeathsig KILL qemu-system-x86_64 {} -accel tcg -m 512 -display none \
+            "--pdeathsig KILL qemu-system-x86_64 {} -accel tcg -m 512 -uuid {UUID} -display none \
              -monitor unix:{},server=on,wait=off -serial stdio \
              -netdev tap,id=n,ifname=tap0,script=no,downscript=no \
              -device {card},netdev=n,mac=52:54:00:12:34:56,bootindex=1 \

@@ -1,10 +1,16 @@
 //! BIOS machines: QEMU's PXE ROM, which is iPXE, with its script and with the real PXELINUX.
 
-use p2v_netboot::{BootDecision, Loader, Mode};
+use p2v_netboot::{BootDecision, Loader, MachineId, Mode};
 
 use crate::lab::{Lab, MAC};
-use crate::machine::{Firmware, Machine};
+use crate::machine::{Firmware, Machine, UUID};
 use crate::site;
+
+/// What its firmware tells by DHCP, and by PXELINUX.
+fn is_the_machine() -> String {
+    let id: MachineId = UUID.parse().unwrap();
+    format!("{MAC}: is {id}")
+}
 
 #[test]
 fn a_held_machine_waits_asks_again_and_then_goes_on_with_its_own_disk() {
@@ -27,6 +33,7 @@ fn a_held_machine_waits_asks_again_and_then_goes_on_with_its_own_disk() {
     machine.types("\r");
     machine.says("OWN DISK");
     machine.shows("All is well.");
+    lab.recorder.wait_for(&is_the_machine());
     for line in [
         "52:54:00:12:34:56: BIOS (iPXE), asks for boot, offered 192.168.7.200",
         "52:54:00:12:34:56: given 192.168.7.200",
@@ -72,6 +79,8 @@ fn a_machine_that_is_not_on_the_list_is_told_so_and_goes_on_with_its_own_disk() 
     let _service = lab.serve(settings);
     let machine = Machine::start(&lab, Firmware::Bios, "e1000");
     let screen = machine.shows("is not on the list of machines that p2v boots");
+    // By PXELINUX: it asks for a menu by the machine's UUID first, and no DHCP message came here.
+    lab.recorder.wait_for(&is_the_machine());
     assert!(screen.contains("goes on with its own disk"), "{screen}");
     machine.says("OWN DISK");
 }

@@ -7,7 +7,7 @@ use p2v_aoe::MacAddr;
 use p2v_aoe::cmdline::{BootArgs, Hosts};
 use p2v_dom0::store::StoreError;
 use p2v_dom0::{Record, Store, Timestamp};
-use p2v_netboot::{BootDecision, BootEvent, Image, Machines, Notice};
+use p2v_netboot::{BootDecision, BootEvent, Image, MachineId, Machines, Notice};
 
 use super::last_known::LastKnown;
 use crate::boot_policy::{self, Facts, Rules, Verdict};
@@ -33,7 +33,14 @@ pub(super) struct Records {
     pub once: bool,
     /// For when a record cannot be read.
     pub last_known: Mutex<LastKnown>,
+    /// SMBIOS UUIDs that machines told, by the card that asked.
+    pub ids: Mutex<BTreeMap<MacAddr, MachineId>>,
+    /// Those that several machines have.
+    pub shared_ids: Vec<MachineId>,
 }
+
+/// UUIDs remembered at most; then all are forgotten, and told again with the next question.
+const IDS_MAX: usize = 4096;
 
 /// Whose card asks.
 enum Asks {
@@ -70,7 +77,8 @@ impl Records {
         })?;
         last_known.learn(&self.store, &listing);
         let has_record = listing.records.iter().any(|record| record.boot_mac == mac);
-        let other = second_card_of(&listing.records, mac, |card| self.rules(card, None))
+        let id = (!has_record).then(|| self.id_of(mac)).flatten();
+        let other = second_card_of(&listing.records, mac, id, |card| self.rules(card, None))
             .map(|record| Box::new(record.clone()));
         let here = match other {
             Some(other) if !has_record => return Ok(Asks::SecondCard(other)),
@@ -90,6 +98,13 @@ impl Records {
                 ours: has_record || doubtful,
             }),
         }
+    }
+
+    /// The SMBIOS UUID of the machine with this card, if that is no other's.
+    fn id_of(&self, mac: MacAddr) -> Option<MachineId> {
+        let ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
+        let id = ids.get(&mac).copied();
+        id.filter(|id| !self.shared_ids.contains(id))
     }
 
     /// What the settings say of a card; `listed`: if that is known.
@@ -320,6 +335,14 @@ impl Machines for Records {
             true => Some(self.of_listed(mac, false)),
             false => self.of_unlisted(mac, false),
         }
+    }
+
+    fn identified(&self, mac: MacAddr, id: MachineId) {
+        let mut ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
+        if ids.len() >= IDS_MAX && !ids.contains_key(&mac) {
+            ids.clear();
+        }
+        ids.insert(mac, id);
     }
 
     fn seen(&self, mac: MacAddr, event: &BootEvent) {

@@ -1,4 +1,5 @@
 use super::*;
+use p2v_aoe::inventory::Inventory;
 use p2v_dom0::State;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -19,6 +20,8 @@ fn records_in(dir: &Path) -> Records {
         boots: Boots::keep(dir),
         once: false,
         last_known: Mutex::new(LastKnown::keep(dir)),
+        ids: Mutex::default(),
+        shared_ids: Vec::new(),
     }
 }
 
@@ -143,6 +146,50 @@ fn a_machine_whose_server_is_here_is_held_by_its_other_card() {
     fs::write(record(&dir, "e3"), other).unwrap();
     assert!(held(records.boot_unlisted(mac(11)).unwrap()).contains("This is e1"));
     assert_eq!(records.boot_unlisted(mac(9)), None);
+}
+
+/// A card that the agent had no driver for is in no inventory; the firmware tells the machine's UUID with each.
+#[test]
+fn a_machine_whose_server_is_here_is_held_by_a_card_that_was_never_seen() {
+    let (dir, mut records) = records();
+    append(records.boot(mac(1)));
+    let uuid = "4c4c4544-0042-3510-8052-b4c04f4a3732";
+    let changed = records.store.update(&"e1".parse().unwrap(), |record| {
+        record.inventory = Some(Inventory::default());
+        record.inventory.as_mut().unwrap().dmi.uuid = uuid.to_owned();
+        Ok::<_, StoreError>(())
+    });
+    changed.unwrap();
+    let id = uuid.parse().unwrap();
+    assert_eq!(records.boot_unlisted(mac(11)), None);
+    records.identified(mac(11), id);
+    // Not begun: it is a machine like others.
+    assert_eq!(records.boot_unlisted(mac(11)), None);
+    for state in [State::Running, State::Copied, State::Moved, State::Released] {
+        set_state(&records, "e1", state);
+        for decision in [
+            records.boot(mac(11)),
+            records.boot_unlisted(mac(11)).unwrap(),
+            records.boot_at_first(mac(11), false).unwrap(),
+        ] {
+            let message = held(decision);
+            assert!(message.contains("SMBIOS UUID of e1") && message.contains("shared_uuids"));
+        }
+        // Another machine, and one that told nothing.
+        records.identified(
+            mac(12),
+            "4c4c4544-0042-3510-8052-b4c04f4a3733".parse().unwrap(),
+        );
+        assert_eq!(records.boot_unlisted(mac(12)), None);
+        assert_eq!(records.boot_unlisted(mac(13)), None);
+        assert!(!record(&dir, "e2").exists());
+    }
+    // Its own card is its own, whatever it tells; and two machines with one UUID are told apart by the settings.
+    records.identified(mac(1), id);
+    assert!(held(records.boot(mac(1))).contains("Switch this machine off"));
+    records.shared_ids = vec![id];
+    assert_eq!(records.boot_unlisted(mac(11)), None);
+    append(records.boot(mac(11)));
 }
 
 #[test]
