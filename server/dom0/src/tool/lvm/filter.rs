@@ -10,6 +10,8 @@ use crate::tool::Tools;
 
 /// Where the kernel lists its block devices.
 const BLOCK_DEVICES: &str = "/sys/class/block";
+/// Where udev has more names for them.
+const LINKS: &str = "/dev/disk";
 
 /// A block device.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -20,44 +22,40 @@ struct Device {
     dm_name: String,
     /// The kernel's names of what it is made of.
     over: Vec<String>,
+    /// udev's links to it, under [`LINKS`].
+    links: Vec<String>,
 }
 
-/// For `--config`: the filter of this host's own settings, with what is left out before it. (A device may be used if one of
-/// its names is accepted before it is rejected: lvm.conf(5), so each has to be rejected by all its names.)
+/// For `--config`: the filter of this host's own settings, with what is left out before it. (That may accept a device by
+/// another of its names, which counts more than a rejection by one: each is rejected by all its names.)
 pub(super) fn config(tools: &Tools) -> String {
     // Fails where there is none.
     let own = tools.run("lvmconfig", ["devices/filter"]);
     render(
-        &devices(Path::new(BLOCK_DEVICES)),
+        &devices(Path::new(BLOCK_DEVICES), Path::new(LINKS)),
         own.as_deref().unwrap_or_default(),
     )
 }
 
 fn render(devices: &[Device], own: &str) -> String {
-    let mut rejected = [
-        "/dev/etherd/",
-        "/dev/mapper/p2v-",
-        "/dev/disk/",
-        "/dev/block/",
-    ]
-    .map(|start| format!("\"r|^{start}|\""))
-    .to_vec();
+    let reject = |name: &str| format!("\"r|^/dev/{name}|\"");
+    let mut rejected = vec![reject("etherd/"), reject("mapper/p2v-")];
     for device in left_out(devices) {
-        rejected.push(format!("\"r|^/dev/{}$|\"", pattern(&device.name)));
-        if !device.dm_name.is_empty() {
-            rejected.push(format!("\"r|^/dev/mapper/{}$|\"", pattern(&device.dm_name)));
-        }
+        let dm = (!device.dm_name.is_empty()).then(|| format!("mapper/{}", device.dm_name));
+        let links = device.links.iter().map(|link| format!("disk/{link}"));
+        let names = std::iter::once(device.name.clone()).chain(dm).chain(links);
+        rejected.extend(names.map(|name| reject(&(pattern(&name) + "$"))));
     }
-    let own = own
-        .split_once('[')
-        .and_then(|(_, rest)| Some(rest.rsplit_once(']')?.0.trim()));
+    // One word, or a list of them.
+    let own = own.split_once('=').map(|(_, own)| own.trim());
+    let own = own.map(|own| own.trim_start_matches('[').trim_end_matches(']').trim());
     rejected.extend(own.filter(|own| !own.is_empty()).map(str::to_owned));
     format!("devices/filter=[{}]", rejected.join(","))
 }
 
 /// A regular expression for the name: any character where one could mean something.
 fn pattern(name: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '/');
     name.chars()
         .map(|c| if plain(c) { c } else { '.' })
         .collect()
@@ -88,20 +86,39 @@ fn left_out(devices: &[Device]) -> Vec<&Device> {
     }
 }
 
-fn devices(sys: &Path) -> Vec<Device> {
+fn devices(sys: &Path, links: &Path) -> Vec<Device> {
     let names = |dir: &Path| -> Vec<String> {
         let entries = fs::read_dir(dir).into_iter().flatten().flatten();
         let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
         names.collect()
     };
+    let folders = names(links);
+    let links: Vec<(String, String)> = folders
+        .iter()
+        .flat_map(|folder| {
+            let link = move |name: String| format!("{folder}/{name}");
+            names(&links.join(folder)).into_iter().map(link)
+        })
+        .filter_map(|link| {
+            let target = fs::read_link(links.join(&link)).ok()?;
+            // As it is in /dev; the kernel writes `!` for the slash of etherd/e1.0.
+            let name = target
+                .to_string_lossy()
+                .replace("../", "")
+                .replace('/', "!");
+            Some((name, link))
+        })
+        .collect();
     names(sys)
         .into_iter()
         .map(|name| {
             let dir = sys.join(&name);
             let dm_name = fs::read_to_string(dir.join("dm/name")).unwrap_or_default();
+            let its = links.iter().filter(|(target, _)| *target == name);
             Device {
                 dm_name: dm_name.trim().to_owned(),
                 over: names(&dir.join("slaves")),
+                links: its.map(|(_, link)| link.clone()).collect(),
                 name,
             }
         })
@@ -117,7 +134,46 @@ mod tests {
             name: name.to_owned(),
             dm_name: dm_name.to_owned(),
             over: over.iter().map(|&below| below.to_owned()).collect(),
+            links: Vec::new(),
         }
+    }
+
+    #[test]
+    fn a_device_has_its_links() {
+        let dir = tempfile::tempdir().unwrap();
+        let (sys, links) = (dir.path().join("sys"), dir.path().join("disk"));
+        for device in ["dm-2/dm", "dm-2/slaves/etherd!e1.0", "etherd!e1.0", "sda"] {
+            fs::create_dir_all(sys.join(device)).unwrap();
+        }
+        fs::write(sys.join("dm-2/dm/name"), "p2v-e1-0\n").unwrap();
+        fs::create_dir_all(links.join("by-id")).unwrap();
+        for (link, target) in [
+            ("a+b", "../../dm-2"),
+            ("sda", "../../sda"),
+            ("e", "../../etherd/e1.0"),
+        ] {
+            std::os::unix::fs::symlink(target, links.join("by-id").join(link)).unwrap();
+        }
+        let devices = devices(&sys, &links);
+        let dm = devices.iter().find(|d| d.name == "dm-2").unwrap();
+        assert_eq!(
+            (dm.dm_name.as_str(), &dm.links[..]),
+            ("p2v-e1-0", &["by-id/a+b".to_owned()][..])
+        );
+        let config = render(&devices, "");
+        for name in [
+            "dm-2",
+            "mapper/p2v-e1-0",
+            "disk/by-id/a.b",
+            "etherd.e1.0",
+            "disk/by-id/e",
+        ] {
+            assert!(
+                config.contains(&format!("\"r|^/dev/{name}$|\"")),
+                "{name}: {config}"
+            );
+        }
+        assert!(!config.contains("sda"));
     }
 
     #[test]
@@ -143,6 +199,9 @@ mod tests {
             config.ends_with(",\"a|^/dev/drbd|\", \"r|.*|\"]"),
             "{config}"
         );
-        assert!(render(&[], "").ends_with("\"r|^/dev/block/|\"]"));
+        assert_eq!(
+            render(&[], ""),
+            "devices/filter=[\"r|^/dev/etherd/|\",\"r|^/dev/mapper/p2v-|\"]"
+        );
     }
 }
