@@ -5,7 +5,7 @@ use p2v_lab::old_server::{IDE_PC, OldServer};
 use p2v_lab::xen_host::XenHost;
 
 use crate::scene::{EXPORT_LIMIT, Scene};
-use crate::strangers::nothing_changes_by_frames_that_nobody_authorised;
+use crate::strangers::{a_guest_cannot_write, nothing_changes_by_frames_that_nobody_authorised};
 use crate::wire::wait_until;
 
 const MIB: u64 = 1 << 20;
@@ -16,6 +16,7 @@ fn an_old_machine_that_was_off_for_a_while_keeps_its_domain_waiting_and_loses_no
     nothing_changes_by_frames_that_nobody_authorised(&mut scene);
     scene.host.ok("p2v start e1").unwrap();
     scene.guest_says("p2v guest: boot 2");
+    a_guest_cannot_write(&mut scene.host);
     // What the guest wrote is in this host's memory for a while.
     scene.host.ok("sync").unwrap();
     let dead_seconds = "cat /sys/module/aoe/parameters/aoe_deadsecs";
@@ -28,6 +29,9 @@ fn an_old_machine_that_was_off_for_a_while_keeps_its_domain_waiting_and_loses_no
     let log = "/var/log/p2v-watch.log";
     let is_paused = "xl list e1 | grep -- '--p---'";
     watch(&mut scene.host);
+    // It puts back what keeps guests off the disk.
+    let kept_off = wait_until("nft list table bridge p2v >/dev/null 2>&1");
+    scene.host.ok(&kept_off).unwrap();
 
     // The guest has halted; this writes in its place, by the same way, slowly enough to be in the midst of it.
     let job = Job {

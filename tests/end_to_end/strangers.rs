@@ -1,7 +1,7 @@
 //! Frames that must change nothing: from a station that is not on the list, a write while read-only,
 //! forged and replayed control requests.
 
-use p2v_lab::xen_host;
+use p2v_lab::xen_host::{self, XenHost};
 
 use crate::frames::{aoe, is_refused, read, write};
 use crate::scene::Scene;
@@ -91,4 +91,41 @@ pub fn nothing_changes_by_frames_that_nobody_authorised(scene: &mut Scene) {
         .output()
         .unwrap();
     assert_eq!(String::from_utf8_lossy(&differences.stdout).trim(), "1");
+}
+
+/// While a domain has the disk, which can be written then: AoE knows a sender by its address alone, and a guest on the
+/// bridge can have this host's. The interface is called as those of guests are.
+pub fn a_guest_cannot_write(host: &mut XenHost) {
+    host.ok(
+        "ip link add vif99.0 type veth peer name guest0 && ip link set vif99.0 master xenbr0 up && ip link set guest0 up",
+    )
+    .unwrap();
+    let plain = write(xen_host::MAC, LBA);
+    // In a tag of VLAN 0, which the receiver takes off.
+    let tagged = format!("{}81000000{}", &plain[..24], &plain[24..]);
+    let send = |frame: &str| format!("/lab/lab-guest send guest0 {frame}");
+    for frame in [&plain, &tagged] {
+        host.ok(&send(frame)).unwrap();
+        assert!(!is_written(host), "{frame}");
+    }
+    // It is the rules that keep it off.
+    host.ok("nft delete table bridge p2v").unwrap();
+    host.ok(&send(&plain)).unwrap();
+    assert!(is_written(host));
+    host.ok(&format!(
+        "dd if=/dev/zero of=/dev/mapper/p2v-e1-0 bs=512 seek={LBA} count=1 oflag=direct conv=notrunc 2>&1; ip link del vif99.0"
+    ))
+    .unwrap();
+    assert!(!is_written(host));
+}
+
+/// A sector that neither the guest nor a partition table uses.
+pub const LBA: u8 = 40;
+
+/// Whether the old disk has there what [`write`] writes.
+pub fn is_written(host: &mut XenHost) -> bool {
+    let sector = format!(
+        "dd if=/dev/mapper/p2v-e1-0 bs=512 skip={LBA} count=1 iflag=direct 2>/dev/null | od -An -tx1 -N2"
+    );
+    host.ok(&sector).unwrap().trim() == "ee ee"
 }

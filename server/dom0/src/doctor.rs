@@ -7,8 +7,10 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::host::Host;
+use crate::record::Record;
 use crate::tool::aoe_driver::AoeDriver;
-use crate::tool::{ToolError, dmsetup, lvm, xl};
+use crate::tool::{ToolError, dmsetup, lvm, nft, xl};
+use crate::workflow::guests_bridges;
 
 mod outages;
 
@@ -70,6 +72,7 @@ pub fn examine(host: &Host) -> Vec<Finding> {
         findings.extend(interface(host, &host.settings.bridge, "bridge"));
     }
     findings.push(bridge(host));
+    findings.extend(guests(host));
     findings.push(lookers(host));
     findings.push(records(host));
     findings.extend(saved(host));
@@ -280,6 +283,38 @@ fn bridge(host: &Host) -> Finding {
             ),
         ),
     }
+}
+
+/// Whether guests on the old machines' bridge are kept off their disks.
+fn guests(host: &Host) -> Option<Finding> {
+    const WHAT: &str = "guests' AoE frames";
+    let bridges = guests_bridges(host);
+    let name = bridges.first()?;
+    let records = host.store.list().map(|listing| listing.records);
+    let is_needed = records.is_ok_and(|all| all.iter().any(Record::has_domain_on_old_disks));
+    Some(
+        match (nft::keeps_guests_off(&host.tools, &bridges), is_needed) {
+            (Err(error), _) => finding(Severity::Bad, WHAT, error, "apt install nftables"),
+            (Ok(true), _) => finding(
+                Severity::Good,
+                WHAT,
+                format!("kept off the old machines on {name}"),
+                "",
+            ),
+            (Ok(false), false) => finding(
+                Severity::Good,
+                WHAT,
+                format!("kept off the old machines on {name} while a domain runs on one's disks"),
+                "",
+            ),
+            (Ok(false), true) => finding(
+                Severity::Bad,
+                WHAT,
+                format!("a guest on {name} can write to a running domain's old disk"),
+                "systemctl enable --now p2v-watch, which keeps them off it",
+            ),
+        },
+    )
 }
 
 /// The programs that `p2v copy --used-only` asks, one of each package.

@@ -10,6 +10,7 @@ pub mod blkid;
 pub mod dmsetup;
 pub mod limited;
 pub mod lvm;
+pub mod nft;
 pub mod qemu_img;
 pub mod qemu_storage_daemon;
 pub mod xl;

@@ -41,6 +41,7 @@ mod cutover;
 mod devices;
 mod discover;
 mod error;
+mod guests;
 mod release;
 mod resume;
 mod start;
@@ -55,6 +56,7 @@ pub use cutover::{CutoverOptions, cutover};
 pub use devices::{DeviceResult, devices_down, devices_up};
 pub use discover::{MachineView, discover, statistics};
 pub use error::Error;
+pub use guests::bridges as guests_bridges;
 pub use release::{ReleaseOptions, release};
 pub use resume::{ResumeOptions, Resumed, resume};
 pub use start::{StartOptions, start};
@@ -529,7 +531,8 @@ impl<'a> Context<'a> {
         Ok(())
     }
 
-    /// Where no domain is on an old disk any more, the kernel's driver gives a silent one up as soon as it did before.
+    /// Where no domain is on an old disk any more, the kernel's driver gives a silent one up as soon as it did before, and
+    /// guests' AoE is their own affair.
     fn driver_as_before(&self) {
         let nobody_waits = || match self.host.store.list() {
             Ok(listing) => {
@@ -545,6 +548,7 @@ impl<'a> Context<'a> {
         if let Err(error) = driver.as_before(nobody_waits) {
             self.report.warn(&error.to_string());
         }
+        self.let_guests();
     }
 
     /// Runs `work`; if it fails, takes back what it noted and says so.

@@ -116,6 +116,7 @@ pub fn resume(
     if let Some(doubt) = doubt.filter(|_| !confirmed) {
         return refused(in_doubt(name, &doubt));
     }
+    context.keep_guests_off()?;
     report.step("asking the old machine for write access");
     context.set_access(&contact, &waiting, Access::ReadWrite)?;
     context.note_or_warn(

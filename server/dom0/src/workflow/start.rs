@@ -114,6 +114,8 @@ pub fn start(
         undo.push("making the exports read-only", move || {
             context.set_access(&old, &all, Access::ReadOnly)
         });
+        report.step("keeping guests' AoE frames off the old machine");
+        context.keep_guests_off()?;
         report.step("asking the old machine for write access");
         context.set_access(&contact, &disks, Access::ReadWrite)?;
         report.step(&format!("xl create {}", config.path.display()));

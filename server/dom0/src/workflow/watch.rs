@@ -252,6 +252,12 @@ fn look_at_all<'scope>(
     if let Err(error) = driver.keep_requests_unless_held(most, any_waits) {
         context.report.warn(&error.to_string());
     }
+    // The host may have restarted, or the site's own rules have been loaded over ours.
+    if listing.records.iter().any(Record::has_domain_on_old_disks)
+        && let Err(error) = context.keep_guests_off()
+    {
+        context.report.warn(&error.to_string());
+    }
     for record in listing.records {
         let name = record.name.clone();
         let domain = domains.iter().find(|d| d.name == name.as_str());

@@ -30,7 +30,7 @@ echo "$P $*" >> $D/log
 [ -e "$D/fail-$P-$1" ] && { echo "$P was told to fail" >&2; exit 5; }
 "#;
 
-pub(super) const SCRIPTS: [(&str, &str); 7] = [
+pub(super) const SCRIPTS: [(&str, &str); 8] = [
     (
         "xl",
         r#"
@@ -71,6 +71,16 @@ case "$1" in
 --remove) rm -r $D/sys/module/aoe ;;
 aoe) mkdir -p $D/sys/module/aoe/parameters; echo ${2#*=} > $D/sys/module/aoe/parameters/aoe_iflist
     echo 180 > $D/sys/module/aoe/parameters/aoe_deadsecs ;;
+esac"#,
+    ),
+    (
+        "nft",
+        r#"
+case "$1" in
+list) cat $D/ruleset ;;
+delete) rm $D/ruleset ;;
+*) [ ! -e $D/no-nft ] || { echo "not supported" >&2; exit 1; }
+    echo "$1" > $D/ruleset ;;
 esac"#,
     ),
     (

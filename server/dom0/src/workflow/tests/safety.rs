@@ -38,6 +38,33 @@ fn other_domain(lab: &Lab, disk: &std::path::Path) {
     fs::write(lab.dir.path().join("long"), domain.to_string()).unwrap();
 }
 
+/// AoE knows a sender by its address alone, and a guest on the bridge can have any.
+#[test]
+fn guests_on_the_bridge_are_kept_off_the_old_disk_while_a_domain_has_it() {
+    let lab = lab(1);
+    let bridge = lab.host.paths.sys_net.join("xenbr0/bridge");
+    fs::create_dir_all(bridge).unwrap();
+    let table = lab.dir.path().join("ruleset");
+    let failing = lab.obstacle("no-nft");
+    let error = text(lab.start());
+    assert!(error.contains("guests on xenbr0 could write"), "{error}");
+    assert!(!lab.machine().orders.contains(&"ReadWrite".to_owned()));
+    lab.assert_clean();
+    fs::remove_file(failing).unwrap();
+    lab.start().unwrap();
+    let rules = fs::read_to_string(&table).unwrap();
+    assert!(
+        rules.contains("\"xenbr0\"") && rules.contains("0x88a2"),
+        "{rules}"
+    );
+    // The site's own rules were loaded over it, or the host restarted.
+    fs::remove_file(&table).unwrap();
+    crate::workflow::watch_once(lab.context(), &|_| None).unwrap();
+    assert_eq!(fs::read_to_string(&table).unwrap(), rules);
+    lab.stop().unwrap();
+    assert!(!table.exists(), "guests' AoE is their own affair again");
+}
+
 #[test]
 fn a_running_domains_disk_is_neither_copied_to_nor_started_from() {
     let lab = lab(1);
