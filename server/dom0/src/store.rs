@@ -16,6 +16,7 @@ use crate::name::MachineName;
 use crate::record::{Record, State};
 use crate::timestamp::Timestamp;
 
+mod claims;
 mod error;
 mod file;
 mod listing;
@@ -25,6 +26,7 @@ mod tests;
 pub use error::StoreError;
 pub use listing::Listing;
 
+use claims::Claim;
 use file::read;
 
 /// The machine records of one state directory.
@@ -33,6 +35,10 @@ pub struct Store {
     machines: PathBuf,
     locks: PathBuf,
     copies: PathBuf,
+    /// Of machines for which something was made: root's.
+    names: PathBuf,
+    /// Records that were retired.
+    retired: PathBuf,
 }
 
 /// What a boot menu for a machine must hold.
@@ -71,6 +77,8 @@ impl Store {
             machines: state.join("machines"),
             locks: state.join("locks"),
             copies: state.join("copies"),
+            names: state.join("names"),
+            retired: state.join("retired"),
         };
         // Others may pass through it: the boot service's user has its directories in it.
         fs::DirBuilder::new()
@@ -261,7 +269,7 @@ impl Store {
                 });
             }
         }
-        let mut record = find_or_make(listing, mac, wanted, None, now)?;
+        let mut record = find_or_make(listing, &self.claims()?, mac, wanted, None, now)?;
         let menu_id = record.menus.issue(now, random_id)?;
         record.menu_fetched = Some(now);
         self.put(&record)?;
@@ -284,7 +292,7 @@ impl Store {
         now: Timestamp,
     ) -> Result<(Record, String), StoreError> {
         let _lock = self.write_lock()?;
-        let mut record = find_or_make(self.list()?, mac, wanted, None, now)?;
+        let mut record = find_or_make(self.list()?, &self.claims()?, mac, wanted, None, now)?;
         let menu_id = record.menus.for_files(now, random_id)?;
         self.put(&record)?;
         Ok((record, menu_id))
@@ -313,7 +321,7 @@ impl Store {
     /// As [`Store::menu`]; the shelf or the MAC belongs to another record.
     pub fn adopt(&self, mac: MacAddr, shelf: u16, now: Timestamp) -> Result<Record, StoreError> {
         let _lock = self.write_lock()?;
-        let record = find_or_make(self.list()?, mac, None, Some(shelf), now)?;
+        let record = find_or_make(self.list()?, &self.claims()?, mac, None, Some(shelf), now)?;
         self.put(&record)?;
         Ok(record)
     }
@@ -373,8 +381,10 @@ impl Store {
     }
 }
 
+/// `claims`: names and shelves that something was made for. They are no other machine's, also without a record.
 fn find_or_make(
     mut listing: Listing,
+    claims: &[Claim],
     mac: MacAddr,
     wanted: Option<&MachineName>,
     fixed_shelf: Option<u16>,
@@ -395,14 +405,23 @@ fn find_or_make(
         }
         return Ok(known);
     }
-    let records = listing.records;
-    let taken = |shelf: u16| records.iter().find(|r| r.shelf == shelf);
+    // Its record was lost, and not what was made for it: it is what it was.
+    let own = claims.iter().find(|claim| claim.boot_mac == mac);
+    let records = listing.records.iter();
+    let records = records.map(|r| (&r.name, r.boot_mac, r.shelf));
+    let claims = claims.iter().map(|c| (&c.name, c.boot_mac, c.shelf));
+    let others: Vec<(&MachineName, MacAddr, u16)> = records
+        .chain(claims)
+        .filter(|(_, owner, _)| *owner != mac)
+        .collect();
+    let taken = |shelf: u16| others.iter().find(|(_, _, other)| *other == shelf);
+    let wanted = own.map(|own| &own.name).or(wanted);
     // A name that the settings gave may look like that of a shelf.
     let has_its_name = |shelf| {
         let usual = MachineName::of_shelf(shelf);
-        wanted.is_some() || records.iter().all(|r| r.name != usual)
+        wanted.is_some() || others.iter().all(|(name, ..)| **name != usual)
     };
-    let shelf = match fixed_shelf {
+    let shelf = match fixed_shelf.or(own.map(|own| own.shelf)) {
         Some(shelf) => shelf,
         None => (1..=SHELF_MAX)
             .find(|s| taken(*s).is_none() && has_its_name(*s))
@@ -411,14 +430,14 @@ fn find_or_make(
     let name = wanted
         .cloned()
         .unwrap_or_else(|| MachineName::of_shelf(shelf));
-    if let Some(other) = taken(shelf) {
-        return Err(StoreError::SharedShelf(name, other.name.clone(), shelf));
+    if let Some((other, ..)) = taken(shelf) {
+        return Err(StoreError::SharedShelf(name, (*other).clone(), shelf));
     }
-    if let Some(owner) = records.iter().find(|r| r.name == name) {
+    if let Some((_, owner, _)) = others.iter().find(|(other, ..)| **other == name) {
         return Err(StoreError::NameTaken {
             name,
             mac,
-            owner: owner.boot_mac,
+            owner: *owner,
         });
     }
     let mut record = Record::new(name, mac, shelf);

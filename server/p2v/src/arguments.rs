@@ -77,6 +77,11 @@ pub struct Global {
 pub enum Command {
     /// Is this host ready? Names what is missing and what to do about it
     Doctor,
+    /// Retire the record of a machine of which nothing is left here: its name and shelf are free then
+    Forget {
+        /// The machine
+        name: String,
+    },
     /// Print this host's public key, by which old machines know its orders; make the key if there is none
     Key,
     /// Boot old machines over the network (runs until stopped; see the p2v-serve unit). `allow` under [serve] in the

@@ -55,6 +55,16 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             &name_of(&host.store, &settings, name)?,
             *write,
         ),
+        Command::Forget { name } => with_wire(&host, &settings, &told, |context| {
+            let name = name_of(&host.store, &settings, name)?;
+            let kept = workflow::forget(context, &name)?;
+            done(
+                json,
+                json!({ "machine": name, "kept": kept }),
+                &format!("{name} is forgotten; its history is in {}", kept.display()),
+            );
+            Ok(ExitCode::SUCCESS)
+        }),
         Command::Key => {
             let key = host.key.public();
             done(

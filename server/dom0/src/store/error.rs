@@ -69,8 +69,8 @@ pub enum StoreError {
     /// As many machines as there may be were seen, and none of their agents heard.
     #[error(
         "{limit} machines were seen whose agent was not heard, and no more are met: run `p2v list` while their agents are up, \
-         which hears them; or name this one's MAC under [machines] in p2v.toml and restart p2v-serve; or move the records of \
-         `seen` machines that never were out of {}; or raise `seen_max` under [serve]",
+         which hears them; or name this one's MAC under [machines] in p2v.toml and restart p2v-serve; or `p2v forget` \
+         those that never were (records in {}); or raise `seen_max` under [serve]",
         machines.display()
     )]
     TooManySeen {
@@ -80,9 +80,7 @@ pub enum StoreError {
         machines: PathBuf,
     },
     /// No shelf is left.
-    #[error(
-        "all {SHELF_MAX} AoE shelves are taken; move records of machines that are gone out of the way"
-    )]
+    #[error("all {SHELF_MAX} AoE shelves are taken: `p2v forget` machines that are gone")]
     Full,
     /// The system has no randomness for an id.
     #[error("no random bytes for the id of a boot menu: {0}")]

@@ -275,3 +275,41 @@ fn only_a_file_of_ones_own_is_read_as_a_record() {
     assert!(error.contains("no network card"), "{error}");
     assert_eq!(store.get(&name).unwrap(), before);
 }
+
+#[test]
+fn a_name_that_something_was_made_for_is_no_other_machines() {
+    let (dir, store) = store();
+    let first = store.menu(mac(1), None, at(0)).unwrap();
+    store.claim(&store.get(&first.name).unwrap()).unwrap();
+    // Its record is lost, or was moved away: what was made for it is still there.
+    fs::remove_file(store.path(&first.name)).unwrap();
+    let next = store.menu(mac(2), None, at(1)).unwrap();
+    assert_eq!((next.shelf, next.name.as_str()), (2, "e2"));
+    assert!(matches!(
+        store.menu(mac(3), Some(&"e1".parse().unwrap()), at(1)),
+        Err(StoreError::NameTaken { owner, .. }) if owner == mac(1)
+    ));
+    assert!(matches!(
+        store.adopt(mac(3), 1, at(1)),
+        Err(StoreError::SharedShelf(..))
+    ));
+    // The machine itself is what it was, whatever the settings call it now.
+    let again = store.menu(mac(1), Some(&"web".parse().unwrap()), at(2));
+    let again = again.unwrap();
+    assert_eq!((again.shelf, again.name.as_str()), (1, "e1"));
+    // A claim that cannot be read may be of any name.
+    let claim = dir.path().join("names/e1.json");
+    let text = fs::read(&claim).unwrap();
+    fs::write(&claim, "{").unwrap();
+    assert!(store.menu(mac(9), None, at(3)).is_err());
+    fs::write(&claim, text).unwrap();
+    // Retired, it is free.
+    let copies = dir.path().join("copies");
+    fs::write(copies.join("e1-disk0.journal"), "x").unwrap();
+    fs::write(copies.join("e10-disk0.journal"), "y").unwrap();
+    let record = store.get(&first.name).unwrap();
+    let kept = store.retire(&record, at(4)).unwrap();
+    assert!(kept.join("record.json").exists() && kept.join("e1-disk0.journal").exists());
+    assert!(copies.join("e10-disk0.journal").exists());
+    assert_eq!(store.menu(mac(9), None, at(5)).unwrap().shelf, 1);
+}

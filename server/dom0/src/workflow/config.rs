@@ -45,6 +45,7 @@ pub fn write_config(
         .lock(name, &format!("p2v config {name} --write"))?;
     let record = host.store.get(name)?;
     let config = of_record(host, &record)?;
+    host.store.claim(&record)?;
     replace(host, &record, &config, report)
 }
 
@@ -141,12 +142,21 @@ pub(super) fn ready(
                 .iter()
                 .any(|l| l.contains(&*d.path.to_string_lossy()))
         });
+        if let Some(uuid) = uuid_in(&acting).filter(|uuid| *uuid != config.uuid.value) {
+            return refused(format!(
+                "{} is the config of another domain: its uuid is {uuid}, and that of {} is {}. Move it away; or, if it is for \
+                 this machine, give it the machine's uuid",
+                path.display(),
+                record.name,
+                config.uuid.value
+            ));
+        }
         let named = acting.iter().any(|l| {
             l.split_once('=').is_some_and(|(k, v)| {
                 k.trim() == "name" && v.trim().trim_matches(['"', '\'']) == record.name.as_str()
             })
         });
-        if names_all && named {
+        if names_all && named && uuid_in(&acting).is_some() {
             report.step(&format!("using {} as it was edited", path.display()));
             return Ok(ConfigWritten {
                 path,
@@ -155,11 +165,20 @@ pub(super) fn ready(
             });
         }
         report.warn(&format!(
-            "{} was edited or is not p2v's, and does not have this domain's name and all its disks: a new one is written",
+            "{} was edited or is not p2v's, and does not have this domain's name, uuid and all its disks: a new one is written",
             path.display()
         ));
     }
     replace(host, record, config, report)
+}
+
+/// The value of `uuid` in a config's lines.
+fn uuid_in(lines: &[&str]) -> Option<String> {
+    lines.iter().find_map(|line| {
+        let (key, value) = line.split_once('=')?;
+        let value = value.trim().trim_matches(['"', '\'']);
+        (key.trim() == "uuid").then(|| value.to_ascii_lowercase())
+    })
 }
 
 fn replace(

@@ -41,6 +41,7 @@ mod cutover;
 mod devices;
 mod discover;
 mod error;
+mod forget;
 mod guests;
 mod release;
 mod resume;
@@ -56,6 +57,7 @@ pub use cutover::{CutoverOptions, cutover};
 pub use devices::{DeviceResult, devices_down, devices_up};
 pub use discover::{MachineView, discover, statistics};
 pub use error::Error;
+pub use forget::forget;
 pub use guests::bridges as guests_bridges;
 pub use release::{ReleaseOptions, release};
 pub use resume::{ResumeOptions, Resumed, resume};
@@ -494,10 +496,10 @@ impl<'a> Context<'a> {
             {
                 continue;
             }
-            if !device.is_ours() {
+            if !device.is_ours() || !self.made_for(name, &device.name)? {
                 return refused(format!(
-                    "the device-mapper device {} was not made by p2v: remove it (`dmsetup remove {}`) if nothing \
-                     needs it",
+                    "the device-mapper device {} was not made by p2v for this machine (another one may have had its name): \
+                     remove it (`dmsetup remove {}`) if nothing needs it",
                     device.name, device.name
                 ));
             }
@@ -529,6 +531,17 @@ impl<'a> Context<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Whether a device of the machine's name is what its record tells of: a record that was lost is followed by another of
+    /// that name.
+    fn made_for(&self, name: &MachineName, device: &str) -> Result<bool, Error> {
+        let record = self.host.store.get(name)?;
+        let mut mapped = record
+            .disks
+            .iter()
+            .filter(|(_, disk)| disk.mapping.is_some());
+        Ok(mapped.any(|(slot, _)| name.dm_name((*slot).into()) == device))
     }
 
     /// Where no domain is on an old disk any more, the kernel's driver gives a silent one up as soon as it did before, and

@@ -25,6 +25,7 @@ mod destinations;
 mod images;
 mod lab;
 mod machine;
+mod names;
 mod outage;
 mod safety;
 mod strangers;

@@ -1,0 +1,69 @@
+//! A name that another machine had: nothing of that one is taken for this one's, and a record goes only when nothing is left.
+
+use super::*;
+use crate::workflow::forget;
+
+#[test]
+fn a_recycled_name_takes_over_nothing() {
+    let lab = lab(1);
+    // e1 was moved; its record was moved away by hand, and its claim is gone too.
+    lab.copy("vg").unwrap();
+    lab.cutover().unwrap();
+    let record = lab.host.store.path(&lab.name);
+    fs::remove_file(record).unwrap();
+    fs::remove_file(lab.dir.path().join("state/names/e1.json")).unwrap();
+    let devices = lab.file("dm");
+    assert!(devices.contains("p2v-e1-0"));
+    // The next machine is e1.
+    let mac = MacAddr::new(0, 0x0c, 0x29, 7, 7, 7);
+    let facts = lab.host.store.menu(mac, None, Timestamp::now()).unwrap();
+    assert_eq!(facts.name, lab.name);
+    {
+        let mut machine = lab.machine();
+        machine.inventory.menu_id = facts.menu_id;
+        machine.inventory.nics[0].mac = mac;
+        machine.inventory.boot_id = "another".into();
+    }
+    fs::write(lab.dir.path().join("domains"), "").unwrap();
+    let error = text(lab.start());
+    assert!(
+        error.contains("not made by p2v for this machine"),
+        "{error}"
+    );
+    assert_eq!(lab.file("dm"), devices);
+    // Nor by the other's config, when that device is gone.
+    fs::write(lab.dir.path().join("dm"), "").unwrap();
+    let error = text(lab.start());
+    assert!(error.contains("the config of another domain"), "{error}");
+    lab.assert_clean();
+}
+
+#[test]
+fn a_machine_is_forgotten_when_nothing_of_it_is_left() {
+    let lab = lab(1);
+    let forget = || forget(lab.context(), &lab.name);
+    assert!(text(forget()).contains("its shelf e1 answers"));
+    lab.copy("vg").unwrap();
+    lab.cutover().unwrap();
+    lab.release().unwrap();
+    let error = text(forget());
+    for left in [
+        "its domain runs",
+        "dmsetup remove p2v-e1-0",
+        "e1.cfg",
+        "lvremove vg/e1-disk0",
+    ] {
+        assert!(error.contains(left), "{left}: {error}");
+    }
+    assert!(!error.contains("answers"));
+    for file in ["domains", "dm", "lv"] {
+        fs::write(lab.dir.path().join(file), "").unwrap();
+    }
+    assert!(text(forget()).contains("e1.cfg"));
+    fs::remove_file(lab.host.settings.xen_dir.join("e1.cfg")).unwrap();
+    let kept = forget().unwrap();
+    let history = fs::read_to_string(kept.join("record.json")).unwrap();
+    assert!(history.contains("\"released\""));
+    assert!(kept.join("e1-disk0.certificate.txt").exists());
+    assert!(lab.host.store.get(&lab.name).is_err());
+}
