@@ -100,12 +100,29 @@ impl Inventory {
         let (json, signature) = document.split_at(at.ok_or(BadDocument::NotSigned)?);
         let mut bytes = [0; SIGNATURE_LEN];
         hex::decode_to_slice(&signature[1..], &mut bytes).map_err(|_| BadDocument::NotSigned)?;
-        let inventory: Inventory = serde_json::from_slice(json)?;
+        let mut value = serde_json::from_slice(json)?;
+        one_line_each(&mut value);
+        let inventory: Inventory = serde_json::from_value(value)?;
         let text = [SIGNED, json].concat();
         match inventory.key {
             Some(key) if key.verifies(&text, &bytes) => Ok(inventory),
             _ => Err(BadDocument::Forged),
         }
+    }
+}
+
+/// Takes what ends lines and steers terminals out of all texts: they are shown, and kept in records and configs.
+fn one_line_each(value: &mut serde_json::Value) {
+    match value {
+        serde_json::Value::String(text) => {
+            *text = text
+                .chars()
+                .map(|c| if c.is_control() { '?' } else { c })
+                .collect();
+        }
+        serde_json::Value::Array(values) => values.iter_mut().for_each(one_line_each),
+        serde_json::Value::Object(fields) => fields.values_mut().for_each(one_line_each),
+        _ => {}
     }
 }
 
@@ -235,6 +252,22 @@ pub struct Partition {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_machine_tells_is_shown_in_one_line() {
+        let disk = Disk {
+            model: "disk\u{1b}[2J\nnext: `rm -rf /`\u{9b}".into(),
+            ..Disk::default()
+        };
+        let inventory = Inventory {
+            disks: vec![disk],
+            ..Inventory::default()
+        };
+        let key = SecretKey::from_bytes(&[3; 32]);
+        let document = inventory.to_document(&key).unwrap();
+        let read = Inventory::from_document(&document).unwrap();
+        assert_eq!(read.disks[0].model, "disk?[2J?next: `rm -rf /`?");
+    }
 
     #[test]
     fn a_document_is_its_agents_or_it_is_none() {

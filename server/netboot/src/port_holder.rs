@@ -15,8 +15,15 @@ pub fn tcp_port_holders(port: u16) -> Vec<String> {
 }
 
 fn holders(protocol: &str, port: u16) -> Vec<String> {
-    let table = fs::read_to_string(format!("/proc/thread-self/net/{protocol}")).unwrap_or_default();
-    let inodes = inodes_of_port(&table, port);
+    // A socket of IPv6 has the port of IPv4 as well, unless it was told otherwise.
+    let tables = ["", "6"].map(|version| {
+        let table = format!("/proc/thread-self/net/{protocol}{version}");
+        fs::read_to_string(table).unwrap_or_default()
+    });
+    let inodes: BTreeSet<u64> = tables
+        .iter()
+        .flat_map(|table| inodes_of_port(table, port))
+        .collect();
     let mut holders = BTreeSet::new();
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
     for process in processes {
@@ -68,8 +75,10 @@ mod tests {
     fn our_own_socket_is_found() {
         let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let both = std::net::TcpListener::bind("[::]:0").unwrap();
         let pid = format!("(pid {})", std::process::id());
         for holders in [
+            tcp_port_holders(both.local_addr().unwrap().port()),
             port_holders(socket.local_addr().unwrap().port()),
             tcp_port_holders(listener.local_addr().unwrap().port()),
         ] {

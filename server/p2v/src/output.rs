@@ -1,5 +1,5 @@
 //! `println!` and `eprintln!` that do not panic: an output that is full, or that nobody reads any more (`| head`), is no
-//! reason to stop in the middle of a copy or a cutover.
+//! reason to stop in the middle of a copy or a cutover. All that the command says goes out here.
 
 use std::fmt::Arguments;
 use std::io::{self, ErrorKind, Write};
@@ -24,10 +24,20 @@ macro_rules! eprintln {
     ($($text:tt)*) => { $crate::output::error(format_args!($($text)*), "\n") };
 }
 
+/// The text without anything that a terminal obeys: much of what is said came over the wire, from a disk or from another
+/// program.
+pub fn harmless(text: &str) -> String {
+    let plain = |c: char| !c.is_control() || matches!(c, '\n' | '\t');
+    text.chars()
+        .map(|c| if plain(c) { c } else { '?' })
+        .collect()
+}
+
 /// Why standard output did not take something.
 static FAILED: OnceLock<io::Error> = OnceLock::new();
 
 pub fn out(text: Arguments<'_>, end: &str) {
+    let text = harmless(&text.to_string());
     if cfg!(test) {
         // What tests say is kept.
         std::print!("{text}{end}");
@@ -37,6 +47,7 @@ pub fn out(text: Arguments<'_>, end: &str) {
 }
 
 pub fn error(text: Arguments<'_>, end: &str) {
+    let text = harmless(&text.to_string());
     if cfg!(test) {
         std::eprint!("{text}{end}");
     } else {
@@ -59,5 +70,18 @@ pub fn checked(code: ExitCode) -> ExitCode {
             }
         }
         _ => code,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn terminals_are_not_steered() {
+        assert_eq!(
+            harmless("disk\u{1b}[2J\u{9b}2J\r\u{7f} of\te1\n"),
+            "disk?[2J?2J?? of\te1\n"
+        );
     }
 }

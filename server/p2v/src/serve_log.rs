@@ -9,6 +9,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use crate::aside::Aside;
+use crate::output;
 
 /// Lines that are kept while nobody reads: a hundred machines that boot have some two thousand.
 const KEPT: usize = 10_000;
@@ -30,7 +31,7 @@ impl Lines {
             return;
         }
         self.count += 1;
-        self.text.push_str(line);
+        self.text.push_str(&output::harmless(line));
         self.text.push('\n');
     }
 

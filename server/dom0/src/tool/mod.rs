@@ -107,7 +107,12 @@ impl Tools {
 
     fn command(&self, program: &str, args: &[OsString]) -> Command {
         let mut command = Command::new(self.path(program));
-        command.args(args).env("LC_ALL", "C").stdin(Stdio::null());
+        command
+            .args(args)
+            .env("LC_ALL", "C")
+            // LVM tells of every file that it was started with, among what it has to say (lvm(8)).
+            .env("LVM_SUPPRESS_FD_WARNINGS", "1")
+            .stdin(Stdio::null());
         command
     }
 
@@ -173,6 +178,7 @@ fn package(program: &str) -> &'static str {
     match program {
         "xl" => "xen-utils-common",
         "dmsetup" => "dmsetup",
+        "nft" => "nftables",
         "modprobe" => "kmod",
         "sfdisk" => "fdisk",
         "blkid" | "setpriv" => "util-linux",
