@@ -39,6 +39,8 @@ pub struct Store {
     names: PathBuf,
     /// Records that were retired.
     retired: PathBuf,
+    /// It is used by root's commands, which trust no record further than root wrote it.
+    is_roots: bool,
 }
 
 /// What a boot menu for a machine must hold.
@@ -60,7 +62,10 @@ impl Store {
     /// # Errors
     /// The directories cannot be made.
     pub fn open(state: &Path) -> Result<Store, StoreError> {
-        let store = Store::open_for_boot_service(state)?;
+        let store = Store {
+            is_roots: true,
+            ..Store::open_for_boot_service(state)?
+        };
         for dir in [&store.locks, &store.copies] {
             make_private(dir)?;
         }
@@ -79,6 +84,7 @@ impl Store {
             copies: state.join("copies"),
             names: state.join("names"),
             retired: state.join("retired"),
+            is_roots: false,
         };
         // Others may pass through it: the boot service's user has its directories in it.
         fs::DirBuilder::new()
@@ -139,7 +145,7 @@ impl Store {
             if hidden || path.extension().is_none_or(|e| e != "json") {
                 continue;
             }
-            match read(&path) {
+            match read(&path).and_then(|record| self.trusted(record)) {
                 Ok(record) => listing.records.push(record),
                 Err(error) => listing.unreadable.push(error),
             }
@@ -174,7 +180,7 @@ impl Store {
     /// [`StoreError::Unknown`] or [`StoreError::Unreadable`].
     pub fn get(&self, name: &MachineName) -> Result<Record, StoreError> {
         let path = self.path(name);
-        match read(&path) {
+        match read(&path).and_then(|record| self.trusted(record)) {
             Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
                 Err(self.unknown(name))
             }
@@ -342,6 +348,9 @@ impl Store {
     }
 
     fn put(&self, record: &Record) -> Result<(), StoreError> {
+        if self.is_roots && (!record.disks.is_empty() || record.config.is_some()) {
+            self.claim(record)?;
+        }
         let path = self.path(&record.name);
         let write = || -> io::Result<()> {
             // What could not be read again is not written.

@@ -1,9 +1,13 @@
-//! What root has made something for under a machine's name: configs, devices, volumes. They outlive a record that is lost,
+//! What root has made something for under a machine's name: configs, devices, copies. They outlive a record that is lost,
 //! and no other machine may get the name or the shelf then. Written by root alone, for the boot service to read.
+//!
+//! Records are files of the boot service's user, who answers strangers. So root takes from a record no copy, and no
+//! machine, that it did not note here before it wrote it there.
 
 use std::fs;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
 
 use p2v_aoe::MacAddr;
 use serde::{Deserialize, Serialize};
@@ -11,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::{Store, StoreError};
 use crate::atomic_file;
 use crate::name::MachineName;
-use crate::record::Record;
+use crate::record::{Destination, Record};
 
 /// Whose a name is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,19 +27,92 @@ pub(super) struct Claim {
     pub boot_mac: MacAddr,
     /// Its shelf.
     pub shelf: u16,
+    /// What its disks were ever copied to, with their slots.
+    #[serde(default)]
+    pub copies: Vec<(u8, Destination)>,
+}
+
+impl Claim {
+    /// Why a record is not one that root wrote, but for what the boot service may change; `None`: it is.
+    fn forged(&self, record: &Record) -> Option<String> {
+        if (self.boot_mac, self.shelf) != (record.boot_mac, record.shelf) {
+            return Some(format!(
+                "p2v made something for a machine of this name that boots from {} and has shelf {}",
+                self.boot_mac, self.shelf
+            ));
+        }
+        let foreign = copies(record).find(|copy| !self.copies.contains(copy));
+        foreign.map(|(slot, copy)| format!("p2v never copied disk {slot} to {copy}"))
+    }
+}
+
+fn copies(record: &Record) -> impl Iterator<Item = (u8, Destination)> + '_ {
+    let disks = record.disks.iter();
+    disks.filter_map(|(slot, disk)| Some((*slot, disk.copy.as_ref()?.destination.clone())))
 }
 
 impl Store {
-    /// Notes that something is made for the machine, before it is.
+    fn claim_path(&self, name: &MachineName) -> PathBuf {
+        self.names.join(format!("{name}.json"))
+    }
+
+    /// The record, if root may act on it.
     ///
     /// # Errors
-    /// It cannot be written.
+    /// [`StoreError::Unreadable`]: it names what root never made.
+    pub(super) fn trusted(&self, record: Record) -> Result<Record, StoreError> {
+        if !self.is_roots {
+            return Ok(record);
+        }
+        let why = match self.claim_of(&record.name)? {
+            Some(claim) => claim.forged(&record),
+            None => copies(&record)
+                .next()
+                .map(|(slot, copy)| format!("p2v never copied disk {slot} to {copy}")),
+        };
+        match why {
+            None => Ok(record),
+            Some(why) => Err(StoreError::Unreadable {
+                path: self.path(&record.name),
+                why,
+            }),
+        }
+    }
+
+    fn claim_of(&self, name: &MachineName) -> Result<Option<Claim>, StoreError> {
+        let path = self.claim_path(name);
+        match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(unreadable(&path, error)),
+            Ok(text) => serde_json::from_slice(&text).map_err(|e| unreadable(&path, e)),
+        }
+    }
+
+    /// Notes that something is made for the machine, before it is, and what its disks are copied to.
+    ///
+    /// # Errors
+    /// It cannot be written, or another machine has the name.
     pub fn claim(&self, record: &Record) -> Result<(), StoreError> {
-        let path = self.names.join(format!("{}.json", record.name));
+        let path = self.claim_path(&record.name);
+        let known = self.claim_of(&record.name)?;
+        if let Some(known) = known.as_ref().filter(|k| k.boot_mac != record.boot_mac) {
+            return Err(StoreError::NameTaken {
+                name: record.name.clone(),
+                mac: record.boot_mac,
+                owner: known.boot_mac,
+            });
+        }
+        let mut copied = known.map(|known| known.copies).unwrap_or_default();
+        for copy in copies(record) {
+            if !copied.contains(&copy) {
+                copied.push(copy);
+            }
+        }
         let claim = Claim {
             name: record.name.clone(),
             boot_mac: record.boot_mac,
             shelf: record.shelf,
+            copies: copied,
         };
         let write = || -> io::Result<()> {
             fs::DirBuilder::new()
@@ -74,12 +151,8 @@ impl Store {
             if path.extension().is_none_or(|e| e != "json") {
                 continue;
             }
-            let unreadable = |why: String| StoreError::Unreadable {
-                path: path.clone(),
-                why,
-            };
-            let text = fs::read(&path).map_err(|e| unreadable(e.to_string()))?;
-            claims.push(serde_json::from_slice(&text).map_err(|e| unreadable(e.to_string()))?);
+            let text = fs::read(&path).map_err(|e| unreadable(&path, e))?;
+            claims.push(serde_json::from_slice(&text).map_err(|e| unreadable(&path, e))?);
         }
         Ok(claims)
     }
@@ -89,14 +162,10 @@ impl Store {
     ///
     /// # Errors
     /// They cannot be moved; what was moved stays there.
-    pub fn retire(
-        &self,
-        record: &Record,
-        now: crate::Timestamp,
-    ) -> Result<std::path::PathBuf, StoreError> {
+    pub fn retire(&self, record: &Record, now: crate::Timestamp) -> Result<PathBuf, StoreError> {
         let _lock = self.write_lock()?;
         let away = self.retired.join(format!("{}-{}", record.name, now));
-        let io = |doing, path: &std::path::Path, source| StoreError::Io {
+        let io = |doing, path: &Path, source| StoreError::Io {
             doing,
             path: path.to_owned(),
             source,
@@ -118,10 +187,17 @@ impl Store {
         let path = self.path(&record.name);
         fs::remove_file(&path).map_err(|e| io("remove", &path, e))?;
         // Last: while it is there, nobody gets the name.
-        let claim = self.names.join(format!("{}.json", record.name));
+        let claim = self.claim_path(&record.name);
         match fs::remove_file(&claim) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(io("remove", &claim, e)),
             _ => Ok(away),
         }
+    }
+}
+
+fn unreadable(path: &Path, why: impl ToString) -> StoreError {
+    StoreError::Unreadable {
+        path: path.to_owned(),
+        why: why.to_string(),
     }
 }

@@ -45,7 +45,6 @@ pub fn write_config(
         .lock(name, &format!("p2v config {name} --write"))?;
     let record = host.store.get(name)?;
     let config = of_record(host, &record)?;
-    host.store.claim(&record)?;
     replace(host, &record, &config, report)
 }
 

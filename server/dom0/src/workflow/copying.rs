@@ -131,7 +131,6 @@ pub fn copy(context: Context<'_>, request: CopyRequest<'_>) -> Result<Vec<CopyDo
         context.refuse_while_in_use(&name, &all)?;
     }
     let chosen = chosen(context, &contact, &wanted, request)?;
-    host.store.claim(&contact.record)?;
     let mut unguarded = false;
     if request.precopy {
         if !context.waiting(&contact)?.is_empty() {

@@ -72,7 +72,6 @@ pub fn start(
             old_disk: true,
         });
     }
-    host.store.claim(&before)?;
     let mut fitting = planned.clone();
     fitting.state = State::Running;
     let domain = config::of_record(host, &fitting)?;

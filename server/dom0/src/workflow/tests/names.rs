@@ -67,3 +67,34 @@ fn a_machine_is_forgotten_when_nothing_of_it_is_left() {
     assert!(kept.join("e1-disk0.certificate.txt").exists());
     assert!(lab.host.store.get(&lab.name).is_err());
 }
+
+/// The records are the boot service's user's, who answers strangers.
+#[test]
+fn root_takes_no_copy_from_a_record_that_it_did_not_write_there() {
+    let lab = lab(1);
+    lab.copy("vg").unwrap();
+    let path = lab.host.store.path(&lab.name);
+    let own = fs::read_to_string(&path).unwrap();
+    let precious = lab.obstacle("precious");
+    let mut forged: serde_json::Value = serde_json::from_str(&own).unwrap();
+    forged["disks"]["0"]["copy"]["destination"] = serde_json::json!({
+        "kind": "device", "path": precious, "identity": "",
+    });
+    fs::write(&path, forged.to_string()).unwrap();
+    for refused in [
+        text(lab.copy("vg")),
+        text(lab.cutover()),
+        text(lab.start()),
+        text(lab.stop()),
+    ] {
+        assert!(refused.contains("never copied disk 0 to"), "{refused}");
+    }
+    assert_eq!(fs::read(&precious).unwrap(), b"");
+    // Nor another machine's name.
+    let mut renamed: serde_json::Value = serde_json::from_str(&own).unwrap();
+    renamed["boot_mac"] = "00:0c:29:09:09:09".into();
+    fs::write(&path, renamed.to_string()).unwrap();
+    assert!(text(lab.cutover()).contains("boots from"));
+    fs::write(&path, own).unwrap();
+    lab.cutover().unwrap();
+}
