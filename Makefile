@@ -216,6 +216,7 @@ install-files:
 	install -D -m 755 $(DIST)/p2v $(DESTDIR)$(PREFIX)/sbin/p2v
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/p2v $(IMAGE)/vmlinuz $(IMAGE)/initrd $(IMAGE)/grubia32.efi $(IMAGE)/grubx64.efi
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/lib/systemd/system $(addprefix server/p2v/systemd/,p2v-serve.service p2v-devices.service p2v-watch.service)
+	install -D -m 644 server/p2v/udev/60-p2v.rules $(DESTDIR)$(PREFIX)/lib/udev/rules.d/60-p2v.rules
 	install -D -m 644 server/p2v/systemd/p2v.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/p2v.conf
 	install -D -m 755 $(DIST)/p2v-image $(DESTDIR)$(PREFIX)/sbin/p2v-image
 	install -D -m 755 $(DIST)/p2v-agent $(DESTDIR)$(PREFIX)/sbin/p2v-agent

@@ -12,6 +12,7 @@ use crate::tool::aoe_driver::AoeDriver;
 use crate::tool::{ToolError, dmsetup, lvm, nft, xl};
 use crate::workflow::guests_bridges;
 
+mod guests_disks;
 mod outages;
 
 /// How bad it is.
@@ -73,6 +74,7 @@ pub fn examine(host: &Host) -> Vec<Finding> {
     }
     findings.push(bridge(host));
     findings.extend(guests(host));
+    findings.extend(guests_disks::examine(host));
     findings.push(lookers(host));
     findings.push(records(host));
     findings.extend(saved(host));

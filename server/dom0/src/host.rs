@@ -34,6 +34,8 @@ pub struct Paths {
     pub run: PathBuf,
     /// `/proc/version`.
     pub proc_version: PathBuf,
+    /// `/etc/mdadm/mdadm.conf`: Debian's.
+    pub mdadm_conf: PathBuf,
     /// `/proc/xen/capabilities`: holds `control_d` in dom0.
     pub xen_capabilities: PathBuf,
 }
@@ -51,6 +53,7 @@ impl Default for Paths {
             xen_save: "/var/lib/xen/save".into(),
             run: "/run/p2v".into(),
             proc_version: "/proc/version".into(),
+            mdadm_conf: "/etc/mdadm/mdadm.conf".into(),
             xen_capabilities: "/proc/xen/capabilities".into(),
         }
     }
@@ -72,6 +75,7 @@ impl Paths {
             xen_save: at(real.xen_save),
             run: at(real.run),
             proc_version: at(real.proc_version),
+            mdadm_conf: at(real.mdadm_conf),
             xen_capabilities: at(real.xen_capabilities),
         }
     }

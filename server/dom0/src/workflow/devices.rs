@@ -107,7 +107,8 @@ pub(super) fn up(
     let dm = name.dm_name(slot.into());
     match dmsetup::info(&host.tools, &dm)? {
         None => {
-            dmsetup::create(&host.tools, &dm, &table)?;
+            dmsetup::create(&host.tools, &dm, &table)
+                .map_err(|error| with_holders(host, &backing, error))?;
             // The kernel looked the path up once more: while a host starts, a link may go over to another disk.
             let made = dmsetup::table(&host.tools, &dm);
             if let Ok(made) = &made
@@ -132,6 +133,28 @@ pub(super) fn up(
             "the device-mapper device {dm} exists and is not on {}: it may be on the old disk still. Stop what uses it \
              (`p2v stop {name}`) and remove it (`dmsetup remove {dm}`)",
             backing.path.display()
+        )),
+    }
+}
+
+/// The error, and what has the copy: the kernel says no more than that it is busy.
+fn with_holders(host: &Host, backing: &Backing, error: ToolError) -> Error {
+    let (major, minor) = backing.number;
+    let holders = host
+        .paths
+        .sys_dev_block
+        .join(format!("{major}:{minor}/holders"));
+    let holders = std::fs::read_dir(holders).into_iter().flatten().flatten();
+    let holders: Vec<String> = holders
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect();
+    match holders.is_empty() {
+        true => error.into(),
+        false => Error::Refused(format!(
+            "{error}. {} is in use by {}: a RAID (md...) ends with `mdadm --stop /dev/NAME`, and is not assembled again with \
+             AUTO -all in mdadm.conf (`p2v doctor`)",
+            backing.path.display(),
+            holders.join(" and ")
         )),
     }
 }
