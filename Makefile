@@ -160,8 +160,8 @@ end-to-end: image lab
 	$(CARGO) test --workspace --locked --test end_to_end -- --test-threads=$(STORIES)
 
 # What keeps one core busy at most is done beside what uses all; no phase does again what another has done (`-o`). The
-# end-to-end tests run beside the unit tests, which mostly wait, and are shown after them: their summary ends the output,
-# with the table of times before it.
+# end-to-end tests run beside the unit tests, which mostly wait, one more at a time when those have ended, and are shown
+# after them: their summary ends the output, with the table of times before it.
 test: export P2V_TIMES := $(abspath $(TARGET))/test-times
 test:
 	@mkdir -p $(TARGET); : >$(P2V_TIMES); export P2V_BEGAN=$$(date +%s); \
@@ -174,8 +174,10 @@ test:
 	phase check; phase build; made="$$made -o check -o build"; \
 	beside image; image=$$!; \
 	phase test-programs; waited lab $$lab; waited image $$image; \
-	set -m; beside end-to-end; stories=$$!; set +m; trap 'kill -- -'$$stories' 2>/dev/null || true' EXIT; \
-	phase unit; \
+	export P2V_STORIES_AT_FIRST=$(STORIES) P2V_ALONE=$(abspath $(TARGET))/stories-alone; rm -f $$P2V_ALONE; \
+	set -m; made="$$made STORIES=$$(($(STORIES) + 1))" beside end-to-end; stories=$$!; set +m; \
+	trap 'kill -- -'$$stories' 2>/dev/null || true' EXIT; \
+	phase unit; touch $$P2V_ALONE; \
 	tail -n +1 --pid=$$stories -f $(TARGET)/end-to-end.log | tests/times table; \
 	wait $$stories
 

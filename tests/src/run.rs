@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 
+use crate::place::Place;
 use crate::times;
 
 /// A directory `target/lab/runs/NAME` for disks, sockets and logs. Afterwards only logs are kept,
@@ -14,11 +15,13 @@ pub struct Run {
     directory: PathBuf,
     began: Instant,
     succeeded: bool,
+    _place: Place,
 }
 
 impl Run {
     /// An empty directory for the run called `name`.
     pub fn new(lab: &Path, name: &str) -> Result<Run> {
+        let place = Place::take(lab)?;
         let directory = lab.join("runs").join(name);
         if directory.exists() {
             fs::remove_dir_all(&directory)?;
@@ -29,6 +32,7 @@ impl Run {
             directory,
             began: Instant::now(),
             succeeded: false,
+            _place: place,
         })
     }
 
