@@ -43,7 +43,7 @@ pub enum Error {
     Table(#[from] BadTable),
     /// What answers for the machine's shelf is not the machine, or is not known to be.
     #[error(
-        "what answers for shelf e{shelf} is not {name}: {why}. {}",
+        "what answers for shelf e{shelf} is not known to be {name}: {why}. {}",
         todo(name, why)
     )]
     NotOurs {

@@ -191,7 +191,7 @@ fn the_wrong_disk_is_not_started() {
 
     lab.machine().inventory.nics[0].mac = MacAddr::new(0, 1, 2, 3, 4, 5);
     let error = text(lab.start());
-    assert!(error.contains("is not e1"), "{error}");
+    assert!(error.contains("not known to be e1"), "{error}");
 }
 
 #[test]
