@@ -292,6 +292,7 @@ fn guest_sends(host: &mut XenHost, frame: &str) {
          cmdline = \"console=ttyS0\"\n\
          vif = [ \"bridge=xenbr0,model=e1000\" ]\n\
          serial = \"file:/var/log/xen/guest.serial\"\n\
+         xen_platform_pci = 0\n\
          vga = \"none\"\n\
          vnc = 0\n\
          END\n\

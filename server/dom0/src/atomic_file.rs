@@ -1,8 +1,8 @@
 //! Replacing a file so that after a crash either the old or the new one is there, whole.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::Path;
 
 /// Writes `bytes` to `path` with permission bits `mode`: into a temporary file beside it, synced,
@@ -65,6 +65,8 @@ fn replace_with(
             .create_new(true)
             .mode(mode)
             .open(&temporary)?;
+        // Whatever the umask of who runs the command.
+        file.set_permissions(Permissions::from_mode(mode))?;
         prepare(&file, dir)?;
         file.write_all(bytes)?;
         file.sync_all()?;

@@ -99,6 +99,8 @@ pub struct Host {
     pub settings: Settings,
     /// The interface that AoE goes over (also the bridge, where that has the wire).
     pub iface: String,
+    /// More interfaces by which the old machines can be reached.
+    pub more_ifaces: Vec<String>,
     /// The machine records.
     pub store: Store,
     /// What orders to the old machines are signed with.
@@ -118,6 +120,7 @@ impl Host {
         Ok(Host {
             settings,
             iface: iface.to_owned(),
+            more_ifaces: Vec::new(),
             store: Store::open(state)?,
             key: host_key::secret(state)?,
             tools: Tools::new(),

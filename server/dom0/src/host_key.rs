@@ -3,7 +3,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use p2v_aoe::key::{PublicKey, SecretKey};
@@ -23,6 +23,13 @@ pub enum HostKeyError {
         /// The reason.
         source: io::Error,
     },
+    /// The public part is there, and the key is not.
+    #[error(
+        "{} is missing, and the old machines that are booted know this host by it: put it back from a backup. Without one, \
+         remove host.pub beside it and run `p2v key`; then restart p2v-serve and the old machines, which take no orders before",
+        .0.display()
+    )]
+    Lost(PathBuf),
     /// It is something else.
     #[error(
         "{} is no key: put it back from a backup. Without one, remove it and host.pub beside it; then a new one is made, and \
@@ -39,6 +46,9 @@ pub fn secret(state: &Path) -> Result<SecretKey, HostKeyError> {
     let path = state.join("host.key");
     let key = match read(&path) {
         Err(HostKeyError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            if state.join("host.pub").symlink_metadata().is_ok() {
+                return Err(HostKeyError::Lost(path));
+            }
             make(state, &path)?;
             read(&path)?
         }
@@ -47,7 +57,8 @@ pub fn secret(state: &Path) -> Result<SecretKey, HostKeyError> {
     let key: SecretKey = key.parse().map_err(|_| HostKeyError::Bad(path))?;
     let line = format!("{}\n", key.public());
     let for_all = state.join("host.pub");
-    if fs::read_to_string(&for_all).ok().as_deref() != Some(&line) {
+    let found = fs::metadata(&for_all).map(|found| found.permissions().mode() & 0o777);
+    if found.ok() != Some(0o644) || fs::read_to_string(&for_all).ok().as_deref() != Some(&line) {
         atomic_file::replace(&for_all, line.as_bytes(), 0o644)
             .map_err(io_error("write", &for_all))?;
     }
@@ -106,7 +117,6 @@ fn io_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> HostK
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn made_once_kept_and_only_its_public_part_is_for_others() {
@@ -121,6 +131,11 @@ mod tests {
             found.permissions().mode() & 0o777
         };
         assert_eq!((mode("host.key"), mode("host.pub")), (0o600, 0o644));
+        // Whatever the umask was, or a backup has made of it.
+        let closed = fs::Permissions::from_mode(0o600);
+        fs::set_permissions(state.join("host.pub"), closed).unwrap();
+        secret(state).unwrap();
+        assert_eq!(mode("host.pub"), 0o644);
         // Its public part is made again from it, and another one's does not stay.
         fs::write(state.join("host.pub"), "0\n").unwrap();
         secret(state).unwrap();
@@ -131,5 +146,8 @@ mod tests {
         fs::write(state.join("host.key"), "half").unwrap();
         assert!(secret(state).unwrap_err().to_string().contains("backup"));
         assert_eq!(fs::read(state.join("host.key")).unwrap(), b"half");
+        // One that is lost is not replaced in silence: the machines know this host by it.
+        fs::remove_file(state.join("host.key")).unwrap();
+        assert!(matches!(secret(state), Err(HostKeyError::Lost(_))));
     }
 }

@@ -115,6 +115,9 @@ pub struct Record {
     /// server is on this host.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub cards: BTreeSet<MacAddr>,
+    /// Every SMBIOS UUID that an inventory ever told, for cards that none named.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub uuids: BTreeSet<String>,
     /// The disks something was done with, by AoE slot.
     #[serde(default)]
     pub disks: BTreeMap<u8, DiskRecord>,
@@ -322,6 +325,7 @@ impl Record {
             inventory_read: None,
             slots: BTreeSet::new(),
             cards: BTreeSet::new(),
+            uuids: BTreeSet::new(),
             disks: BTreeMap::new(),
             config: None,
             history: Vec::new(),
@@ -371,9 +375,13 @@ impl Record {
     }
 
     /// Takes in an inventory that the machine's agent sent: remembers it, notes which menu the
-    /// agent was started by, and moves `seen` on to `exported`. Cards and slots that were known stay so.
+    /// agent was started by, and moves `seen` on to `exported`. Cards, slots and UUIDs that were known stay so; nothing more
+    /// is learned of a machine whose server is here: what is known of it is its fence.
     pub fn take_inventory(&mut self, inventory: Inventory, now: Timestamp) {
         self.menus.hear(&inventory.menu_id);
+        if matches!(self.state, State::Moved | State::Released) && self.inventory.is_some() {
+            return;
+        }
         if self.state == State::Seen {
             self.state = State::Exported;
             self.note(now, "its disks are exported");
@@ -382,6 +390,8 @@ impl Record {
             self.slots
                 .extend(exported(inventory).iter().map(|(a, _)| a.slot));
             self.cards.extend(inventory.nics.iter().map(|nic| nic.mac));
+            let uuid = &inventory.dmi.uuid;
+            self.uuids.extend((!uuid.is_empty()).then(|| uuid.clone()));
         }
         self.inventory = Some(inventory);
         self.inventory_read = Some(now);

@@ -33,6 +33,11 @@ impl MachineId {
         (!nobodys).then_some(MachineId(both(bytes)))
     }
 
+    /// Both its texts, in lower case.
+    pub fn texts(&self) -> [String; 2] {
+        [text(self.0), text(swapped(self.0))]
+    }
+
     /// DHCP option 97 (RFC 4578, 2.3): type 0, and 16 bytes.
     pub fn from_option(data: &[u8]) -> Option<MachineId> {
         match data {
@@ -40,6 +45,12 @@ impl MachineId {
             _ => None,
         }
     }
+}
+
+fn text(bytes: [u8; 16]) -> String {
+    let digits = format!("{:032x}", u128::from_be_bytes(bytes));
+    let [a, b, c, d, e] = [0..8, 8..12, 12..16, 16..20, 20..32].map(|part| &digits[part]);
+    format!("{a}-{b}-{c}-{d}-{e}")
 }
 
 fn swapped(bytes: [u8; 16]) -> [u8; 16] {
@@ -74,9 +85,7 @@ impl FromStr for MachineId {
 /// One of its two texts.
 impl fmt::Display for MachineId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let digits = format!("{:032x}", u128::from_be_bytes(self.0));
-        let [a, b, c, d, e] = [0..8, 8..12, 12..16, 16..20, 20..32].map(|part| &digits[part]);
-        write!(f, "{a}-{b}-{c}-{d}-{e}")
+        f.write_str(&text(self.0))
     }
 }
 
@@ -103,6 +112,7 @@ mod tests {
         let pxelinux = "44454c4c-4200-1035-8052-b4c04f4a3732";
         assert_eq!(pxelinux.parse(), Ok(linux));
         assert_eq!(linux.to_string().parse(), Ok(linux));
+        assert!(linux.texts().contains(&pxelinux.to_owned()));
         let other = "4c4c4544-0042-3510-8052-b4c04f4a3733";
         assert_ne!(other.parse(), Ok(linux));
     }

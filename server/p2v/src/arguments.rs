@@ -81,6 +81,15 @@ pub enum Command {
     Forget {
         /// The machine
         name: String,
+        /// The old machine is gone for good: neither its own system nor a CD or stick of p2v's starts on it again. Needed
+        /// where its server was moved, or a medium made
+        #[arg(long)]
+        gone: bool,
+    },
+    /// Believe a machine's record that root did not write as it is, after it was put back from a backup
+    Trust {
+        /// The machine
+        name: String,
     },
     /// Print this host's public key, by which old machines know its orders; make the key if there is none
     Key,

@@ -44,8 +44,9 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         }
         return serve::run(settings, options);
     }
-    let host = Host::open(settings.xen.clone(), &settings.iface, &settings.state)
+    let mut host = Host::open(settings.xen.clone(), &settings.iface, &settings.state)
         .context("cannot use the machine records (root may; --state DIR tries it elsewhere)")?;
+    host.more_ifaces.clone_from(&settings.more_ifaces);
     match &arguments.command {
         Command::Serve(_) => Ok(ExitCode::SUCCESS),
         Command::Doctor => doctor::run(&host, &settings, json),
@@ -55,9 +56,35 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             &name_of(&host.store, &settings, name)?,
             *write,
         ),
-        Command::Forget { name } => with_wire(&host, &settings, &told, |context| {
-            let name = name_of(&host.store, &settings, name)?;
-            let kept = workflow::forget(context, &name)?;
+        Command::Trust { name } => {
+            let record = host.store.trust(&name.parse()?)?;
+            let copies = record.disks.iter().filter_map(|(slot, disk)| {
+                let copy = disk.copy.as_ref()?;
+                Some(format!("disk {slot} is copied to {}", copy.destination))
+            });
+            let copies: Vec<String> = copies.collect();
+            done(
+                json,
+                json!({ "machine": record.name, "state": record.state, "copies": copies }),
+                &format!(
+                    "the record of {} is believed: {}, MAC {}, shelf e{}{}{}",
+                    record.name,
+                    record.state,
+                    record.boot_mac,
+                    record.shelf,
+                    if copies.is_empty() { "" } else { "; " },
+                    copies.join(", ")
+                ),
+            );
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Forget { name, gone } => with_wire(&host, &settings, &told, |context| {
+            // Also one whose record is lost.
+            let name = match name.parse() {
+                Ok(name) => name,
+                Err(_) => name_of(&host.store, &settings, name)?,
+            };
+            let kept = workflow::forget(context, &name, *gone)?;
             done(
                 json,
                 json!({ "machine": name, "kept": kept }),

@@ -17,9 +17,11 @@ pub fn cards(record: &Record) -> impl Iterator<Item = MacAddr> {
         .chain(inventory.map(|card| card.mac))
 }
 
-/// A machine's SMBIOS UUID, if it has one of its own.
-fn id_of(record: &Record) -> Option<MachineId> {
-    record.inventory.as_ref()?.dmi.uuid.parse().ok()
+/// A machine's SMBIOS UUIDs (a board may have been replaced), if it has one of its own.
+pub fn ids_of(record: &Record) -> impl Iterator<Item = MachineId> {
+    let inventory = record.inventory.iter().map(|known| &known.dmi.uuid);
+    let all = record.uuids.iter().chain(inventory);
+    all.filter_map(|uuid| uuid.parse().ok())
 }
 
 /// Whether a machine's server is on this host, or its disks were copied there, in part at least.
@@ -31,19 +33,19 @@ fn begun(record: &Record) -> bool {
 /// The machine that has `mac` as another card than the one it boots from, and shall not come to its
 /// disk by it: its server is on this host, or its disks were copied, and by the card that it boots
 /// from it would start the agent. A server that was copied on trial may run on its own disk as long as
-/// the settings say so. `rules`: for a card. `id`: the SMBIOS UUID that the machine of a card without a record told, by
+/// the settings say so. `rules`: for a card. `ids`: SMBIOS UUIDs that the machine told with this card, by
 /// which a card is known that the agent had no driver for.
-pub fn second_card_of(
-    records: &[Record],
+pub fn second_card_of<'r>(
+    records: &'r [Record],
     mac: MacAddr,
-    id: Option<MachineId>,
+    ids: &[MachineId],
     rules: impl Fn(MacAddr) -> Rules,
-) -> Option<&Record> {
+) -> Option<&'r Record> {
     let mut machines: Vec<&Record> = records
         .iter()
         .filter(|record| {
             let has_it = cards(record).any(|card| card == mac);
-            record.boot_mac != mac && (has_it || id.is_some_and(|id| id_of(record) == Some(id)))
+            record.boot_mac != mac && (has_it || ids_of(record).any(|id| ids.contains(&id)))
         })
         .filter(|record| begun(record))
         .collect();
@@ -89,7 +91,7 @@ pub fn not_by_this_card(record: &Record, mac: MacAddr) -> String {
         _ => "disks were copied to the Xen host",
     };
     let (name, card) = (&record.name, record.boot_mac);
-    match id_of(record).filter(|_| !by_its_card) {
+    match ids_of(record).next().filter(|_| !by_its_card) {
         None => format!(
             "This is {name}, whose {why}. It boots from its network card {card}, and not from this one ({mac})."
         ),

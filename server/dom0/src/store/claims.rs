@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use p2v_aoe::MacAddr;
@@ -72,9 +72,11 @@ impl Store {
         };
         match why {
             None => Ok(record),
-            Some(why) => Err(StoreError::Unreadable {
+            Some(why) => Err(StoreError::NotRoots {
                 path: self.path(&record.name),
                 why,
+                claim: self.claim_path(&record.name),
+                name: record.name,
             }),
         }
     }
@@ -93,7 +95,6 @@ impl Store {
     /// # Errors
     /// It cannot be written, or another machine has the name.
     pub fn claim(&self, record: &Record) -> Result<(), StoreError> {
-        let path = self.claim_path(&record.name);
         let known = self.claim_of(&record.name)?;
         if let Some(known) = known.as_ref().filter(|k| k.boot_mac != record.boot_mac) {
             return Err(StoreError::NameTaken {
@@ -114,12 +115,16 @@ impl Store {
             shelf: record.shelf,
             copies: copied,
         };
+        self.write_claim(&claim)
+    }
+
+    fn write_claim(&self, claim: &Claim) -> Result<(), StoreError> {
+        let path = self.claim_path(&claim.name);
         let write = || -> io::Result<()> {
-            fs::DirBuilder::new()
-                .recursive(true)
-                .mode(0o755)
-                .create(&self.names)?;
-            let text = serde_json::to_vec(&claim)?;
+            fs::create_dir_all(&self.names)?;
+            // Whatever the umask: the boot service reads them.
+            fs::set_permissions(&self.names, fs::Permissions::from_mode(0o755))?;
+            let text = serde_json::to_vec(claim)?;
             if fs::read(&path).is_ok_and(|known| known == text) {
                 return Ok(());
             }
@@ -130,6 +135,79 @@ impl Store {
             path: path.clone(),
             source,
         })
+    }
+
+    /// Believes what the record says, as if root had written all of it.
+    ///
+    /// # Errors
+    /// It cannot be read, or noted.
+    pub fn trust(&self, name: &MachineName) -> Result<Record, StoreError> {
+        let _lock = self.write_lock()?;
+        let record = super::file::read(&self.path(name))?;
+        let claim = self.claim_path(name);
+        match fs::remove_file(&claim) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(StoreError::Io {
+                doing: "remove",
+                path: claim,
+                source,
+            }),
+            _ => {
+                self.claim(&record)?;
+                Ok(record)
+            }
+        }
+    }
+
+    /// The disk's copy is another machine's now: it is no longer this one's.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn disclaim(&self, name: &MachineName, copy: &Destination) -> Result<(), StoreError> {
+        let Some(mut claim) = self.claim_of(name)? else {
+            return Ok(());
+        };
+        claim.copies.retain(|(_, known)| known != copy);
+        self.write_claim(&claim)
+    }
+
+    /// What was copied for a machine of this name, where the record knows of no copy at all: it was lost, and this is
+    /// another one of that name.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn forgotten_copies(&self, record: &Record) -> Result<Vec<Destination>, StoreError> {
+        if copies(record).next().is_some() {
+            return Ok(Vec::new());
+        }
+        let claim = self.claim_of(&record.name)?;
+        let copies = claim.into_iter().flat_map(|claim| claim.copies);
+        Ok(copies.map(|(_, copy)| copy).collect())
+    }
+
+    /// The machine that boots from `mac`, if its disks were copied: also where its record is lost.
+    ///
+    /// # Errors
+    /// They cannot be read.
+    pub fn copied_by_mac(&self, mac: MacAddr) -> Result<Option<MachineName>, StoreError> {
+        let mut claims = self.claims()?.into_iter();
+        let its = claims.find(|claim| claim.boot_mac == mac && !claim.copies.is_empty());
+        Ok(its.map(|claim| claim.name))
+    }
+
+    /// What is known of a machine whose record is lost; `None`: nothing was made for one of this name.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn lost(
+        &self,
+        name: &MachineName,
+    ) -> Result<Option<(Record, Vec<Destination>)>, StoreError> {
+        let claim = self.claim_of(name)?;
+        Ok(claim.map(|claim| {
+            let record = Record::new(claim.name, claim.boot_mac, claim.shelf);
+            let copies = claim.copies.into_iter().map(|(_, copy)| copy);
+            (record, copies.collect())
+        }))
     }
 
     /// Every name that something was made for.
@@ -177,15 +255,17 @@ impl Store {
         text.push(b'\n');
         let kept = away.join("record.json");
         atomic_file::replace(&kept, &text, 0o600).map_err(|e| io("write", &kept, e))?;
-        let of_copies = format!("{}-disk", record.name);
         for entry in fs::read_dir(&self.copies).into_iter().flatten().flatten() {
-            if entry.file_name().to_string_lossy().starts_with(&of_copies) {
+            if is_of_copies_of(&record.name, &entry.file_name().to_string_lossy()) {
                 let to = away.join(entry.file_name());
                 fs::rename(entry.path(), &to).map_err(|e| io("move a file to", &to, e))?;
             }
         }
         let path = self.path(&record.name);
-        fs::remove_file(&path).map_err(|e| io("remove", &path, e))?;
+        match fs::remove_file(&path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(io("remove", &path, e)),
+            _ => {}
+        }
         // Last: while it is there, nobody gets the name.
         let claim = self.claim_path(&record.name);
         match fs::remove_file(&claim) {
@@ -193,6 +273,15 @@ impl Store {
             _ => Ok(away),
         }
     }
+}
+
+/// `NAME-diskN.ENDING`; names may have a `-disk` of their own.
+fn is_of_copies_of(name: &MachineName, file: &str) -> bool {
+    let slot = file
+        .strip_prefix(name.as_str())
+        .and_then(|rest| rest.strip_prefix("-disk"))
+        .and_then(|rest| Some(rest.split_once('.')?.0));
+    slot.is_some_and(|slot| !slot.is_empty() && slot.bytes().all(|b| b.is_ascii_digit()))
 }
 
 fn unreadable(path: &Path, why: impl ToString) -> StoreError {

@@ -34,6 +34,23 @@ pub enum StoreError {
         /// What is wrong with it.
         why: String,
     },
+    /// It says what root did not write there.
+    #[error(
+        "the machine record {} is not as p2v wrote it: {why} ({}). If it was put back from a backup and is right: \
+         `p2v trust {name}`",
+        path.display(),
+        claim.display()
+    )]
+    NotRoots {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+        /// Where root noted what it made.
+        claim: PathBuf,
+        /// The machine.
+        name: MachineName,
+    },
     /// No such machine.
     #[error("no machine is called `{name}`: {}", known(others))]
     Unknown {
@@ -94,7 +111,9 @@ impl StoreError {
     /// The file or directory that is the trouble.
     pub fn path(&self) -> Option<&Path> {
         match self {
-            StoreError::Io { path, .. } | StoreError::Unreadable { path, .. } => Some(path),
+            StoreError::Io { path, .. }
+            | StoreError::Unreadable { path, .. }
+            | StoreError::NotRoots { path, .. } => Some(path),
             _ => None,
         }
     }

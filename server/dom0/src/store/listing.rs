@@ -40,10 +40,16 @@ impl Listing {
         self.unreadable_that(&|text| text.contains(&mac)).is_some()
     }
 
+    /// The same of a machine's UUID, which may be written in either of these ways.
+    pub fn names_id_in_unreadable(&self, texts: &[String]) -> bool {
+        let names = |text: &str| texts.iter().any(|id| text.contains(id.as_str()));
+        self.unreadable_that(&names).is_some()
+    }
+
     /// A record that cannot be understood and whose text `names` something.
     pub fn unreadable_that(&self, names: &dyn Fn(&str) -> bool) -> Option<&Path> {
         self.unreadable.iter().find_map(|error| match error {
-            StoreError::Unreadable { path, .. } => {
+            StoreError::Unreadable { path, .. } | StoreError::NotRoots { path, .. } => {
                 let text = text_of(path).ok()?;
                 names(&String::from_utf8_lossy(&text)).then_some(path.as_path())
             }

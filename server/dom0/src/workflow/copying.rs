@@ -126,6 +126,7 @@ pub fn copy(context: Context<'_>, request: CopyRequest<'_>) -> Result<Vec<CopyDo
     }
     let contact = contact(context, &name, request)?;
     context.refuse_missing(&contact.record, request.without)?;
+    context.refuse_forgotten(&contact.record)?;
     let all = addresses(&contact.disks);
     if !request.precopy {
         context.refuse_while_in_use(&name, &all)?;

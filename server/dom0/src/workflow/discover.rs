@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::resume::{self, ExportState};
 use super::{Context, Error, Outage, watch};
 use crate::name::MachineName;
-use crate::record::{DiskRecord, HistoryLine, Record, State};
+use crate::record::{DiskRecord, HistoryLine, NotOurs, Record, State};
 use crate::timestamp::Timestamp;
 use crate::tool::xl;
 
@@ -139,9 +139,10 @@ fn known(
                     record.name
                 ));
             } else if let Err(why) = record.is_ours(&inventory) {
+                // An older record does not know the menu of a start since.
+                stranger = why != NotOurs::NoMenuOfOurs;
                 let (name, shelf) = (record.name.clone(), record.shelf);
                 differences.push(Error::NotOurs { name, shelf, why }.to_string());
-                stranger = true;
             } else {
                 let taken = context.host.store.update(&record.name, |r| {
                     r.take_inventory(inventory, Timestamp::now());

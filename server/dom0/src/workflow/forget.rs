@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use super::{Context, Error, config, refused};
 use crate::name::MachineName;
-use crate::record::{Destination, Record};
+use crate::record::{Destination, Record, State};
+use crate::store::StoreError;
 use crate::timestamp::Timestamp;
 use crate::tool::{ToolError, lvm};
 
@@ -48,15 +49,38 @@ impl Left {
     }
 }
 
-/// Retires the record of a machine of which nothing is left. Returns where its history is kept.
+/// A menu was given to it so short a time ago that it may be starting its agent.
+const JUST_NOW: Duration = Duration::from_secs(10 * 60);
+
+/// Retires the record of a machine of which nothing is left, also where only what was noted for it is there. `gone`: the
+/// operator knows that the old machine starts neither its own system nor a medium of p2v's again. Returns where its history
+/// is kept.
 ///
 /// # Errors
 /// What is left of it, and how it goes.
-pub fn forget(context: Context<'_>, name: &MachineName) -> Result<PathBuf, Error> {
-    let host = context.host;
-    let _lock = host.store.lock(name, &format!("p2v forget {name}"))?;
-    let record = host.store.get(name)?;
-    let left = left(context, &record)?;
+pub fn forget(context: Context<'_>, name: &MachineName, gone: bool) -> Result<PathBuf, Error> {
+    let store = &context.host.store;
+    let _lock = store.lock(name, &format!("p2v forget {name}"))?;
+    let (record, noted) = match store.get(name) {
+        Err(StoreError::Unknown {
+            name: asked,
+            others,
+        }) => {
+            let lost = store.lost(name)?;
+            lost.ok_or(StoreError::Unknown {
+                name: asked,
+                others,
+            })?
+        }
+        record => (
+            record?,
+            store
+                .lost(name)?
+                .map(|(_, copies)| copies)
+                .unwrap_or_default(),
+        ),
+    };
+    let left = left(context, &record, &noted)?;
     if !left.is_empty() {
         let words: Vec<String> = left.iter().map(|left| left.words(&record)).collect();
         return refused(format!(
@@ -64,10 +88,39 @@ pub fn forget(context: Context<'_>, name: &MachineName) -> Result<PathBuf, Error
             words.join("; ")
         ));
     }
-    Ok(host.store.retire(&record, Timestamp::now())?)
+    if let Some(why) = why_not(&record, &noted, Timestamp::now()).filter(|_| !gone) {
+        return refused(format!(
+            "{why}. If the old machine is gone for good (scrapped, or its disks wiped) and no medium of it is used: --gone"
+        ));
+    }
+    Ok(store.retire(&record, Timestamp::now())?)
 }
 
-fn left(context: Context<'_>, record: &Record) -> Result<Vec<Left>, Error> {
+/// Why a machine that is forgotten could do harm.
+fn why_not(record: &Record, noted: &[Destination], now: Timestamp) -> Option<String> {
+    let name = &record.name;
+    if matches!(record.state, State::Moved | State::Released) || !noted.is_empty() {
+        return Some(format!(
+            "the server of {name} was copied or moved here, and what is forgotten no longer keeps the old machine from starting a \
+             second one from its own disk"
+        ));
+    }
+    if record.menus.in_files.is_some() {
+        return Some(format!(
+            "{name} has a menu in files or on a medium (`p2v image`), by which it would export its disks with a shelf that is \
+             another machine's then"
+        ));
+    }
+    let just_now = record.menu_fetched.and_then(|at| at.age_at(now));
+    let just_now = just_now.is_some_and(|age| age < JUST_NOW);
+    just_now.then(|| {
+        format!(
+            "{name} was given its menu just now, and may be starting its agent: wait 10 minutes"
+        )
+    })
+}
+
+fn left(context: Context<'_>, record: &Record, noted: &[Destination]) -> Result<Vec<Left>, Error> {
     let host = context.host;
     let name = &record.name;
     let mut left = Vec::new();
@@ -96,8 +149,12 @@ fn left(context: Context<'_>, record: &Record) -> Result<Vec<Left>, Error> {
         Err(ToolError::Missing { .. }) => Vec::new(),
         volumes => volumes?,
     };
-    for copy in record.disks.values().filter_map(|disk| disk.copy.as_ref()) {
-        let is_there = match &copy.destination {
+    let copies = record.disks.values().filter_map(|disk| disk.copy.as_ref());
+    let copies = copies.map(|copy| &copy.destination);
+    let mut copies: Vec<&Destination> = copies.chain(noted).collect();
+    copies.dedup();
+    for copy in copies {
+        let is_there = match copy {
             Destination::Volume { vg, lv, .. } => {
                 volumes.iter().any(|v| v.vg == *vg && v.lv == *lv)
             }
@@ -105,7 +162,7 @@ fn left(context: Context<'_>, record: &Record) -> Result<Vec<Left>, Error> {
             Destination::Device { .. } => false,
             file => file.path().exists(),
         };
-        left.extend(is_there.then(|| Left::Copy(copy.destination.clone())));
+        left.extend(is_there.then(|| Left::Copy(copy.clone())));
     }
     let wait = Duration::from_secs(host.settings.discovery_seconds.max(1));
     let answers = context.wire.discover(wait)?;

@@ -13,6 +13,7 @@ use crate::tool::nft;
 pub fn bridges(host: &Host) -> Vec<String> {
     let mut seen = BTreeSet::new();
     let mut next = vec![host.iface.clone()];
+    next.extend(host.more_ifaces.iter().cloned());
     while let Some(name) = next.pop() {
         let dir = host.paths.sys_net.join(&name);
         if name.is_empty() || !seen.insert(name) {
@@ -93,6 +94,9 @@ mod tests {
             host.iface = iface.to_owned();
             assert_eq!(bridges(&host), ["xenbr0"]);
         }
+        host.more_ifaces = vec!["br9".to_owned()];
+        assert_eq!(bridges(&host), ["br9", "xenbr0"]);
+        host.more_ifaces.clear();
         // A network card that is no port of any.
         fs::remove_file(net.join("eth0/master")).unwrap();
         host.iface = "eth0".to_owned();

@@ -126,6 +126,12 @@ impl<'a> Context<'a> {
         self.reach(name, false)
     }
 
+    /// The same, also where the record does not know the menu that it was started by: what takes orders signed with this
+    /// host's key may be made read-only.
+    fn contact_to_stop(&self, name: &MachineName) -> Result<Contact, Error> {
+        self.reach(name, true)
+    }
+
     fn reach(&self, name: &MachineName, vouched: bool) -> Result<Contact, Error> {
         let record = self.host.store.get(name)?;
         self.report.step(&format!(
@@ -410,6 +416,21 @@ impl<'a> Context<'a> {
              after it: look at the old machine and boot it again. If it is meant to be gone: {}",
             list.join(" and "),
             flags.join(" ")
+        ))
+    }
+
+    /// Refuses where disks of a machine of this name were copied, and the record knows of none: it was lost, and its
+    /// server may run from there.
+    fn refuse_forgotten(&self, record: &Record) -> Result<(), Error> {
+        let copies = self.host.store.forgotten_copies(record)?;
+        let Some(copy) = copies.first() else {
+            return Ok(());
+        };
+        let (name, records) = (&record.name, self.host.store.machines().display());
+        refused(format!(
+            "{name} was copied to {copy} once, and its record does not know: that was lost or put back from before. Its \
+             server may run from there. Put the right record back in {records}, then `p2v trust {name}`; or, if \
+             nothing of it is left, `p2v forget {name}`, and boot the old machine again"
         ))
     }
 

@@ -44,6 +44,7 @@ pub fn start(
     context.refuse_saved(name)?;
     let contact = context.contact(name)?;
     context.refuse_missing(&contact.record, &options.without)?;
+    context.refuse_forgotten(&contact.record)?;
     let cards: Vec<MacAddr> = contact.inventory.nics.iter().map(|card| card.mac).collect();
     let listing = host.store.list()?;
     refuse_second_record(name, &cards, &listing.records)?;
@@ -171,7 +172,8 @@ fn refuse_second_record(
 ) -> Result<(), Error> {
     let begun = |r: &&Record| matches!(r.state, State::Running | State::Moved | State::Released);
     let others = records.iter().filter(|r| r.name != *name).filter(begun);
-    let mut same = others.filter(|r| cards.contains(&r.boot_mac));
+    let known = |r: &Record| r.cards.iter().any(|card| cards.contains(card));
+    let mut same = others.filter(|r| cards.contains(&r.boot_mac) || known(r));
     match same.next() {
         None => Ok(()),
         Some(other) => refused(format!(

@@ -74,7 +74,7 @@ pub fn stop(context: Context<'_>, name: &MachineName, options: StopOptions) -> R
     drop(giving_up);
     watch::forget(host, name)?;
     context.driver_as_before();
-    let contact = match context.contact_or_stand_in(name) {
+    let contact = match context.contact_to_stop(name) {
         Err(error) if disk_is_away => {
             report.warn(&format!(
                 "{error}. The domain is ended, and what it had not written is missing on the old disk. If the old machine \

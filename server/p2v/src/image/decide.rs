@@ -84,7 +84,7 @@ pub fn decide(
         let record = records.iter().find(|record| record.boot_mac == mac);
         let own = record.map(|record| verdict(Some(record), mac));
         let decision = match (
-            instead_of(own, second_card_of(&records, mac, None, rules)),
+            instead_of(own, second_card_of(&records, mac, &[], rules)),
             record,
         ) {
             (Some(other), _) => BootDecision::Hold {

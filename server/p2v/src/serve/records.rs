@@ -6,13 +6,13 @@ use std::sync::{Mutex, PoisonError};
 use p2v_aoe::MacAddr;
 use p2v_aoe::cmdline::{BootArgs, Hosts};
 use p2v_dom0::store::StoreError;
-use p2v_dom0::{Record, Store, Timestamp};
+use p2v_dom0::{MachineName, Record, Store, Timestamp};
 use p2v_netboot::{BootDecision, BootEvent, Image, MachineId, Machines, Notice};
 
 use super::last_known::LastKnown;
 use crate::boot_policy::{self, Facts, Rules, Verdict};
 use crate::boots::Boots;
-use crate::network_cards::{instead_of, not_by_this_card, second_card_of};
+use crate::network_cards::{ids_of, instead_of, not_by_this_card, second_card_of};
 use crate::serve_log;
 use crate::service_manager;
 use crate::settings::Machine;
@@ -34,13 +34,15 @@ pub(super) struct Records {
     /// For when a record cannot be read.
     pub last_known: Mutex<LastKnown>,
     /// SMBIOS UUIDs that machines told, by the card that asked.
-    pub ids: Mutex<BTreeMap<MacAddr, MachineId>>,
+    pub ids: Mutex<BTreeMap<MacAddr, Vec<MachineId>>>,
     /// Those that several machines have.
     pub shared_ids: Vec<MachineId>,
 }
 
-/// UUIDs remembered at most; then all are forgotten, and told again with the next question.
+/// Cards whose UUIDs are remembered at most.
 const IDS_MAX: usize = 4096;
+/// UUIDs of one card at most, the newest first.
+const IDS_OF_ONE: usize = 8;
 
 /// Whose card asks.
 enum Asks {
@@ -55,6 +57,10 @@ enum Asks {
     },
     /// By another card than it boots from.
     SecondCard(Box<Record>),
+    /// Its disks were copied, and its record is lost.
+    Lost(MachineName),
+    /// A record that cannot be read may be its.
+    Doubtful,
 }
 
 /// Why there is no decision.
@@ -77,22 +83,40 @@ impl Records {
         })?;
         last_known.learn(&self.store, &listing);
         let has_record = listing.records.iter().any(|record| record.boot_mac == mac);
-        let id = (!has_record).then(|| self.id_of(mac)).flatten();
-        let other = second_card_of(&listing.records, mac, id, |card| self.rules(card, None))
+        // One that booted by this card has told its agent's own UUID, which counts more than what asks now.
+        let own = listing.records.iter().find(|record| record.boot_mac == mac);
+        let told = self.ids_of(mac);
+        let ids = match own.map(|record| ids_of(record).collect::<Vec<_>>()) {
+            Some(own) if !own.is_empty() => own,
+            _ => told,
+        };
+        let other = second_card_of(&listing.records, mac, &ids, |card| self.rules(card, None))
             .map(|record| Box::new(record.clone()));
         let here = match other {
             Some(other) if !has_record => return Ok(Asks::SecondCard(other)),
             other => other.filter(|record| Facts::of(record).server_is_here()),
         };
-        let doubtful =
-            last_known.hides(&self.store, Some(&listing), mac) || listing.names_in_unreadable(mac);
+        let doubtful = last_known.hides(&self.store, Some(&listing), mac)
+            || listing.names_in_unreadable(mac)
+            || ids
+                .iter()
+                .any(|id| listing.names_id_in_unreadable(&id.texts()));
         match listing.by_mac(mac) {
             Ok(Some(record)) => Ok(Asks::Machine {
                 record: Box::new(record),
                 here,
                 doubtful,
             }),
-            Ok(None) => Ok(Asks::Stranger),
+            // Its record is lost; what was noted for it is not.
+            Ok(None) => match self.store.copied_by_mac(mac) {
+                Ok(Some(name)) => Ok(Asks::Lost(name)),
+                Ok(None) if doubtful && !ids.is_empty() => Ok(Asks::Doubtful),
+                Ok(None) => Ok(Asks::Stranger),
+                Err(error) => Err(Undecided {
+                    error,
+                    ours: doubtful,
+                }),
+            },
             Err(error) => Err(Undecided {
                 error,
                 ours: has_record || doubtful,
@@ -100,11 +124,11 @@ impl Records {
         }
     }
 
-    /// The SMBIOS UUID of the machine with this card, if that is no other's.
-    fn id_of(&self, mac: MacAddr) -> Option<MachineId> {
+    /// The SMBIOS UUIDs that were told with this card, but for those that several machines have.
+    fn ids_of(&self, mac: MacAddr) -> Vec<MachineId> {
         let ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
-        let id = ids.get(&mac).copied();
-        id.filter(|id| !self.shared_ids.contains(id))
+        let told = ids.get(&mac).into_iter().flatten().copied();
+        told.filter(|id| !self.shared_ids.contains(id)).collect()
     }
 
     /// What the settings say of a card; `listed`: if that is known.
@@ -133,6 +157,18 @@ impl Records {
                 doubtful,
             } => (Some(record), here, doubtful),
             Asks::SecondCard(record) => return hold(not_by_this_card(&record, mac)),
+            Asks::Lost(name) => {
+                return hold(format!(
+                    "This machine was copied to the Xen host as {name}, whose record is lost. Its server may run there. Put \
+                     the record back (`p2v trust {name}`), or `p2v forget {name}` if nothing of it is left."
+                ));
+            }
+            Asks::Doubtful => {
+                return hold(format!(
+                    "The Xen host cannot read a record that has this machine's SMBIOS UUID ({mac} asks), and its server may \
+                     be there now. `p2v list` names that record."
+                ));
+            }
         };
         let settings = self.known.get(&mac);
         let name = record
@@ -246,6 +282,8 @@ impl Records {
                 .or_else(|| doubtful.then(|| "a record cannot be read".to_owned())),
             // A server whose disks were only copied may start.
             Ok(Asks::SecondCard(record)) => if_here(&record),
+            Ok(Asks::Lost(name)) => Some(name.to_string()),
+            Ok(Asks::Doubtful) => Some("a record cannot be read".to_owned()),
             Ok(Asks::Stranger) => None,
             Err(undecided) => undecided
                 .ours
@@ -340,9 +378,14 @@ impl Machines for Records {
     fn identified(&self, mac: MacAddr, id: MachineId) {
         let mut ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
         if ids.len() >= IDS_MAX && !ids.contains_key(&mac) {
-            ids.clear();
+            ids.pop_first();
         }
-        ids.insert(mac, id);
+        // Anybody can tell one in a machine's place: it does not take the machine's own away.
+        let told = ids.entry(mac).or_default();
+        if !told.contains(&id) {
+            told.truncate(IDS_OF_ONE - 1);
+            told.insert(0, id);
+        }
     }
 
     fn seen(&self, mac: MacAddr, event: &BootEvent) {

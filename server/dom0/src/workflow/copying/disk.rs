@@ -19,6 +19,7 @@ use crate::report::{self, Progress};
 use crate::timestamp::Timestamp;
 use crate::tool::qemu_storage_daemon::Shown;
 use crate::wire::Export;
+use crate::workflow::resume::{self, ExportState};
 use crate::workflow::{Contact, Context, Error, refused};
 
 mod finish;
@@ -68,6 +69,16 @@ pub(super) struct DiskCopy {
     begun: Timestamp,
 }
 
+/// A disk that another host's orders hold: not while a domain may write to it.
+fn may_be_copied_unreserved(address: Address, state: ExportState) -> Result<(), Error> {
+    match state {
+        ExportState::ReadOnly => Ok(()),
+        ExportState::ReadWrite | ExportState::Waiting => refused(format!(
+            "a domain of another host has {address}, which can be written: a copy of it would be of no use. Stop that domain there"
+        )),
+    }
+}
+
 impl DiskCopy {
     /// Reaches the disk and reserves it; it is in `open` then, and must be let go.
     pub(super) fn reserve<'o>(
@@ -92,6 +103,12 @@ impl DiskCopy {
         if reserved {
             report.step(&format!("reserving {address}"));
             reserved = job.context.reserve(job.contact, address, &mut *data)?;
+            if !reserved {
+                may_be_copied_unreserved(address, resume::state(&mut *data)?)?;
+                report.warn(&format!(
+                    "{address} takes no reservation of this host's: another host can have it written while it is copied"
+                ));
+            }
         }
         open.push(DiskCopy {
             address,

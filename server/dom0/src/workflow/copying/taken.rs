@@ -154,6 +154,7 @@ pub(super) fn give_up(
             record.note(Timestamp::now(), what);
             Ok::<_, Error>(())
         })?;
+        context.host.store.disclaim(name, to)?;
     }
     Ok(())
 }

@@ -148,6 +148,25 @@ fn a_machine_whose_server_is_here_is_held_by_its_other_card() {
     assert_eq!(records.boot_unlisted(mac(9)), None);
 }
 
+#[test]
+fn a_copied_machine_whose_record_is_lost_is_held() {
+    let (dir, records) = records();
+    append(records.boot(mac(1)));
+    fs::remove_file(record(&dir, "e1")).unwrap();
+    assert_eq!(records.boot_unlisted(mac(1)), None);
+    let claim = serde_json::json!({
+        "name": "e1", "boot_mac": mac(1), "shelf": 1,
+        "copies": [[0, {"kind": "device", "path": "/dev/drbd0", "identity": "drbd"}]],
+    });
+    let names = dir.path().join("names");
+    fs::create_dir_all(&names).unwrap();
+    fs::write(names.join("e1.json"), claim.to_string()).unwrap();
+    for decision in [records.boot(mac(1)), records.boot_unlisted(mac(1)).unwrap()] {
+        assert!(held(decision).contains("whose record is lost"));
+    }
+    assert_eq!(records.boot_unlisted(mac(2)), None);
+}
+
 /// A card that the agent had no driver for is in no inventory; the firmware tells the machine's UUID with each.
 #[test]
 fn a_machine_whose_server_is_here_is_held_by_a_card_that_was_never_seen() {
@@ -184,6 +203,20 @@ fn a_machine_whose_server_is_here_is_held_by_a_card_that_was_never_seen() {
         assert_eq!(records.boot_unlisted(mac(13)), None);
         assert!(!record(&dir, "e2").exists());
     }
+    // Nor is it by a card that it asked by before, and has a record of: its agent was never heard by that one.
+    append(records.boot(mac(14)));
+    records.identified(mac(14), id);
+    records.once = true;
+    records.lists.allow = vec![mac(99).into()];
+    assert!(held(records.boot_unlisted(mac(14)).unwrap()).contains("SMBIOS UUID of e1"));
+    records.once = false;
+    records.lists.allow.clear();
+    // What others tell in its place does not take its own away.
+    for n in 0..3 {
+        let other = format!("4c4c4544-0042-3510-8052-00000000000{n}");
+        records.identified(mac(11), other.parse().unwrap());
+    }
+    assert!(held(records.boot_unlisted(mac(11)).unwrap()).contains("SMBIOS UUID of e1"));
     // Its own card is its own, whatever it tells; and two machines with one UUID are told apart by the settings.
     records.identified(mac(1), id);
     assert!(held(records.boot(mac(1))).contains("Switch this machine off"));
