@@ -225,10 +225,23 @@ pub struct Verified {
     /// What was compared: `both`, `source`, `written` or `none`.
     #[serde(default = "both")]
     pub how: String,
-    /// The first and the last stretch that were copied without a gap (first LBA and count): by them the
-    /// copy is known again. Empty in records of before they were kept.
+    /// The first and the last stretch that were copied without a gap: by them the copy is known again. Empty if
+    /// there is none.
     #[serde(default)]
-    pub spots: Vec<(u64, u32)>,
+    pub spots: Vec<Spot>,
+}
+
+/// A stretch of a copy that is compared before a domain is started on it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Spot {
+    /// Its first sector.
+    pub lba: u64,
+    /// Number of its sectors.
+    pub count: u32,
+    /// BLAKE3 of it when the copy was checked, hex; none once a domain may have written to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blake3: Option<String>,
 }
 
 fn both() -> String {

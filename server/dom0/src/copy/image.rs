@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use p2v_aoe::SECTOR;
 
 use super::destination::{
-    DestinationError, Marks, MayGo, Place, Prepared, Request, io_error, refuse_domains_disk,
+    DestinationError, Marks, MayGo, Place, Prepared, Request, image_destination, io_error,
+    refuse_domains_disk, refuse_other,
 };
 use super::{FileSink, Sink};
 use crate::host::Host;
@@ -225,16 +226,16 @@ fn show(
     Ok((sink, shown))
 }
 
-/// The image of a copy that was made before, shown to be read only. It is a disk of `sectors` sectors, or
-/// refused.
+/// The image of a copy that was made before, shown to be read only. It is the one that was copied to, and a disk of
+/// `sectors` sectors, or refused.
 pub(super) fn show_again(
     host: &Host,
     name: &MachineName,
     slot: u8,
-    path: &Path,
+    (before, path): (&Destination, &Path),
     sectors: u64,
 ) -> Result<(FileSink, Shown), DestinationError> {
-    whole(host, path, sectors)?;
+    is_as_copied(host, before, path, sectors)?;
     show(host, name, slot, path, false)
 }
 
@@ -249,12 +250,8 @@ pub fn is_as_copied(
     path: &Path,
     sectors: u64,
 ) -> Result<(), DestinationError> {
-    if destination(path)? != *before {
-        return Err(DestinationError::Image {
-            path: path.to_owned(),
-            why: "it is another file than the one that was copied to".into(),
-        });
-    }
+    let metadata = fs::metadata(path).map_err(|e| io_error("look at", path, e))?;
+    refuse_other(before, &metadata)?;
     whole(host, path, sectors)
 }
 
@@ -271,10 +268,7 @@ fn whole(host: &Host, path: &Path, sectors: u64) -> Result<(), DestinationError>
 
 fn destination(path: &Path) -> Result<Destination, DestinationError> {
     let metadata = fs::metadata(path).map_err(|e| io_error("look at", path, e))?;
-    Ok(Destination::Qcow2 {
-        path: path.to_owned(),
-        identity: format!("inode {}", metadata.ino()),
-    })
+    Ok(image_destination(path, &metadata))
 }
 
 /// The daemon of a run that was killed ends with it, which takes a moment.

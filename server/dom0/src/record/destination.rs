@@ -24,14 +24,14 @@ pub enum Destination {
     File {
         /// Its absolute path.
         path: PathBuf,
-        /// What tells it from another file of that name (its inode number).
+        /// What tells it from another file of that name: inode number, time of birth where the file system keeps it, size.
         identity: String,
     },
     /// A qcow2 image in a regular file.
     Qcow2 {
         /// Its absolute path.
         path: PathBuf,
-        /// What tells it from another file of that name (its inode number).
+        /// As for a raw file, without the size: an image grows.
         identity: String,
     },
     /// A block device that is not one of LVM's.

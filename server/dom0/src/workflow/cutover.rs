@@ -1,9 +1,11 @@
 //! `p2v cutover`: the domain is switched to the copies and started.
 
+use std::cell::Cell;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::time::Duration;
 
-use p2v_aoe::{Address, SECTOR};
+use p2v_aoe::Address;
 
 use super::devices::{backing_ready, up};
 use super::release::QUIET;
@@ -11,12 +13,13 @@ use super::start::destroy_if_there;
 use super::{Contact, Context, Error, addresses, config, refused, stop};
 use crate::config_file;
 use crate::copy::destination::{refuse_domains_disk, reopen};
-use crate::copy::{FileSink, RANGE_SECTORS, Sink};
 use crate::name::MachineName;
 use crate::record::{Destination, Mapping, MappingKind, Record, State};
 use crate::timestamp::Timestamp;
 use crate::tool::{dmsetup, lvm, xl};
 use crate::wire::Access;
+
+mod ends;
 
 /// How `cutover` may go on.
 #[derive(Clone, Debug, Default)]
@@ -59,7 +62,8 @@ pub fn cutover(
     let contact = if options.old_machine_gone {
         refuse_if_heard(context, &record)?;
         report.warn(
-            "the old machine is not asked, as you said: nothing compares the copies with its disks",
+            "the old machine is not asked, as you said: both ends of each copy are compared with what was noted when it was \
+             checked, and nothing is compared with its disks",
         );
         None
     } else {
@@ -120,14 +124,9 @@ pub fn cutover(
             &backing.path,
             disk.sectors,
         )?;
-        if let Some(contact) = &contact {
-            spot_check(
-                context,
-                contact,
-                Address::new(record.shelf, *slot),
-                opened.sink(),
-                disk.sectors,
-            )?;
+        let address = Address::new(record.shelf, *slot);
+        if let Some(known) = record.disks.get(slot) {
+            ends::compare(context, contact.as_ref(), address, known, opened.sink())?;
         }
         disk.mapping = Some(Mapping {
             kind: match copy.destination {
@@ -143,8 +142,10 @@ pub fn cutover(
 
     context.or_take_back(|undo| {
         let back = record.clone();
+        let started = Rc::new(Cell::new(false));
+        let may_have_run = started.clone();
         undo.push("the machine's record", move || {
-            mark_not_moved(context, &back)
+            mark_not_moved(context, &back, may_have_run.get())
         });
         // Before the domain can write to the volumes: from here on no copy is made over them.
         host.store.update(name, |record| {
@@ -195,6 +196,7 @@ pub fn cutover(
         undo.push_carried(format!("domain {name}"), move || {
             destroy_if_there(context, &domain_name)
         });
+        started.set(true);
         xl::create(&host.tools, &config.path)?;
         context.note_or_warn(name, "the domain was started on the copies");
         Ok(config.path)
@@ -252,7 +254,7 @@ fn may_cut_over(record: &Record, options: &CutoverOptions) -> Result<(), Error> 
 }
 
 /// A volume is marked as the copy of this disk, and no other copy took it since.
-fn still_ours(
+pub(super) fn still_ours(
     context: Context<'_>,
     record: &Record,
     slot: u8,
@@ -331,59 +333,13 @@ fn guarded(context: Context<'_>, contact: &Contact, options: &CutoverOptions) ->
     }
 }
 
-/// Compares the first and the last range with the old disk: finds a destination that is not the one
-/// that was copied to, or was written since.
-fn spot_check(
-    context: Context<'_>,
-    contact: &Contact,
-    address: Address,
-    sink: &FileSink,
-    sectors: u64,
-) -> Result<(), Error> {
-    let Some((_, disk)) = contact.disks.iter().find(|(a, _)| *a == address) else {
-        return refused(format!(
-            "the old machine does not export {address} any more: look at its disks"
-        ));
-    };
-    let record = context.host.store.get(&contact.record.name)?;
-    let verified = record
-        .disks
-        .get(&address.slot)
-        .and_then(|d| d.copy.as_ref()?.verified.as_ref());
-    let whole = RANGE_SECTORS.min(u32::try_from(sectors).unwrap_or(RANGE_SECTORS));
-    let spots: Vec<(u64, u32)> = match verified {
-        Some(verified) if !verified.spots.is_empty() => verified.spots.clone(),
-        Some(verified) if !verified.unreadable.is_empty() => return Ok(()),
-        _ => vec![(0, whole), (sectors - u64::from(whole), whole)],
-    };
-    context
-        .report
-        .step(&format!("comparing both ends of {address} with its copy"));
-    let mut session = context.attach(contact, address, disk)?;
-    for (lba, count) in spots {
-        let digest = session
-            .digest(lba, count)
-            .map_err(|e| Error::Refused(format!("cannot compare {address} with its copy: {e}")))?;
-        let mut have = vec![0; count as usize * SECTOR as usize];
-        sink.read_back(lba * SECTOR, &mut have).map_err(|e| {
-            Error::Refused(format!(
-                "cannot read the copy of {address} at sector {lba}: {e}"
-            ))
-        })?;
-        if *blake3::hash(&have).as_bytes() != digest.blake3 {
-            return refused(format!(
-                "the copy of {address} is not what it was when it was checked (sectors {lba} to {}): something wrote to it. \
-                 Run `p2v copy` again",
-                lba + u64::from(count) - 1
-            ));
-        }
-    }
-    Ok(())
-}
-
 /// Back to the copied state. Should the domain have run for a moment, the next `cutover` compares
 /// both ends of the copies with the old disks, and the next `copy` all of them.
-fn mark_not_moved(context: Context<'_>, before: &Record) -> Result<(), Error> {
+fn mark_not_moved(
+    context: Context<'_>,
+    before: &Record,
+    domain_may_have_run: bool,
+) -> Result<(), Error> {
     context.host.store.update(&before.name, |record| {
         record.state = before.state;
         record.disks.clone_from(&before.disks);
@@ -391,6 +347,10 @@ fn mark_not_moved(context: Context<'_>, before: &Record) -> Result<(), Error> {
         for disk in record.disks.values_mut() {
             if let Some(copy) = &mut disk.copy {
                 copy.journal = None;
+                let verified = copy.verified.iter_mut().filter(|_| domain_may_have_run);
+                for spot in verified.flat_map(|verified| &mut verified.spots) {
+                    spot.blake3 = None;
+                }
             }
         }
         record.note(Timestamp::now(), "the domain was not switched over");

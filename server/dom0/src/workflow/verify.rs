@@ -5,6 +5,8 @@ use std::sync::atomic::AtomicBool;
 
 use p2v_aoe::Address;
 
+use super::cutover::still_ours;
+use super::devices::backing_ready;
 use super::{Context, Error, refused};
 use crate::copy::certificate::Certificate;
 use crate::copy::compare::{self, Compared, Original};
@@ -13,7 +15,6 @@ use crate::copy::journal::Journal;
 use crate::copy::{CopyError, RANGE_SECTORS, pieces};
 use crate::name::MachineName;
 use crate::record::{CopyRecord, Destination};
-use crate::tool::lvm;
 
 /// What a copy was compared with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,7 +98,8 @@ pub fn verify(
                 "{address} was copied with --used-only: what was left out is not compared"
             ));
         }
-        let path = backing(context, &copy.destination)?;
+        let path = backing(context, &copy.destination, certificate.sectors)?;
+        still_ours(context, &record, slot, &copy.destination)?;
         refuse_domains_disk(host, &path)?;
         let opened = reopen(
             host,
@@ -207,16 +209,15 @@ fn noted(
         .collect())
 }
 
-/// Where a copy is, ready to be opened.
-fn backing(context: Context<'_>, destination: &Destination) -> Result<PathBuf, Error> {
-    let host = context.host;
+/// Where a copy is, ready to be opened and the one that was made.
+fn backing(
+    context: Context<'_>,
+    destination: &Destination,
+    sectors: u64,
+) -> Result<PathBuf, Error> {
     match destination {
-        Destination::Volume { vg, lv, .. } => {
-            if lvm::volume(&host.tools, vg, lv)?.is_some_and(|volume| !volume.active) {
-                lvm::activate(&host.tools, vg, lv)?;
-            }
-            Ok(host.paths.dev.join(vg).join(lv))
-        }
-        other => Ok(other.path()),
+        // Nothing tells it from another device, and nothing but its content is asked for.
+        Destination::Device { path, identity } if identity.is_empty() => Ok(path.clone()),
+        known => Ok(backing_ready(context.host, known, sectors)?.path),
     }
 }

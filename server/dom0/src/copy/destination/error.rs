@@ -130,6 +130,21 @@ pub enum DestinationError {
         /// What is wrong with it.
         why: String,
     },
+    /// A file that is not the one that was copied to.
+    #[error(
+        "{} is not the file that was copied to (that was {was}; this is {now}): it was deleted and made again, replaced, \
+         or given another size. Put the right one back; or copy again, with --overwrite={} if what this one holds may \
+         go: what is equal is not moved",
+        path.display(), path.display()
+    )]
+    OtherFile {
+        /// Its path.
+        path: PathBuf,
+        /// What the one that was copied to is known by.
+        was: String,
+        /// What this one is known by.
+        now: String,
+    },
     /// A format that is not written.
     #[error(
         "{} would be an image of a kind that p2v does not write: copy to a raw file (a name without that ending) or a \

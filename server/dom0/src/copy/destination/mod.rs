@@ -16,6 +16,7 @@ use crate::tool::lvm::{self, BadVolumeName};
 use crate::tool::qemu_storage_daemon::Shown;
 
 mod error;
+mod file;
 mod identity;
 mod link;
 mod path;
@@ -24,6 +25,7 @@ mod volume;
 
 pub use error::DestinationError;
 pub(super) use error::io_error;
+pub(super) use file::{image as image_destination, refuse_other};
 pub use identity::{Unknown, device_number, identify, is_common, mark_of, measure, overlap};
 
 /// What the operator named with `--to`.
@@ -145,10 +147,10 @@ pub fn prepare(
         Place::NewFile(path) => path::make_file(path, request),
         Place::File {
             path,
-            inode,
+            found,
             ours,
             marks,
-        } => path::open_file(host, path, inode, (ours, marks), request),
+        } => path::open_file(host, path, &found, (ours, marks), request),
         Place::NewImage(path) => image::make_new(host, path, request),
         Place::Image { path, over } => image::open_found(host, path, over, request),
         Place::Device {
@@ -200,7 +202,7 @@ impl Reopened {
 /// if it is one of a disk of `sectors` sectors.
 ///
 /// # Errors
-/// It cannot be opened, or is in use.
+/// It cannot be opened, or is in use; a file is not the one that was copied to.
 pub fn reopen(
     host: &Host,
     name: &MachineName,
@@ -211,7 +213,7 @@ pub fn reopen(
 ) -> Result<Reopened, DestinationError> {
     let opened = match destination {
         Destination::Qcow2 { .. } => {
-            let (sink, image) = image::show_again(host, name, slot, path, sectors)?;
+            let (sink, image) = image::show_again(host, name, slot, (destination, path), sectors)?;
             return Ok(Reopened {
                 sink,
                 image: Some(image),
@@ -225,6 +227,12 @@ pub fn reopen(
             "cannot open {destination}: {source}. It may be mounted or in use"
         ))
     })?;
+    if let Destination::File { .. } = destination {
+        // Of what was opened: the name may lead to another file by now.
+        let metadata = sink.file().metadata();
+        let metadata = metadata.map_err(|e| io_error("look at", path, e))?;
+        refuse_other(destination, &metadata)?;
+    }
     Ok(Reopened { sink, image: None })
 }
 

@@ -11,7 +11,7 @@ use super::error::{DestinationError, io_error};
 use super::identity::{identify, is_drbd, is_read_only, is_secondary, logical_sector};
 use super::link::stable_path;
 use super::place::Place;
-use super::{MayGo, Prepared, Request, refuse_domains_disk, volume};
+use super::{MayGo, Prepared, Request, file, refuse_domains_disk, volume};
 use crate::copy::image::{self, Format};
 use crate::copy::{FileSink, Sink};
 use crate::host::Host;
@@ -63,8 +63,8 @@ fn find_file(
     request: Request<'_>,
 ) -> Result<Place, DestinationError> {
     refuse_domains_disk(host, &path)?;
-    let inode = there.ino();
-    let ours = request.before == Some(&file_destination(path.clone(), inode));
+    let found = file::raw(&path, there);
+    let ours = request.before == Some(&found);
     let file = fs::File::open(&path).map_err(|e| io_error("open", &path, e))?;
     let marks = Marks::of(there.len(), |at, bytes| file.read_exact_at(bytes, at))
         .map_err(|e| io_error("read", &path, e))?;
@@ -73,7 +73,7 @@ fn find_file(
     }
     Ok(Place::File {
         path,
-        inode,
+        found,
         ours,
         marks,
     })
@@ -143,13 +143,13 @@ pub(super) fn make_file(path: PathBuf, request: Request<'_>) -> Result<Prepared,
 pub(super) fn open_file(
     host: &Host,
     path: PathBuf,
-    inode: u64,
+    found: &Destination,
     (ours, marks): (bool, Marks),
     request: Request<'_>,
 ) -> Result<Prepared, DestinationError> {
     refuse_domains_disk(host, &path)?;
     let prepared = lock_file(path.clone())?;
-    if prepared.destination != file_destination(path.clone(), inode) {
+    if prepared.destination != *found {
         return Err(DestinationError::Changed(path));
     }
     if !ours {
@@ -179,20 +179,13 @@ fn lock_file(path: PathBuf) -> Result<Prepared, DestinationError> {
         .metadata()
         .map_err(|e| io_error("look at", &path, e))?;
     Ok(Prepared {
-        destination: file_destination(path, metadata.ino()),
+        destination: file::raw(&path, &metadata),
         sink,
         image: None,
         fresh: false,
         blank: false,
         ours: false,
     })
-}
-
-fn file_destination(path: PathBuf, inode: u64) -> Destination {
-    Destination::File {
-        path,
-        identity: format!("inode {inode}"),
-    }
 }
 
 /// Opens the device that was found, for this host's use alone.

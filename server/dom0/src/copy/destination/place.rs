@@ -8,6 +8,7 @@ use super::path::Marks;
 use super::{Request, Wanted, path, volume};
 use crate::copy::image::Seen;
 use crate::host::Host;
+use crate::record::Destination;
 use crate::tool::lvm::{self, Volume};
 
 /// A destination that may be used. Finding it has changed nothing.
@@ -26,7 +27,8 @@ pub(in crate::copy) enum Place {
     /// A file that is this disk's copy, or whose contents may go.
     File {
         path: PathBuf,
-        inode: u64,
+        /// As it was found.
+        found: Destination,
         ours: bool,
         marks: Marks,
     },

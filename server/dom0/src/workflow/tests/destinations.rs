@@ -246,3 +246,153 @@ fn no_domain_is_started_on_what_the_kernel_found_at_the_path_a_moment_later() {
     fs::remove_file(lab.dir.path().join("number")).unwrap();
     lab.cutover().unwrap();
 }
+
+/// Deletes the file and makes it again with the same bytes, by the same inode number where the file system gives
+/// that out again.
+pub(super) fn make_again(path: &std::path::Path) {
+    use std::os::unix::fs::MetadataExt;
+    let bytes = fs::read(path).unwrap();
+    let before = fs::metadata(path).unwrap();
+    let born = before.created().ok();
+    for _ in 0..100_000 {
+        fs::remove_file(path).unwrap();
+        let made = fs::File::create_new(path).unwrap().metadata().unwrap();
+        // The clock of file systems goes in steps.
+        if made.created().ok() != born {
+            let same = made.ino() == before.ino();
+            eprintln!(
+                "the inode number is {}",
+                if same { "the same" } else { "new" }
+            );
+            break;
+        }
+    }
+    fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn a_file_that_was_deleted_and_made_again_is_not_the_copy() {
+    let lab = lab(1);
+    let path = lab.dir.path().join("disk.img");
+    let to = path.to_str().unwrap();
+    let stop = AtomicBool::new(false);
+    lab.copy(to).unwrap();
+    verify(lab.context(), &lab.name, false, &stop).unwrap();
+    make_again(&path);
+    for from_certificate in [false, true] {
+        let error = text(verify(lab.context(), &lab.name, from_certificate, &stop));
+        assert!(
+            error.contains("is not the file that was copied to"),
+            "{error}"
+        );
+    }
+    let error = text(lab.cutover());
+    assert!(
+        error.contains("is not the file that was copied to"),
+        "{error}"
+    );
+    lab.assert_clean();
+    let error = text(lab.copy(to));
+    assert!(error.contains("--overwrite="), "{error}");
+    // The operator's word, and all of it is compared.
+    let done = lab.copy_with(to, |r| r.may_go = &|_, _| true).unwrap();
+    assert_eq!((done[0].summary.moved, done[0].summary.before), (0, 0));
+    lab.cutover().unwrap();
+}
+
+#[test]
+fn a_file_of_another_size_is_not_the_copy() {
+    let lab = lab(1);
+    let path = lab.dir.path().join("disk.img");
+    lab.copy(path.to_str().unwrap()).unwrap();
+    let file = fs::File::options().write(true).open(&path).unwrap();
+    file.set_len((SECTORS + 8) * SECTOR).unwrap();
+    let error = text(lab.cutover());
+    assert!(
+        error.contains("is not the file that was copied to"),
+        "{error}"
+    );
+    file.set_len(SECTORS * SECTOR).unwrap();
+    lab.cutover().unwrap();
+}
+
+#[test]
+fn what_was_written_to_a_copy_is_found_when_the_old_machine_is_gone_too() {
+    for (to, at) in [("", "disk.img"), ("vg", "dev/vg/e1-disk0")] {
+        for byte in [100, SECTORS * SECTOR - 100] {
+            let lab = lab(1);
+            let path = lab.dir.path().join(at);
+            let to = if to.is_empty() {
+                path.to_str().unwrap()
+            } else {
+                to
+            };
+            lab.copy(to).unwrap();
+            lab.machine().on = false;
+            let mut disk = fs::read(&path).unwrap();
+            disk[usize::try_from(byte).unwrap()] ^= 1;
+            fs::write(&path, &disk).unwrap();
+            let gone = || CutoverOptions {
+                old_machine_gone: true,
+                ..CutoverOptions::default()
+            };
+            let error = text(cutover(lab.context(), &lab.name, gone()));
+            assert!(error.contains("something wrote to it"), "{error}");
+            lab.assert_clean();
+            disk[usize::try_from(byte).unwrap()] ^= 1;
+            fs::write(&path, &disk).unwrap();
+            cutover(lab.context(), &lab.name, gone()).unwrap();
+        }
+    }
+}
+
+#[test]
+fn where_nothing_can_be_compared_it_is_said() {
+    let lab = lab(1);
+    lab.copy("vg").unwrap();
+    let gone = |lab: &Lab| {
+        let warnings = Warnings::default();
+        let context = Context {
+            report: &warnings,
+            ..lab.context()
+        };
+        let options = CutoverOptions {
+            old_machine_gone: true,
+            accept_unreadable: true,
+            ..CutoverOptions::default()
+        };
+        let done = cutover(context, &lab.name, options);
+        (done, warnings.0.into_inner().unwrap().concat())
+    };
+    lab.machine().on = false;
+    // Nothing ran on the copy: what was noted of it stands.
+    let obstacle = lab.obstacle("fail-dmsetup-create");
+    gone(&lab).0.unwrap_err();
+    fs::remove_file(obstacle).unwrap();
+    let obstacle = lab.obstacle("create-dies");
+    let (done, said) = gone(&lab);
+    assert!(done.is_err() && !said.contains("nothing tells"), "{said}");
+    fs::remove_file(obstacle).unwrap();
+    let (done, said) = gone(&lab);
+    done.unwrap();
+    assert!(said.contains("nothing tells"), "{said}");
+}
+
+#[test]
+fn a_disk_of_which_no_stretch_is_whole_is_switched_to_with_a_warning() {
+    let lab = lab(1);
+    lab.machine().bad = vec![77, SECTORS - 1];
+    lab.copy("vg").unwrap();
+    let warnings = Warnings::default();
+    let context = Context {
+        report: &warnings,
+        ..lab.context()
+    };
+    let options = CutoverOptions {
+        accept_unreadable: true,
+        ..CutoverOptions::default()
+    };
+    cutover(context, &lab.name, options).unwrap();
+    let said = warnings.0.into_inner().unwrap().concat();
+    assert!(said.contains("copied without a gap"), "{said}");
+}

@@ -3,6 +3,7 @@
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use super::destinations::make_again;
 use super::*;
 use crate::record::MappingKind;
 use crate::tool::qemu_storage_daemon;
@@ -79,9 +80,32 @@ fn an_image_that_changed_since_is_not_switched_to() {
     fs::copy(&image, &twin).unwrap();
     fs::rename(&image, lab.dir.path().join("first")).unwrap();
     fs::rename(&twin, &image).unwrap();
-    assert!(text(lab.cutover()).contains("another file"));
+    assert!(text(lab.cutover()).contains("is not the file that was copied to"));
     fs::rename(lab.dir.path().join("first"), &image).unwrap();
     lab.assert_clean();
+    lab.cutover().unwrap();
+}
+
+#[test]
+fn an_image_that_was_deleted_and_made_again_is_not_the_copy() {
+    let (lab, image) = image_lab();
+    let to = image.to_str().unwrap();
+    lab.copy(to).unwrap();
+    make_again(&image);
+    let stop = AtomicBool::new(false);
+    for error in [
+        text(verify(lab.context(), &lab.name, false, &stop)),
+        text(lab.cutover()),
+    ] {
+        assert!(
+            error.contains("is not the file that was copied to"),
+            "{error}"
+        );
+    }
+    let error = text(lab.copy(to));
+    assert!(error.contains("--overwrite="), "{error}");
+    lab.assert_clean();
+    lab.copy_with(to, |r| r.may_go = &|_, _| true).unwrap();
     lab.cutover().unwrap();
 }
 

@@ -1,6 +1,7 @@
 //! The end of a copy: what is written down of it.
 
 use std::path::Path;
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use p2v_aoe::SECTOR;
@@ -8,7 +9,7 @@ use p2v_aoe::SECTOR;
 use super::{DiskCopy, Job};
 use crate::copy::certificate::Certificate;
 use crate::copy::{CopyError, Piece, Summary, destination, files_hit};
-use crate::record::{Destination, Verified};
+use crate::record::{Destination, Spot, Verified};
 use crate::timestamp::Timestamp;
 use crate::tool::lvm;
 use crate::workflow::copying::CopyDone;
@@ -131,20 +132,28 @@ impl DiskCopy {
         }
     }
 
-    /// The first and the last piece of which nothing is missing.
-    fn spots(&self, summary: &Summary) -> Vec<(u64, u32)> {
-        let whole = |piece: &&Piece| {
+    /// The first and the last piece of which nothing is missing, as they were noted.
+    fn spots(&self, summary: &Summary) -> Vec<Spot> {
+        let Some(journal) = &self.journal else {
+            return Vec::new();
+        };
+        let journal = journal.lock().unwrap_or_else(PoisonError::into_inner);
+        let spot = |(index, piece): (usize, &Piece)| {
             let missing =
                 |(lba, count): &(u64, u64)| *lba <= piece.last() && piece.lba < lba + count;
-            !summary.unreadable.iter().any(missing)
+            if summary.unreadable.iter().any(missing) {
+                return None;
+            }
+            let hash = blake3::Hash::from(journal.done(index)?.hash);
+            Some(Spot {
+                lba: piece.lba,
+                count: piece.count,
+                blake3: Some(hash.to_string()),
+            })
         };
-        let first = self.pieces.iter().find(whole);
-        let last = self.pieces.iter().rev().find(whole);
-        let mut spots: Vec<(u64, u32)> = first
-            .into_iter()
-            .chain(last)
-            .map(|piece| (piece.lba, piece.count))
-            .collect();
+        let pieces = || self.pieces.iter().enumerate();
+        let (first, last) = (pieces().find_map(spot), pieces().rev().find_map(spot));
+        let mut spots: Vec<Spot> = first.into_iter().chain(last).collect();
         spots.dedup();
         spots
     }
