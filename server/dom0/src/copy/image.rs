@@ -207,6 +207,7 @@ fn open(
         ours: true,
         destination: destination(&path)?,
         sink,
+        in_pool: None,
         image: Some(image),
         fresh,
         blank: fresh,

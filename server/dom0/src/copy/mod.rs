@@ -37,6 +37,7 @@ pub mod pieces;
 pub mod pool;
 pub mod rescue;
 pub mod sink;
+pub mod thin_pool;
 mod write;
 
 pub use bad::{BadAreas, Salvage};
@@ -175,6 +176,12 @@ pub enum CopyError {
         "stopped by the operator; run the same command again to go on: what is there already is not moved again"
     )]
     Interrupted,
+    /// A thin pool would not have lasted.
+    #[error(
+        "stopped in order, what is copied stays: {0}. Then run the same command again to resume; finished ranges are \
+         skipped"
+    )]
+    PoolFull(Box<thin_pool::Full>),
     /// The source failed.
     #[error(
         "reading the old disk at sector {lba} failed: {why}. Run the same command again to go on"

@@ -6,6 +6,7 @@ use serde::de::DeserializeOwned;
 use super::{ToolError, Tools, unexpected};
 
 mod filter;
+pub mod thin;
 
 /// Start of every tag of ours.
 pub const TAG_PREFIX: &str = "p2v.";
@@ -44,6 +45,8 @@ pub struct Volume {
     pub active: bool,
     /// Thin volumes are made in it, and nothing is written to it.
     pub is_thin_pool: bool,
+    /// Of a thin volume: the pool that it is in.
+    pub pool: Option<String>,
     /// Of a thin pool: what is newly mapped reads as zeros (`lvcreate --zero y`).
     pub zeroes: bool,
 }
@@ -122,6 +125,8 @@ struct VolumeRow {
     #[serde(default)]
     segtype: String,
     #[serde(default)]
+    pool_lv: String,
+    #[serde(default)]
     zero: String,
 }
 
@@ -161,7 +166,7 @@ pub fn volumes(tools: &Tools) -> Result<Vec<Volume>, ToolError> {
             "b",
             "--nosuffix",
             "-o",
-            "vg_name,lv_name,lv_uuid,vg_uuid,lv_size,lv_tags,lv_active,segtype,zero",
+            "vg_name,lv_name,lv_uuid,vg_uuid,lv_size,lv_tags,lv_active,segtype,pool_lv,zero",
         ],
     )?;
     parse_volumes(&text)
@@ -317,6 +322,8 @@ fn parse_volumes(text: &str) -> Result<Vec<Volume>, ToolError> {
                     .collect(),
                 active: row.lv_active.starts_with("active"),
                 is_thin_pool: row.segtype == "thin-pool",
+                // Volumes on a cache or VDO pool name that.
+                pool: (row.segtype == "thin").then_some(row.pool_lv),
                 zeroes: row.zero == "zero",
                 vg: row.vg_name,
                 lv: row.lv_name,

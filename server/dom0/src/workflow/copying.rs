@@ -1,5 +1,6 @@
 //! `p2v copy`: the old disks, copied and checked.
 
+use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool;
 
 use p2v_aoe::Address;
@@ -17,6 +18,7 @@ use crate::wire::Access;
 
 mod disk;
 mod estimate;
+mod pools;
 mod taken;
 mod used_extents;
 
@@ -60,7 +62,7 @@ pub struct CopyRequest<'a> {
     pub limit: Option<u64>,
     /// Bytes of memory for all disks together; by itself [`MEMORY`], or what so many disks need.
     pub memory: Option<usize>,
-    /// Set to stop in good order (by a signal handler).
+    /// Set to stop in good order: by a signal handler, or by the copy itself before a thin pool is full.
     pub stop: &'a AtomicBool,
 }
 
@@ -174,6 +176,7 @@ pub fn copy(context: Context<'_>, request: CopyRequest<'_>) -> Result<Vec<CopyDo
         unguarded,
         disks: chosen.len(),
         limit: limit.as_ref(),
+        pool_full: OnceLock::new(),
         memory: request
             .memory
             .unwrap_or(MEMORY.max(MEMORY_MIN * chosen.len()))
@@ -291,13 +294,14 @@ pub fn plan_copy(context: Context<'_>, request: CopyRequest<'_>) -> Result<Vec<C
     }
     let chosen = chosen(context, &contact, &wanted, request)?;
     let mut plans = Vec::new();
+    let mut filled = Vec::new();
     for (address, disk) in &chosen {
         let mut record = host.store.get(&name)?;
         let before = record.use_disk(*address, disk)?.copy.clone();
         let before = before.filter(|copy| copy.moved.is_none());
         let tag = record.volume_tag(address.slot).unwrap_or_default();
         taken::ask_for_others_at(context, &name, request, &wanted, *address)?;
-        let to = destination::look(
+        let (to, in_pool) = destination::look(
             host,
             &wanted,
             destination::Request {
@@ -324,6 +328,7 @@ pub fn plan_copy(context: Context<'_>, request: CopyRequest<'_>) -> Result<Vec<C
                 .map(|(_, count)| count * p2v_aoe::SECTOR)
                 .sum();
         }
+        filled.extend(in_pool.map(|place| (place, bytes)));
         let time = rate.map(|rate| estimate::words(bytes, rate, request.limit, chosen.len()));
         plans.push(CopyPlan {
             address: *address,
@@ -333,6 +338,7 @@ pub fn plan_copy(context: Context<'_>, request: CopyRequest<'_>) -> Result<Vec<C
             time,
         });
     }
+    pools::check(context, filled.iter().map(|(place, bytes)| (place, *bytes)))?;
     taken::warn_of_nameless(context, &wanted);
     Ok(plans)
 }
@@ -350,19 +356,22 @@ fn copy_disks<'a>(
         }
         copy.prepare(job)?;
     }
+    let pools = pools::check(job.context, open.iter().filter_map(DiskCopy::fills))?;
+    let (at_work, over) = std::sync::mpsc::channel();
     let results: Vec<_> = std::thread::scope(|scope| {
+        scope.spawn(move || pools::watch(job, &pools, &over));
         let threads: Vec<_> = open
             .iter_mut()
             .map(|disk| scope.spawn(|| disk.run(job)))
             .collect();
-        threads
-            .into_iter()
-            .map(|thread| {
-                thread
-                    .join()
-                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-            })
-            .collect()
+        let results = threads.into_iter().map(|thread| {
+            thread
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        });
+        let results = results.collect();
+        drop(at_work);
+        results
     });
     let mut done = Vec::new();
     let mut failed: Option<Error> = None;

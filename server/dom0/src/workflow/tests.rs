@@ -29,6 +29,7 @@ mod names;
 mod outage;
 mod safety;
 mod strangers;
+mod thin_pools;
 
 const FORCE: StartOptions = StartOptions {
     discard_copy: true,

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::copy::thin_pool::Full;
 use crate::tool::ToolError;
 use crate::tool::lvm::BadVolumeName;
 
@@ -33,6 +34,9 @@ pub enum DestinationError {
         /// Bytes needed.
         need: u64,
     },
+    /// A thin pool that is in danger as it is.
+    #[error("nothing is copied: {0}. Then run the same command again")]
+    PoolFull(Box<Full>),
     /// The volume is not this machine's.
     #[error(
         "volume {vg}/{lv} exists and is not marked as the copy of this disk (tag {tag}): {}. Name another volume, \

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 pub(super) use self::path::Marks;
+pub use self::place::InPool;
 pub(super) use self::place::Place;
 use super::FileSink;
 use super::image;
@@ -110,6 +111,8 @@ pub struct Prepared {
     pub destination: Destination,
     /// Open.
     pub sink: FileSink,
+    /// The thin pool that it is in.
+    pub in_pool: Option<InPool>,
     /// What shows the image that it writes to; after it, because it is closed first.
     pub image: Option<Shown>,
     /// Made by this run: nothing in it is worth keeping.
@@ -120,7 +123,7 @@ pub struct Prepared {
     pub ours: bool,
 }
 
-/// What [`prepare`] would do, in words; nothing is done.
+/// What [`prepare`] would do, in words, and the thin pool that it would fill; nothing is done.
 ///
 /// # Errors
 /// What would stop it.
@@ -128,8 +131,9 @@ pub fn look(
     host: &Host,
     wanted: &Wanted,
     request: Request<'_>,
-) -> Result<String, DestinationError> {
-    Ok(Place::find(host, wanted, request)?.to_string())
+) -> Result<(String, Option<InPool>), DestinationError> {
+    let place = Place::find(host, wanted, request)?;
+    Ok((place.to_string(), place.in_pool()))
 }
 
 /// Finds or makes the destination and opens it for this host's use alone.
@@ -285,7 +289,7 @@ mod tests {
         };
         let path = dir.path().join("disk.img");
         let wanted = Wanted::Path(path.clone());
-        let says = |request| look(&host, &wanted, request);
+        let says = |request| look(&host, &wanted, request).map(|(words, _)| words);
         let shown = |what: &str| format!("{}{what}", path.display());
         assert_eq!(
             says(request(None)).unwrap(),

@@ -181,6 +181,7 @@ fn lock_file(path: PathBuf) -> Result<Prepared, DestinationError> {
     Ok(Prepared {
         destination: file::raw(&path, &metadata),
         sink,
+        in_pool: None,
         image: None,
         fresh: false,
         blank: false,
@@ -207,6 +208,7 @@ pub(super) fn open_found_device(
     Ok(Prepared {
         destination: device_destination(host, &path, rdev),
         sink,
+        in_pool: None,
         image: None,
         fresh: false,
         blank: false,

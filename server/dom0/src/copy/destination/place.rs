@@ -45,7 +45,34 @@ pub(in crate::copy) enum Place {
     },
 }
 
+/// A destination in a thin pool, which grows with what is written to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InPool {
+    /// Volume group.
+    pub vg: String,
+    /// The pool.
+    pub pool: String,
+    /// The volume, where there is one.
+    pub volume: Option<String>,
+}
+
 impl Place {
+    /// The thin pool that it is in.
+    pub fn in_pool(&self) -> Option<InPool> {
+        let (vg, pool, volume) = match self {
+            Place::NewVolume { vg, pool, .. } => (vg, &pool.as_ref()?.lv, None),
+            Place::Volume { volume, .. } => {
+                (&volume.vg, volume.pool.as_ref()?, Some(volume.lv.clone()))
+            }
+            _ => return None,
+        };
+        Some(InPool {
+            vg: vg.clone(),
+            pool: pool.clone(),
+            volume,
+        })
+    }
+
     /// Looks at what is there; the operator is asked last, when nothing else is in the way.
     ///
     /// # Errors

@@ -7,8 +7,9 @@ use p2v_aoe::SECTOR;
 
 use super::error::DestinationError;
 use super::path::open_device;
-use super::place::Place;
+use super::place::{InPool, Place};
 use super::{Prepared, Request, refuse_domains_disk};
+use crate::copy::thin_pool;
 use crate::host::Host;
 use crate::record::Destination;
 use crate::tool::lvm::{self, Volume};
@@ -34,6 +35,9 @@ pub(super) fn find(
                 need,
             });
         }
+        if let Some(pool) = &volume.pool {
+            refuse_full(host, vg, pool)?;
+        }
         if !ours {
             ask_for(host, &volume, request)?;
         }
@@ -48,6 +52,9 @@ pub(super) fn find(
         };
         return Err(DestinationError::NoGroup(vg.to_owned(), names));
     };
+    if let Some(pool) = &pool {
+        refuse_full(host, vg, &pool.lv)?;
+    }
     // How much room a thin volume will need is not known before.
     if pool.is_none() && group.free < need {
         return Err(DestinationError::NoRoom {
@@ -58,6 +65,16 @@ pub(super) fn find(
     }
     let (vg, lv) = (vg.to_owned(), lv.to_owned());
     Ok(Place::NewVolume { vg, lv, pool })
+}
+
+/// Refuses a thin pool that has no room as it is.
+fn refuse_full(host: &Host, vg: &str, pool: &str) -> Result<(), DestinationError> {
+    // Of one that is not active nothing is known yet.
+    let pool = lvm::thin::pool(&host.tools, vg, pool)?;
+    match pool.as_ref().and_then(thin_pool::full) {
+        None => Ok(()),
+        Some(full) => Err(DestinationError::PoolFull(Box::new(full))),
+    }
 }
 
 /// Makes the volume and opens it.
@@ -78,6 +95,11 @@ pub(super) fn make(
     let made = lvm::volume(&host.tools, &vg, &lv)?.ok_or_else(|| {
         ToolError::NotDone(format!("{vg}/{lv} was made, and lvs does not list it"))
     })?;
+    let in_pool = pool.as_ref().map(|pool| InPool {
+        vg: vg.clone(),
+        pool: pool.lv.clone(),
+        volume: Some(lv.clone()),
+    });
     Ok(Prepared {
         destination: Destination::Volume {
             vg,
@@ -85,6 +107,7 @@ pub(super) fn make(
             uuid: made.uuid,
         },
         sink,
+        in_pool,
         image: None,
         fresh: true,
         blank: pool.is_some_and(|pool| pool.zeroes),
@@ -99,7 +122,9 @@ pub(super) fn open(
     ours: bool,
     request: Request<'_>,
 ) -> Result<Prepared, DestinationError> {
-    let Volume { vg, lv, uuid, .. } = volume;
+    let Volume {
+        vg, lv, uuid, pool, ..
+    } = volume;
     if !volume.active {
         lvm::activate(&host.tools, &vg, &lv)?;
     }
@@ -120,9 +145,15 @@ pub(super) fn open(
         .filter(|t| t.starts_with(lvm::TAG_PREFIX) && !tags.contains(t))
         .collect();
     lvm::retag(&host.tools, &vg, &lv, &tags, &others)?;
+    let in_pool = pool.map(|pool| InPool {
+        vg: vg.clone(),
+        pool,
+        volume: Some(lv.clone()),
+    });
     Ok(Prepared {
         destination: Destination::Volume { vg, lv, uuid },
         sink,
+        in_pool,
         image: None,
         fresh: false,
         blank: false,
@@ -186,6 +217,7 @@ mod tests {
             tags: tags.iter().map(|t| (*t).to_owned()).collect(),
             active: true,
             is_thin_pool: false,
+            pool: None,
             zeroes: false,
         };
         let ours = |tags| is_ours(&volume(tags), "p2v.web.0.aa");

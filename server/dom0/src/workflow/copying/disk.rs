@@ -1,6 +1,6 @@
 //! The copy of one disk: its sessions, its destination and its journal.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use p2v_aoe::Address;
@@ -8,8 +8,9 @@ use p2v_aoe::inventory::Disk;
 
 use super::taken::{ask_for_others, ask_for_others_at, give_up, warn_of_nameless};
 use super::{CopyRequest, estimate, used_extents};
-use crate::copy::destination::{self, Prepared, Wanted};
+use crate::copy::destination::{self, InPool, Prepared, Wanted};
 use crate::copy::journal::{Identity, Journal};
+use crate::copy::thin_pool::Full;
 use crate::copy::{
     self, BadAreas, CopyError, Limit, Options, Piece, RANGE_SECTORS, Sources, Summary, pieces,
 };
@@ -39,6 +40,8 @@ pub(super) struct Job<'a> {
     /// How many disks are copied at the same time.
     pub(super) disks: usize,
     pub(super) limit: Option<&'a Limit>,
+    /// The thin pool that the copies were stopped for.
+    pub(super) pool_full: OnceLock<Full>,
     /// Bytes for each disk.
     pub(super) memory: usize,
 }
@@ -157,6 +160,13 @@ impl DiskCopy {
         self.pieces = pieces::cut(self.disk.sectors, &extents, RANGE_SECTORS);
         self.extents = Some(extents);
         Ok(())
+    }
+
+    /// The thin pool that it is copied to, and bytes that may be written there.
+    pub(super) fn fills(&self) -> Option<(&InPool, u64)> {
+        let bytes = self.pieces.iter().map(|p| p.bytes() as u64).sum();
+        let place = self.prepared.as_ref()?.in_pool.as_ref()?;
+        Some((place, bytes))
     }
 
     /// Finds or makes the destination, and notes in the record what is copied where.
@@ -381,6 +391,10 @@ impl DiskCopy {
         if let Some(why) = image.and_then(Shown::ended).filter(|_| copied.is_err()) {
             report.warn(&format!("what writes the image of {label} ended: {why}"));
         }
+        let copied = copied.map_err(|error| match (error, job.pool_full.get()) {
+            (CopyError::Interrupted, Some(full)) => CopyError::PoolFull(Box::new(full.clone())),
+            (error, _) => error,
+        });
         Ok(copied.inspect_err(|error| {
             // The copy's own error is what the operator must see.
             let what = format!("copying {label} ended: {error}");

@@ -30,7 +30,7 @@ echo "$P $*" >> $D/log
 [ -e "$D/fail-$P-$1" ] && { echo "$P was told to fail" >&2; exit 5; }
 "#;
 
-pub(super) const SCRIPTS: [(&str, &str); 8] = [
+pub(super) const SCRIPTS: [(&str, &str); 9] = [
     (
         "xl",
         r#"
@@ -94,20 +94,27 @@ printf '{"report":[{"lv":['
 S=
 while read vg lv size tags; do
     uuid=$(stat -c %i $D/dev/$vg/$lv)
-    printf '%s{"vg_name":"%s","lv_name":"%s","lv_uuid":"%s","vg_uuid":"AbC-d","lv_size":"%s","lv_tags":"%s","lv_active":"active"}' "$S" $vg $lv $uuid $size "$tags"
+    pool=$(grep -sx "$vg/$lv .*" $D/thin)
+    printf '%s{"vg_name":"%s","lv_name":"%s","lv_uuid":"%s","vg_uuid":"AbC-d","lv_size":"%s","lv_tags":"%s","lv_active":"active","segtype":"%s","pool_lv":"%s","data_percent":"%s"}' "$S" $vg $lv $uuid $size "$tags" ${pool:+thin} "${pool#* }" ${pool:+0.00}
     S=,
 done < $D/lv
+[ ! -e $D/pool ] || while read vg lv size data metadata monitor; do
+    printf '%s{"vg_name":"%s","lv_name":"%s","lv_uuid":"u","vg_uuid":"AbC-d","lv_size":"%s","lv_tags":"","lv_active":"active","segtype":"thin-pool","zero":"zero","data_percent":"%s","metadata_percent":"%s","vg_free":"90000000","seg_monitor":"%s"}' "$S" $vg $lv $size $data $metadata "$monitor"
+    S=,
+done < $D/pool
 printf ']}]}\n'"#,
     ),
+    ("lvmconfig", r#"[ -e $D/autoextend ] && cat $D/autoextend"#),
     (
         "lvcreate",
         r#"
-tags=
+tags= pool=
 while [ $# -gt 1 ]; do case "$1" in
-    --size) size=${2%b}; shift 2 ;; --name) lv=$2; shift 2 ;;
+    --size|--virtualsize) size=${2%b}; shift 2 ;; --thinpool) pool=$2; shift 2 ;; --name) lv=$2; shift 2 ;;
     --addtag) tags="$tags,$2"; shift 2 ;; *) shift ;;
 esac; done
 size=$(( (size + 4194303) / 4194304 * 4194304 ))
+[ -z "$pool" ] || { set -- ${pool%/*}; echo "$1/$lv ${pool#*/}" >> $D/thin; }
 mkdir -p $D/dev/$1; truncate -s $size $D/dev/$1/$lv
 echo "$1 $lv $size ${tags#,}" >> $D/lv"#,
     ),
@@ -206,6 +213,7 @@ pub(super) fn lab(disks: u8) -> Lab {
         orders: Vec::new(),
         deaf: None,
         restarts_after: None,
+        on_read: None,
     })));
     Lab {
         dir,

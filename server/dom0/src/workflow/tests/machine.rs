@@ -24,6 +24,8 @@ pub(super) struct Machine {
     pub(super) deaf: Option<usize>,
     /// Restarts after so many readings of its inventory.
     pub(super) restarts_after: Option<u32>,
+    /// What else happens when a sector is read.
+    pub(super) on_read: Option<Arc<dyn Fn(u64) + Send + Sync>>,
 }
 
 #[derive(Clone)]
@@ -75,6 +77,10 @@ impl Source for FakeExport {
     }
 
     fn read(&mut self, lba: u64, buffer: &mut [u8]) -> Result<(), SourceError> {
+        let on_read = self.machine.lock().unwrap().on_read.clone();
+        if let Some(on_read) = on_read {
+            on_read(lba);
+        }
         let machine = self.machine.lock().unwrap();
         let end = lba + buffer.len() as u64 / SECTOR;
         let bad: Vec<u64> = machine
