@@ -484,7 +484,12 @@ fn a_destination_that_another_machine_has_is_asked_for_and_a_moved_one_refused()
             .replace("\"shelf\": 1,", "\"shelf\": 9,")
             .replace("00:00:00:00:00:07", "00:00:00:00:00:99");
         assert_ne!(theirs, record);
-        fs::write(records.join("e9.json"), &theirs).unwrap();
+        let put_back = |text: &str| {
+            fs::write(records.join("e9.json"), text).unwrap();
+            let store = p2v_dom0::Store::open(&lab.path("state")).unwrap();
+            store.trust(&"e9".parse().unwrap()).unwrap();
+        };
+        put_back(&theirs);
         let before = fs::read(&image).unwrap();
         let refused = lab.copy(&image, &[]);
         assert_eq!(refused.status.code(), Some(1));
@@ -505,7 +510,7 @@ fn a_destination_that_another_machine_has_is_asked_for_and_a_moved_one_refused()
             "\"moved\": \"2026-01-01T00:00:00Z\", \"begun\":",
         );
         assert_ne!(moved, theirs);
-        fs::write(records.join("e9.json"), &moved).unwrap();
+        put_back(&moved);
         let refused = lab.copy(&image, &[&named]);
         assert_eq!(refused.status.code(), Some(1));
         assert!(
