@@ -54,7 +54,7 @@ impl LocalHost {
         make_tap()?;
         let settings = work.join("p2v.toml");
         let text = format!(
-            "iface = \"{TAP}\"\nstate = \"{}\"\n[serve]\nmode = \"dhcp\"\n\
+            "iface = \"{TAP}\"\nstate = \"{}\"\n[serve]\nmode = \"dhcp\"\nallow = [\"*\"]\n\
              pool = {{ start = \"192.168.7.200\", end = \"192.168.7.250\" }}\n\
              kernel = \"{image}/vmlinuz\"\ninitrd = \"{image}/initrd\"\n",
             work.join("state").display(),

@@ -37,6 +37,7 @@ iface = "xenbr0"
 
 [serve]
 mode = "dhcp"
+allow = ["*"]
 pool = { start = "192.168.7.200", end = "192.168.7.250" }
 
 [xen]

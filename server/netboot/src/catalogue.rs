@@ -103,7 +103,9 @@ impl Catalogue {
                 why: format!("{mac} is one of those that p2v does not boot (deny)."),
             },
             Ok(None) => BootDecision::LocalDisk {
-                why: format!("{mac} is not on the list of machines that p2v boots."),
+                why: format!(
+                    "Nobody has approved it. On the Xen host, `p2v approve {mac}` lets p2v boot it."
+                ),
             },
             Err(e) => {
                 let why = format!("{mac}: no decision, the machine is held: {e}");

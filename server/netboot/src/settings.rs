@@ -70,7 +70,7 @@ pub struct Settings {
     /// Addresses that belong to one machine each, by MAC; they may lie inside or outside `pool`.
     #[serde(deserialize_with = "crate::mac::by_mac")]
     pub fixed: BTreeMap<MacAddr, Ipv4Addr>,
-    /// If not empty, only these machines are booted.
+    /// Machines that are booted. The caller may approve others ([`crate::Machines::boot_unlisted`]); default none.
     pub allow: Vec<MacPattern>,
     /// Machines that are not booted, also when `allow` names them.
     pub deny: Vec<MacPattern>,
@@ -158,8 +158,7 @@ impl Default for Settings {
 impl Settings {
     /// Whether the lists let this machine be booted. `deny` wins.
     pub fn allows(&self, mac: MacAddr) -> bool {
-        !self.denies(mac)
-            && (self.allow.is_empty() || self.allow.iter().any(|entry| entry.matches(mac)))
+        !self.denies(mac) && self.allow.iter().any(|entry| entry.matches(mac))
     }
 
     /// Whether `allow` names this machine by its whole address.
@@ -348,12 +347,13 @@ mod tests {
         let settings = |text| toml::from_str::<Settings>(text).unwrap();
         let mac: MacAddr = "52:54:00:12:34:56".parse().unwrap();
         for (text, allows) in [
-            ("", true),
+            ("", false),
+            ("allow=['*']", true),
             ("allow=['52:54:00:*']", true),
             ("allow=['52:54:01:*']", false),
             ("allow=['52:54:00:12:34:56']\ndeny=['52:*']", false),
-            ("deny=['*']", false),
-            ("deny=['52:54:01:*']", true),
+            ("allow=['*']\ndeny=['*']", false),
+            ("allow=['*']\ndeny=['52:54:01:*']", true),
         ] {
             assert_eq!(settings(text).allows(mac), allows, "{text}");
         }

@@ -26,6 +26,7 @@ The old server is restarted once and boots over the network into p2v's agent, wh
 changes nothing on them. Then, on the Xen host, for a machine called NAME:
 
   p2v list            what is there, and what state it is in
+  p2v approve MAC     let a machine in that asks: until then it is left to its own disk
   p2v start NAME      run the old system as a domain, still on its old disk (service is back)
                       ... whenever it suits: shut the domain down from inside, or p2v stop NAME ...
   p2v copy NAME --to VG     copy the disk to a new volume in VG; every byte is checked
@@ -35,7 +36,7 @@ changes nothing on them. Then, on the Xen host, for a machine called NAME:
 If its disk fails, leave out start: copy, then cutover; do not restart the old machine before that.";
 
 const AFTER: &str = "\
-States: seen -> exported -> running -> copying -> copied -> moved -> released.
+States: asks -> seen -> exported -> running -> copying -> copied -> moved -> released.
 Nothing is overwritten or deleted silently, and until `p2v start` nothing can write to the old disk.
 
 Exit codes: 0 done; 1 failed, with the reason and what to do on standard error; 2 wrong usage; 3 doctor found \
@@ -93,9 +94,24 @@ pub enum Command {
     },
     /// Print this host's public key, by which old machines know its orders; make the key if there is none
     Key,
-    /// Boot old machines over the network (runs until stopped; see the p2v-serve unit). `allow` under [serve] in the
-    /// settings names those that may be: without it every machine that boots from the network is
+    /// Boot old machines over the network (runs until stopped; see the p2v-serve unit): those that are approved, by `p2v
+    /// approve` or by `allow` under [serve] in the settings
     Serve(ServeOptions),
+    /// Let a machine that asks boot the agent; without a name: say what was approved
+    ///
+    /// Until then a machine that boots from the network is left to its own disk; `p2v list` shows it as `asks`. Its firmware
+    /// repeats its question for about a minute: approved meanwhile, it boots at once.
+    Approve {
+        /// The MAC address that it boots from, or its name
+        #[arg(value_name = "NAME|MAC")]
+        machine: Option<String>,
+        /// For one boot: until it has fetched its whole initial RAM disk
+        #[arg(long, requires = "machine")]
+        once: bool,
+        /// Take it back: it is left to its own disk from its next start on, unless its server runs here
+        #[arg(long, requires = "machine", conflicts_with = "once")]
+        revoke: bool,
+    },
     /// The machines and their states
     List {
         /// How each machine's last boot over the network went, instead

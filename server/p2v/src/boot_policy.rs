@@ -5,9 +5,12 @@
 //! first, and no list, wish or count after it ever sends a machine to its own disk while its server
 //! runs, or has moved, elsewhere.
 
+use p2v_aoe::MacAddr;
 use p2v_dom0::State;
 use p2v_dom0::record::Record;
 use serde::Deserialize;
+
+use crate::approvals::{Approval, Word};
 
 /// What the settings say a machine shall do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -46,12 +49,12 @@ impl Facts {
 impl Facts {
     /// Whether the machine's server is on this host: then no list and no wish leaves it to its disk.
     pub fn server_is_here(self) -> bool {
-        let unlisted = Rules {
+        let not_approved = Rules {
             wish: None,
-            listed: false,
+            approved: false,
             once: false,
         };
-        decide(Some(self), unlisted) != Verdict::NotOurs
+        decide(Some(self), not_approved) != Verdict::NotOurs
     }
 }
 
@@ -60,10 +63,70 @@ impl Facts {
 pub struct Rules {
     /// For this machine.
     pub wish: Option<Wish>,
-    /// `allow` and `deny` let it be booted.
-    pub listed: bool,
+    /// It may be booted.
+    pub approved: bool,
     /// `--once`.
     pub once: bool,
+}
+
+/// All that may let a machine be booted.
+#[derive(Clone, Copy, Debug)]
+pub struct Grounds<'a> {
+    /// `deny` names it.
+    pub denied: bool,
+    /// `allow` names it.
+    pub allowed: bool,
+    /// `allow` names machines, this one or others.
+    pub has_allow: bool,
+    /// What the settings say that it shall do.
+    pub wish: Option<Wish>,
+    /// The operator's last word.
+    pub approval: Option<Approval>,
+    /// What is remembered of it.
+    pub record: Option<&'a Record>,
+}
+
+impl<'a> Grounds<'a> {
+    /// Those of the machine with the card `mac`, by the lists as they are.
+    pub fn new(
+        lists: &p2v_netboot::Settings,
+        mac: MacAddr,
+        wish: Option<Wish>,
+        approval: Option<Approval>,
+        record: Option<&'a Record>,
+    ) -> Grounds<'a> {
+        Grounds {
+            denied: lists.denies(mac),
+            allowed: lists.allows(mac),
+            has_allow: !lists.allow.is_empty(),
+            wish,
+            approval,
+            record,
+        }
+    }
+
+    /// Whether it may be booted. `deny` wins over all, then whatever lets it in counts.
+    ///
+    /// One whose agent was heard before is approved without a word, so that it comes back after a restart; not where `allow`
+    /// names machines, because one that was taken out of that list is to be left alone.
+    pub fn approve(self) -> bool {
+        let state = self.record.map(|record| record.state);
+        let is_begun = matches!(state, Some(State::Copying | State::Copied));
+        let has_booted_since = |at| {
+            let booted = self.record.and_then(|record| record.booted_once);
+            booted.is_some_and(|booted| booted >= at)
+        };
+        let by_hand = match self.approval {
+            Some(Approval { word, at }) => match word {
+                Word::Always => true,
+                // Once something was begun with its disks, the machine is wanted here.
+                Word::Once => !has_booted_since(at) || is_begun,
+                Word::Revoked => false,
+            },
+            None => !self.has_allow && state.is_some_and(|state| state != State::Seen),
+        };
+        !self.denied && (self.allowed || self.wish == Some(Wish::Agent) || by_hand)
+    }
 }
 
 /// What it shall do.
@@ -109,7 +172,7 @@ pub fn decide(facts: Option<Facts>, rules: Rules) -> Verdict {
             State::Seen | State::Exported | State::Copying | State::Copied => {}
         }
     }
-    if !rules.listed {
+    if !rules.approved {
         return Verdict::NotOurs;
     }
     match rules.wish {
@@ -132,6 +195,7 @@ pub fn decide(facts: Option<Facts>, rules: Rules) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use p2v_dom0::Timestamp;
 
     const WISHES: [Option<Wish>; 4] = [
         None,
@@ -152,13 +216,101 @@ mod tests {
                     };
                     let rules = Rules {
                         wish,
-                        listed: bit(2),
+                        approved: bit(2),
                         once: bit(3),
                     };
                     check(facts, rules, decide(Some(facts), rules));
                 }
             }
         }
+    }
+
+    /// The table of who may be booted: `deny`, `allow`, the `boot` setting, the operator's word, and the state.
+    #[test]
+    fn who_is_approved() {
+        let mut record = Record::new("e1".parse().unwrap(), MacAddr::zero(), 1);
+        let (before, at, after) = (999, 1000, 1001);
+        let said = |word| Approval {
+            word,
+            at: Timestamp::from_unix(at),
+        };
+        let nothing = Grounds {
+            denied: false,
+            allowed: false,
+            has_allow: false,
+            wish: None,
+            approval: None,
+            record: None,
+        };
+        let allowed = Grounds {
+            allowed: true,
+            has_allow: true,
+            ..nothing
+        };
+        let others = Grounds {
+            has_allow: true,
+            ..nothing
+        };
+        let wish = |wish| Grounds {
+            wish: Some(wish),
+            ..nothing
+        };
+        let word = |word| Grounds {
+            approval: Some(said(word)),
+            ..nothing
+        };
+        // In the order: not met, seen, exported, copied.
+        for (case, grounds, expected) in [
+            ("nothing", nothing, [false, false, true, true]),
+            ("allow", allowed, [true; 4]),
+            ("allow names others", others, [false; 4]),
+            ("boot = agent", wish(Wish::Agent), [true; 4]),
+            (
+                "boot = local",
+                wish(Wish::Local),
+                [false, false, true, true],
+            ),
+            ("approved", word(Word::Always), [true; 4]),
+            ("once, to come", word(Word::Once), [true; 4]),
+            ("revoked", word(Word::Revoked), [false; 4]),
+        ] {
+            let mut told = vec![grounds.approve()];
+            for state in [State::Seen, State::Exported, State::Copied] {
+                record.state = state;
+                let record = Some(&record);
+                told.push(Grounds { record, ..grounds }.approve());
+                let denied = Grounds {
+                    denied: true,
+                    record,
+                    ..grounds
+                };
+                assert!(!denied.approve(), "{case}");
+            }
+            assert_eq!(told, expected, "{case}");
+        }
+        for (booted, state, expected) in [
+            (before, State::Exported, true),
+            (after, State::Seen, false),
+            (after, State::Exported, false),
+            (after, State::Copying, true),
+        ] {
+            record.state = state;
+            record.booted_once = Some(Timestamp::from_unix(booted));
+            let once = Grounds {
+                record: Some(&record),
+                ..word(Word::Once)
+            };
+            assert_eq!(once.approve(), expected, "{booted} {state}");
+        }
+        // The settings' own word is not taken back by hand.
+        let approval = Some(said(Word::Revoked));
+        assert!(
+            Grounds {
+                approval,
+                ..allowed
+            }
+            .approve()
+        );
     }
 
     /// Whatever lists, wishes and counts say.
@@ -181,7 +333,7 @@ mod tests {
     fn what_each_machine_shall_do() {
         let all = Rules {
             wish: None,
-            listed: true,
+            approved: true,
             once: false,
         };
         let wish = |wish| Rules {
@@ -190,7 +342,7 @@ mod tests {
         };
         let once = Rules { once: true, ..all };
         let unlisted = Rules {
-            listed: false,
+            approved: false,
             ..all
         };
         let fact = |state, in_use, had_its_boot| {

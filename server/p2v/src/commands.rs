@@ -19,10 +19,11 @@ use p2v_dom0::{Host, Store};
 use p2v_netboot::{Mode, parse_mac};
 use serde_json::json;
 
+use crate::approvals::Word;
 use crate::arguments::{Arguments, Command, Devices, exit};
 use crate::report::Told;
 use crate::settings::Settings;
-use crate::{boots, copying, doctor, image, naming, serve, show, site_dhcp};
+use crate::{approve, boots, copying, doctor, image, naming, serve, show, site_dhcp};
 
 /// Runs the command that was asked for.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
@@ -109,6 +110,19 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             let boots = boots::read(&settings.serve.state_dir)?;
             boots::list(&boots, &workflow::discover(context)?, json)
         }),
+        Command::Approve { machine: None, .. } => approve::list(&settings, json),
+        Command::Approve {
+            machine: Some(machine),
+            once,
+            revoke,
+        } => {
+            let word = match (once, revoke) {
+                (_, true) => Word::Revoked,
+                (true, false) => Word::Once,
+                (false, false) => Word::Always,
+            };
+            approve::run(&host.store, &settings, machine, word, json)
+        }
         Command::List { boot: false } => with_wire(&host, &settings, &told, |context| {
             show::list(&workflow::discover(context)?, json)
         }),

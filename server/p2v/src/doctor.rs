@@ -11,6 +11,7 @@ use p2v_netboot::{
     try_tcp_port, try_udp_port,
 };
 
+use crate::approvals::{Approvals, Word};
 use crate::arguments::exit;
 use crate::privileges;
 use crate::settings::{SETTINGS_FILE, Settings};
@@ -220,21 +221,34 @@ fn port_finding(
 /// Who is booted.
 fn allowed(settings: &Settings) -> Finding {
     let what = "machines to boot";
-    match settings.serve.allow.len() {
-        0 => finding(
+    let allow = &settings.serve.allow;
+    if allow.iter().any(|entry| entry.bytes() == [None; 6]) {
+        return finding(
             Severity::Warning,
             what,
-            "`allow` is empty: with p2v-serve, every machine that boots from the network gets the agent",
-            "name the old machines' MAC addresses in `allow` under [serve]",
-        ),
-        count => finding(
-            Severity::Good,
+            "`allow` names \"*\": with p2v-serve, every machine that boots from the network gets the agent",
+            "leave `allow` under [serve] empty, and let the old machines in by `p2v approve`; or name them there",
+        );
+    }
+    match Approvals::of(&settings.state).all() {
+        Ok(approvals) => {
+            let words = approvals.values().map(|approval| approval.word);
+            let by_hand = words.filter(|word| *word != Word::Revoked).count();
+            finding(
+                Severity::Good,
+                what,
+                format!(
+                    "those that are approved: {} by `allow`, {by_hand} by `p2v approve`",
+                    allow.len()
+                ),
+                "",
+            )
+        }
+        Err(error) => finding(
+            Severity::Bad,
             what,
-            match count {
-                1 => "1 entry in `allow`".to_owned(),
-                _ => format!("{count} entries in `allow`"),
-            },
-            "",
+            format!("{error:#}"),
+            "a machine whose approval cannot be read is left to its own disk: approve it again",
         ),
     }
 }
@@ -322,6 +336,39 @@ fn other_dhcp(settings: &Settings) -> Finding {
 mod tests {
     use super::*;
     use p2v_netboot::Loader;
+
+    #[test]
+    fn that_every_machine_is_booted_is_to_be_known_of_and_that_none_is_is_right() {
+        let state = tempfile::tempdir().unwrap();
+        let mut settings = Settings {
+            state: state.path().to_owned(),
+            ..Settings::default()
+        };
+        let found = |settings: &Settings| {
+            let finding = allowed(settings);
+            (finding.severity, finding.found)
+        };
+        let (severity, text) = found(&settings);
+        assert_eq!(severity, Severity::Good);
+        assert!(text.contains("0 by `allow`, 0 by `p2v approve`"), "{text}");
+        for (n, word) in [(1, Word::Always), (2, Word::Once), (3, Word::Revoked)] {
+            let mac = p2v_aoe::MacAddr::new(2, 0, 0, 0, 0, n);
+            let at = p2v_dom0::Timestamp::now();
+            let said = crate::approvals::Approval { word, at };
+            Approvals::of(state.path()).set(mac, said).unwrap();
+        }
+        settings.serve.allow = vec!["52:54:00:*".parse().unwrap()];
+        let (severity, text) = found(&settings);
+        assert_eq!(severity, Severity::Good);
+        assert!(text.contains("1 by `allow`, 2 by `p2v approve`"), "{text}");
+        for all in ["*", "*:*:*:*:*:*"] {
+            settings.serve.allow = vec![all.parse().unwrap()];
+            assert_eq!(found(&settings).0, Severity::Warning);
+        }
+        settings.serve.allow.clear();
+        std::fs::write(state.path().join("approved/02-00-00-00-00-01.json"), "").unwrap();
+        assert_eq!(found(&settings).0, Severity::Bad);
+    }
 
     #[test]
     fn a_missing_loader_that_is_named_is_bad_and_another_is_to_be_known_of() {

@@ -7,6 +7,8 @@ use clap::Parser;
 #[macro_use]
 mod output;
 
+mod approvals;
+mod approve;
 mod arguments;
 mod aside;
 mod boot_policy;

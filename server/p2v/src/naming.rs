@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use p2v_aoe::MacAddr;
 use p2v_dom0::Store;
 use p2v_dom0::name::MachineName;
+use p2v_dom0::store::StoreError;
 use p2v_netboot::parse_mac;
 
 use crate::settings::Settings;
@@ -91,6 +92,30 @@ pub fn name_of(store: &Store, settings: &Settings, text: &str) -> Result<Machine
         Meant::Stranger(_) => bail!(
             "`{text}` is neither the name of a machine nor the MAC address that one boots from (`p2v list` has both)"
         ),
+    }
+}
+
+/// The MAC address that a machine boots from, also of one that only the settings name.
+///
+/// # Errors
+/// As [`meant`]; nothing is known of a machine of that name.
+pub fn mac_of(store: &Store, settings: &Settings, machine: &str) -> Result<MacAddr> {
+    let name = match meant(store, settings, machine)? {
+        Meant::Stranger(mac) => return Ok(mac),
+        Meant::Named(name) => name,
+    };
+    match store.get(&name) {
+        Ok(record) => Ok(record.boot_mac),
+        Err(error @ StoreError::Unknown { .. }) => {
+            let mut known = settings.machines.iter();
+            let called = known.find(|(_, known)| known.name.as_ref() == Some(&name));
+            let Some((mac, _)) = called else {
+                return Err(error)
+                    .context("a machine that p2v has not met is named by its MAC address");
+            };
+            Ok(*mac)
+        }
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -33,13 +33,13 @@ fn begun(record: &Record) -> bool {
 /// The machine that has `mac` as another card than the one it boots from, and shall not come to its
 /// disk by it: its server is on this host, or its disks were copied, and by the card that it boots
 /// from it would start the agent. A server that was copied on trial may run on its own disk as long as
-/// the settings say so. `rules`: for a card. `ids`: SMBIOS UUIDs that the machine told with this card, by
+/// the settings say so. `rules`: for a machine. `ids`: SMBIOS UUIDs that the machine told with this card, by
 /// which a card is known that the agent had no driver for.
 pub fn second_card_of<'r>(
     records: &'r [Record],
     mac: MacAddr,
     ids: &[MachineId],
-    rules: impl Fn(MacAddr) -> Rules,
+    rules: impl Fn(&Record) -> Rules,
 ) -> Option<&'r Record> {
     let mut machines: Vec<&Record> = records
         .iter()
@@ -52,7 +52,7 @@ pub fn second_card_of<'r>(
     // One whose server is here comes first, should two records have the card.
     machines.sort_by_key(|record| !Facts::of(record).server_is_here());
     machines.into_iter().find(|record| {
-        let verdict = boot_policy::decide(Some(Facts::of(record)), rules(record.boot_mac));
+        let verdict = boot_policy::decide(Some(Facts::of(record)), rules(record));
         !verdict.leaves_it_to_its_disk()
     })
 }

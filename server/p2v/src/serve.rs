@@ -12,6 +12,7 @@ use p2v_dom0::{Store, host_key};
 use p2v_netboot::{Machines, Notice};
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::approvals::Approvals;
 use crate::arguments::{ServeOptions, exit};
 use crate::boots::Boots;
 use crate::in_one_line;
@@ -102,7 +103,14 @@ fn serve(settings: Settings, options: &ServeOptions) -> Result<()> {
         Err(error) => serve_log::line(format_args!("p2v serve: {error}")),
     }
     let unknown_images = settings.unknown_images();
+    if settings.serve.allow.is_empty() {
+        serve_log::line(
+            "p2v serve: `allow` is empty: machines are booted when they are approved (`p2v list` shows those that ask, \
+             `p2v approve NAME|MAC` lets one in)",
+        );
+    }
     let machines = Arc::new(Records {
+        approvals: Approvals::of(&settings.state),
         store,
         hosts,
         known: settings.machines,

@@ -71,7 +71,7 @@ pub struct Machine {
     pub name: Option<MachineName>,
     /// The address it is given (mode `dhcp`).
     pub address: Option<Ipv4Addr>,
-    /// What it does when it boots from the network; by itself the agent, if it is allowed.
+    /// What it does when it boots from the network; by itself the agent, if it is approved. `Agent` approves it.
     pub boot: Option<Wish>,
     /// The boot loader it is given, whatever it is taken for.
     pub loader: Option<Loader>,

@@ -170,7 +170,9 @@ fn about(server: DhcpServer, site: &Site) -> Vec<String> {
     }
     if site.only.is_empty() {
         lines.push(
-            "`allow` under [serve] is empty: this is for EVERY machine that boots from the network.".into(),
+            "`allow` under [serve] is empty: EVERY machine that boots from the network is sent here. p2v serve sends on to its \
+             own disk each that is not approved (`p2v approve`)."
+                .into(),
         );
     }
     lines

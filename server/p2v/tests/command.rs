@@ -134,6 +134,48 @@ fn a_host_without_machines_says_how_to_get_one() {
 }
 
 #[test]
+fn a_machine_is_approved_by_its_address_or_name_unless_the_settings_leave_it_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = dir.path().join("p2v.toml");
+    let text =
+        "[serve]\ndeny = ['52:54:00:00:00:09']\n[machines.'52:54:00:00:00:01']\nname = 'web'\n";
+    std::fs::write(&settings, text).unwrap();
+    let approve = |more: &[&str]| {
+        let mut arguments = vec!["--config", settings.to_str().unwrap(), "approve"];
+        arguments.extend(more);
+        p2v(dir.path(), &arguments)
+    };
+    let said =
+        || -> serde_json::Value { serde_json::from_str(&out(&approve(&["--json"]))).unwrap() };
+    assert!(out(&approve(&[])).contains("p2v list"));
+    for arguments in [&["web"][..], &["52-54-00-00-00-02", "--once"]] {
+        let output = approve(arguments);
+        assert_eq!(output.status.code(), Some(0), "{}", err(&output));
+        assert!(out(&output).contains("is approved"), "{}", out(&output));
+    }
+    assert_eq!(said()["52:54:00:00:00:01"]["word"], "always");
+    assert_eq!(said()["52:54:00:00:00:02"]["word"], "once");
+    let output = approve(&["web", "--revoke"]);
+    assert!(out(&output).contains("own disk"), "{}", out(&output));
+    assert_eq!(said()["52:54:00:00:00:01"]["word"], "revoked");
+    for (machine, why) in [
+        ("52:54:00:00:00:09", "`deny`"),
+        ("nobody", "MAC address"),
+        ("52:54", "no whole MAC"),
+    ] {
+        let output = approve(&[machine]);
+        assert_eq!(output.status.code(), Some(1));
+        assert!(err(&output).contains(why), "{}", err(&output));
+    }
+    assert_eq!(approve(&["--once"]).status.code(), Some(2));
+    assert_eq!(
+        approve(&["web", "--once", "--revoke"]).status.code(),
+        Some(2)
+    );
+    assert_eq!(said().as_object().unwrap().len(), 2);
+}
+
+#[test]
 fn a_config_is_printed_and_written() {
     let state = tempfile::tempdir().unwrap();
     let store = p2v_dom0::Store::open(state.path()).unwrap();

@@ -277,7 +277,8 @@ impl Dhcp {
             // The lists are of machines to boot, but what is denied is left alone altogether.
             ClientKind::Other => !self.settings.denies(mac),
             _ if asks => self.is_to_be_booted(&request).await,
-            _ => self.settings.allows(mac),
+            // What it says of an address counts only for one that it was given here.
+            _ => !self.settings.denies(mac),
         };
         if !wanted {
             return None;
@@ -347,16 +348,19 @@ impl Dhcp {
         match decided.await {
             Ok(None) => {
                 let why = match self.settings.denies(mac) {
-                    true => "`deny` in the settings leaves it out",
-                    false => "`allow` in the settings does not name it",
+                    true => "`deny` in the settings leaves it out".to_owned(),
+                    false => format!("nobody has approved it (`p2v approve {mac}`)"),
                 };
                 if self.is_told_of(mac) {
                     return false;
                 }
-                self.ignored(request, why.to_owned())
+                self.ignored(request, why)
             }
             Ok(Some(BootDecision::Ignore { why })) => self.ignored(request, why),
-            Ok(Some(_)) => true,
+            Ok(Some(_)) => {
+                self.told_of.remove(&mac);
+                true
+            }
             Err(e) => {
                 // Answered all the same, so that it fetches its menu, which holds it: without an
                 // answer it would go on with its own disk.

@@ -297,7 +297,7 @@ fn with_serve_all_an_ordinary_client_gets_an_address_and_nothing_to_boot() {
     settings.serve_all = true;
     settings.domain = Some("example.org".into());
     // The list is of machines to boot.
-    settings.allow.push("00:*".parse().unwrap());
+    settings.allow = vec!["00:*".parse().unwrap()];
     let _service = lab.serve(settings);
     let (output, seen) = udhcpc(&lab, "udhcp 1.35", &[]);
     assert!(output.status.success(), "{output:?}");
@@ -315,7 +315,7 @@ fn with_serve_all_an_ordinary_client_gets_an_address_and_nothing_to_boot() {
 fn lists_decisions_and_machines_there_is_no_loader_for() {
     let lab = Lab::with_address();
     let mut settings = lab.settings(Mode::Dhcp);
-    settings.allow.push(MAC.into());
+    settings.allow = vec![MAC.into()];
     let _service = lab.serve(settings);
     let socket = client_port(&lab, LIMIT);
     let ask_as = |mac, class: &str, architecture| {
@@ -329,9 +329,8 @@ fn lists_decisions_and_machines_there_is_no_loader_for() {
     };
     let stranger = MacAddr::new(0x52, 0x54, 0, 0, 0, 9);
     broadcast(&socket, &ask_as(stranger, BIOS_CLASS, 0));
-    lab.recorder.wait_for(
-        "52:54:00:00:00:09: asks for boot: not answered, `allow` in the settings does not name it",
-    );
+    lab.recorder
+        .wait_for("52:54:00:00:00:09: asks for boot: not answered, nobody has approved it");
     broadcast(
         &socket,
         &ask_as(MAC, "PXEClient:Arch:00011:UNDI:003016", 11),
@@ -353,6 +352,36 @@ fn lists_decisions_and_machines_there_is_no_loader_for() {
     let (reply, from) = ask(&socket, &question);
     assert_eq!(reply[4..8], *b"last");
     assert_eq!(from, SocketAddr::from((SERVER, 67)));
+}
+
+#[test]
+fn one_that_is_approved_between_two_questions_is_answered_and_listened_to() {
+    let lab = Lab::with_address();
+    let mut settings = lab.settings(Mode::Dhcp);
+    settings.allow.clear();
+    let _service = lab.serve(settings);
+    let socket = client_port(&lab, LIMIT);
+    let options = pxe(BIOS_CLASS, 0);
+    let discover = message(1, MAC, 0x80, Ipv4Addr::UNSPECIFIED, &[&options]);
+    let not_approved = "not answered, nobody has approved it";
+    broadcast(&socket, &discover);
+    lab.recorder.wait_for(not_approved);
+    let agent = lab.recorder.decision.lock().unwrap().clone();
+    *lab.recorder.unlisted.lock().unwrap() = Some(agent);
+    let (reply, _) = ask(&socket, &discover);
+    assert_eq!(reply[16..20], [192, 168, 7, 200]);
+    let address = [50, 4, 192, 168, 7, 200];
+    let server = [&[54, 4][..], &SERVER.octets()].concat();
+    let options: [&[u8]; 3] = [&options, &address, &server];
+    broadcast(
+        &socket,
+        &message(4, MAC, 0x80, Ipv4Addr::UNSPECIFIED, &options),
+    );
+    lab.recorder.wait_for("found 192.168.7.200 in use");
+    // Not any more: that is told at once, too.
+    *lab.recorder.unlisted.lock().unwrap() = None;
+    broadcast(&socket, &discover);
+    lab.recorder.wait_for_lines(not_approved, 2);
 }
 
 #[test]

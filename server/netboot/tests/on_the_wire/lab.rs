@@ -105,6 +105,8 @@ impl Drop for Running {
 /// The caller's side: one decision for everybody, and every line that would be in the log.
 pub struct Recorder {
     pub decision: Mutex<BootDecision>,
+    /// For those that the lists leave out.
+    pub unlisted: Mutex<Option<BootDecision>>,
     lines: Mutex<Vec<String>>,
     news: Condvar,
 }
@@ -149,6 +151,10 @@ impl Machines for Recorder {
         self.decision.lock().unwrap().clone()
     }
 
+    fn boot_unlisted(&self, _mac: MacAddr) -> Option<BootDecision> {
+        self.unlisted.lock().unwrap().clone()
+    }
+
     fn identified(&self, mac: MacAddr, id: MachineId) {
         self.line(format!("{mac}: is {id}"));
     }
@@ -189,6 +195,7 @@ impl Lab {
                 append,
                 image: Image::Usual,
             }),
+            unlisted: Mutex::default(),
             lines: Mutex::default(),
             news: Condvar::new(),
         });
@@ -256,6 +263,7 @@ impl Lab {
             kernel: self.path("vmlinuz"),
             initrd: self.path("initrd"),
             state_dir: self.path("state"),
+            allow: vec!["*".parse().unwrap()],
             ..Settings::default()
         }
     }

@@ -75,10 +75,10 @@ fn a_machine_that_is_not_on_the_list_is_told_so_and_goes_on_with_its_own_disk() 
     lab.add_tap();
     let _site = site::beside_machines(&lab, &["--dhcp-boot=pxelinux.0,,192.168.7.1"]);
     let mut settings = lab.settings(Mode::Off);
-    settings.allow.push("00:*".parse().unwrap());
+    settings.allow = vec!["00:*".parse().unwrap()];
     let _service = lab.serve(settings);
     let machine = Machine::start(&lab, Firmware::Bios, "e1000");
-    let screen = machine.shows("is not on the list of machines that p2v boots");
+    let screen = machine.shows("Nobody has approved it");
     // By PXELINUX: it asks for a menu by the machine's UUID first, and no DHCP message came here.
     lab.recorder.wait_for(&is_the_machine());
     assert!(screen.contains("goes on with its own disk"), "{screen}");

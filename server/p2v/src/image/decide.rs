@@ -9,7 +9,8 @@ use p2v_dom0::{Record, Store};
 use p2v_netboot::BootDecision;
 
 use super::{orders, orders_for};
-use crate::boot_policy::{self, Facts, Rules};
+use crate::approvals::Approvals;
+use crate::boot_policy::{self, Facts, Grounds, Rules};
 use crate::network_cards::{cards, instead_of, not_by_this_card, second_card_of};
 use crate::settings::{Machine, Settings};
 
@@ -31,7 +32,7 @@ pub struct Decided {
 pub fn is_left_out(store: &Store, settings: &Settings, mac: MacAddr) -> Result<bool> {
     let rules = Rules {
         wish: settings.machines.get(&mac).and_then(|known| known.boot),
-        listed: true,
+        approved: true,
         once: false,
     };
     let known = store.by_mac(mac)?;
@@ -51,14 +52,24 @@ pub fn decide(
     named: &[MacAddr],
     hosts: &Hosts,
 ) -> Result<Decided> {
-    let rules = |mac| Rules {
-        wish: settings.machines.get(&mac).and_then(|known| known.boot),
-        listed: named.contains(&mac) || settings.serve.allows(mac),
-        // Files do not count.
-        once: false,
+    let approvals = Approvals::of(&settings.state).all()?;
+    let lists = &settings.serve;
+    let rules = |record: Option<&Record>, mac: MacAddr| {
+        let wish = settings.machines.get(&mac).and_then(|known| known.boot);
+        let approval = approvals.get(&mac).copied();
+        let grounds = Grounds::new(lists, mac, wish, approval, record);
+        // Who makes files for a machine wants it booted: without `allow` all count that there can be files for.
+        let may_have_files = lists.allow.is_empty() && approval.is_none() && !grounds.denied;
+        Rules {
+            wish,
+            approved: named.contains(&mac) || may_have_files || grounds.approve(),
+            // Files do not count.
+            once: false,
+        }
     };
-    let verdict =
-        |record: Option<&Record>, mac| boot_policy::decide(record.map(Facts::of), rules(mac));
+    let verdict = |record: Option<&Record>, mac| {
+        boot_policy::decide(record.map(Facts::of), rules(record, mac))
+    };
     let mut decided = Decided::default();
     // Every machine that is known afterwards, and how those are started that get the agent.
     let (mut records, mut agents) = (Vec::new(), BTreeMap::new());
@@ -84,7 +95,12 @@ pub fn decide(
         let record = records.iter().find(|record| record.boot_mac == mac);
         let own = record.map(|record| verdict(Some(record), mac));
         let decision = match (
-            instead_of(own, second_card_of(&records, mac, &[], rules)),
+            instead_of(
+                own,
+                second_card_of(&records, mac, &[], |other| {
+                    rules(Some(other), other.boot_mac)
+                }),
+            ),
             record,
         ) {
             (Some(other), _) => BootDecision::Hold {
@@ -143,7 +159,10 @@ mod tests {
             });
             changed.unwrap();
         }
-        let mut settings = Settings::default();
+        let mut settings = Settings {
+            state: dir.path().to_owned(),
+            ..Settings::default()
+        };
         change(&mut settings);
         let decided = decide(
             &store,
@@ -191,6 +210,30 @@ mod tests {
             };
             assert_eq!(unlisted, expected, "{state}");
         }
+    }
+
+    #[test]
+    fn what_is_approved_by_hand_counts_beside_the_lists() {
+        use crate::approvals::{Approval, Word};
+        let told = |state, word, allow: &[&str]| {
+            let allow = allow.iter().map(|entry| entry.parse().unwrap()).collect();
+            let told = told(state, None, |settings| {
+                settings.serve.allow = allow;
+                let mac = MacAddr::new(0x52, 0x54, 0, 0, 0, 1);
+                let at = Timestamp::now();
+                Approvals::of(&settings.state)
+                    .set(mac, Approval { word, at })
+                    .unwrap();
+            });
+            told[0].clone()
+        };
+        for state in [State::Seen, State::Exported] {
+            assert_eq!(told(state, Word::Always, &["00:*"]), "p2v.shelf=1");
+            assert_eq!(told(state, Word::Revoked, &[]), "nothing");
+            assert_eq!(told(state, Word::Revoked, &["52:*"]), "p2v.shelf=1");
+        }
+        assert_eq!(told(State::Running, Word::Revoked, &[]), "p2v.shelf=1");
+        assert_eq!(told(State::Moved, Word::Revoked, &[]), "off");
     }
 
     /// As from `p2v serve`.

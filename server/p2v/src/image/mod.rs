@@ -11,7 +11,6 @@ use clap::ValueEnum;
 use p2v_aoe::MacAddr;
 use p2v_aoe::cmdline::Hosts;
 use p2v_aoe::key::PublicKey;
-use p2v_dom0::store::StoreError;
 use p2v_dom0::{Record, Store, Timestamp};
 use p2v_netboot::boot_menu::{self, MenuFormat, menu_name};
 use p2v_netboot::{BootDecision, MacPattern};
@@ -19,7 +18,7 @@ use serde_json::json;
 
 use crate::arguments::{Image, Orders};
 use crate::boot_policy::Wish;
-use crate::naming::{self, Meant};
+use crate::naming;
 use crate::network_cards::cards;
 use crate::serve;
 use crate::settings::{Machine, Settings};
@@ -189,7 +188,9 @@ fn install(
         let why = match wish {
             Some(Wish::Local) => "boot = \"local\" in the settings leaves it out",
             Some(Wish::Ignore) => "boot = \"ignore\" in the settings leaves it out",
-            _ => "`allow` or `deny` in the settings leave it out (--machine overrules them)",
+            _ => {
+                "`allow` or `deny` in the settings, or `p2v approve --revoke`, leave it out (--machine overrules them)"
+            }
         };
         eprintln!("p2v: {mac} has no menu: {why}");
     }
@@ -229,7 +230,7 @@ fn iso(
     hosts: &Hosts,
     json: bool,
 ) -> Result<()> {
-    let mac = mac_of(store, settings, machine)?;
+    let mac = naming::mac_of(store, settings, machine)?;
     let named = settings.machines.get(&mac).and_then(|known| known.image);
     let image = match named {
         Some(name) => {
@@ -309,27 +310,6 @@ fn orders_for(
     Ok((record, append))
 }
 
-/// The MAC address of a machine that is named.
-fn mac_of(store: &Store, settings: &Settings, machine: &str) -> Result<MacAddr> {
-    let name = match naming::meant(store, settings, machine)? {
-        Meant::Stranger(mac) => return Ok(mac),
-        Meant::Named(name) => name,
-    };
-    match store.get(&name) {
-        Ok(record) => Ok(record.boot_mac),
-        Err(error @ StoreError::Unknown { .. }) => {
-            let mut known = settings.machines.iter();
-            let called = known.find(|(_, known)| known.name.as_ref() == Some(&name));
-            let Some((mac, _)) = called else {
-                return Err(error)
-                    .context("a machine that p2v has not met is named by its MAC address");
-            };
-            Ok(*mac)
-        }
-        Err(error) => Err(error.into()),
-    }
-}
-
 /// What a machine other than those named is told.
 fn for_the_unlisted(unlisted: Unlisted) -> BootDecision {
     let who = "p2v made no menu for this machine on this server.";
@@ -370,12 +350,16 @@ fn example() -> Vec<orders::Order> {
 mod tests {
     use super::*;
     use p2v_dom0::State;
+    use p2v_dom0::store::StoreError;
     use p2v_netboot::ImageFiles;
     use std::fs;
 
     /// Those by which every file that all machines need is `there`.
     fn settings(there: &Path) -> Settings {
-        let mut settings = Settings::default();
+        let mut settings = Settings {
+            state: there.with_extension("state"),
+            ..Settings::default()
+        };
         let serve = &mut settings.serve;
         for path in [
             &mut serve.kernel,

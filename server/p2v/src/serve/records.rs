@@ -10,7 +10,8 @@ use p2v_dom0::{MachineName, Record, Store, Timestamp};
 use p2v_netboot::{BootDecision, BootEvent, Image, MachineId, Machines, Notice};
 
 use super::last_known::LastKnown;
-use crate::boot_policy::{self, Facts, Rules, Verdict};
+use crate::approvals::{Approval, Approvals, Word};
+use crate::boot_policy::{self, Facts, Grounds, Rules, Verdict};
 use crate::boots::Boots;
 use crate::network_cards::{ids_of, instead_of, not_by_this_card, second_card_of};
 use crate::serve_log;
@@ -28,6 +29,8 @@ pub(super) struct Records {
     pub known: BTreeMap<MacAddr, Machine>,
     /// `allow` and `deny`.
     pub lists: p2v_netboot::Settings,
+    /// What the operator approved by hand.
+    pub approvals: Approvals,
     pub boots: Boots,
     /// Each machine boots the agent one time.
     pub once: bool,
@@ -90,7 +93,11 @@ impl Records {
             Some(own) if !own.is_empty() => own,
             _ => told,
         };
-        let other = second_card_of(&listing.records, mac, &ids, |card| self.rules(card, None))
+        let rules = |record: &Record| {
+            let mac = record.boot_mac;
+            self.rules(mac, Some(record), self.lists.allows(mac))
+        };
+        let other = second_card_of(&listing.records, mac, &ids, rules)
             .map(|record| Box::new(record.clone()));
         let here = match other {
             Some(other) if !has_record => return Ok(Asks::SecondCard(other)),
@@ -131,11 +138,24 @@ impl Records {
         told.filter(|id| !self.shared_ids.contains(id)).collect()
     }
 
-    /// What the settings say of a card; `listed`: if that is known.
-    fn rules(&self, mac: MacAddr, listed: Option<bool>) -> Rules {
+    /// What the operator said of a machine. What cannot be read approves nobody.
+    fn approval(&self, mac: MacAddr) -> Option<Approval> {
+        self.approvals.get(mac).unwrap_or_else(|error| {
+            serve_log::line(format_args!("{mac}: {error:#}"));
+            None
+        })
+    }
+
+    /// What the settings and the operator say of a machine. `allowed`: `allow` names it, and `deny` does not.
+    fn rules(&self, mac: MacAddr, record: Option<&Record>, allowed: bool) -> Rules {
+        let wish = self.known.get(&mac).and_then(|machine| machine.boot);
+        let grounds = Grounds {
+            allowed,
+            ..Grounds::new(&self.lists, mac, wish, self.approval(mac), record)
+        };
         Rules {
-            wish: self.known.get(&mac).and_then(|machine| machine.boot),
-            listed: listed.unwrap_or_else(|| self.lists.allows(mac)),
+            wish,
+            approved: grounds.approve(),
             once: self.once,
         }
     }
@@ -148,8 +168,31 @@ impl Records {
         listed: bool,
         for_its_menu: bool,
     ) -> Result<Option<BootDecision>, Undecided> {
+        let asks = self.whose(mac)?;
+        let record = match &asks {
+            Asks::Machine { record, .. } => Some(record.as_ref()),
+            Asks::Stranger | Asks::SecondCard(_) | Asks::Lost(_) | Asks::Doubtful => None,
+        };
+        let rules = self.rules(mac, record, listed);
+        let decision = self.decide_of(mac, asks, rules, for_its_menu)?;
+        if decision.is_some() && !rules.approved {
+            serve_log::line(format_args!(
+                "{mac}: nobody has approved it, or `deny` leaves it out. It is answered: its server is on this host, or its \
+                 disks were copied"
+            ));
+        }
+        Ok(decision)
+    }
+
+    fn decide_of(
+        &self,
+        mac: MacAddr,
+        asks: Asks,
+        rules: Rules,
+        for_its_menu: bool,
+    ) -> Result<Option<BootDecision>, Undecided> {
         let hold = |message| Ok(Some(BootDecision::Hold { message }));
-        let (record, here, doubtful) = match self.whose(mac)? {
+        let (record, here, doubtful) = match asks {
             Asks::Stranger => (None, None, false),
             Asks::Machine {
                 record,
@@ -179,7 +222,6 @@ impl Records {
                 why: why.to_owned(),
             }))
         };
-        let rules = self.rules(mac, Some(listed));
         let verdict = boot_policy::decide(record.as_deref().map(Facts::of), rules);
         let waits = record
             .as_deref()
@@ -205,7 +247,7 @@ impl Records {
                     serve_log::line(format_args!("{mac}: held: {error}"));
                     hold(format!("The Xen host does not know this machine.\n{error}"))
                 }
-                // Unlisted, it is here only because its server is.
+                // If it is not approved, it is here only because its server is.
                 Err(error) => Err(Undecided { error, ours: true }),
             },
             Verdict::HoldReleased => hold(format!(
@@ -237,7 +279,10 @@ impl Records {
         waits: bool,
     ) -> Result<BootDecision, StoreError> {
         let wanted = settings.and_then(|machine| machine.name.as_ref());
-        let is_named = settings.is_some() || self.lists.names(mac);
+        let by_hand = self.approval(mac);
+        let is_named = settings.is_some()
+            || self.lists.names(mac)
+            || by_hand.is_some_and(|approval| approval.word != Word::Revoked);
         let seen_max = (!is_named).then_some(self.lists.seen_max);
         let facts = self
             .store
@@ -300,17 +345,21 @@ impl Records {
         machine.is_some_and(|machine| machine.image.is_some())
     }
 
-    /// It has the whole initial RAM disk: that was its one boot.
-    fn note_the_one_boot(&self, mac: MacAddr) {
+    /// It has the whole initial RAM disk: that was its one boot. `approved`: the one it was approved for then; `None`: the
+    /// one of `--once`.
+    fn note_the_one_boot(&self, mac: MacAddr, approved: Option<Timestamp>) {
+        let is_noted = |record: &Record| record.booted_once.is_some_and(|at| Some(at) >= approved);
         let noted = self.store.by_mac(mac).and_then(|record| match record {
-            Some(record) if record.booted_once.is_none() => {
-                self.store.update(&record.name, |record| {
-                    let now = Timestamp::now();
-                    record.booted_once = Some(now);
-                    record.note(now, "booted once, as p2v serve --once does");
-                    Ok(())
-                })
-            }
+            Some(record) if !is_noted(&record) => self.store.update(&record.name, |record| {
+                let now = Timestamp::now();
+                record.booted_once = Some(now);
+                let why = match approved {
+                    Some(_) => "booted once, as it was approved",
+                    None => "booted once, as p2v serve --once does",
+                };
+                record.note(now, why);
+                Ok(())
+            }),
             _ => Ok(()),
         });
         if let Err(error) = noted {
@@ -324,7 +373,7 @@ impl Records {
         match self.decide(mac, true, for_its_menu) {
             Ok(Some(decision)) => decision,
             Ok(None) => BootDecision::Ignore {
-                why: "it is not on the list".to_owned(),
+                why: "nobody has approved it".to_owned(),
             },
             // Its disk must not be started because of our trouble: its server may run as a domain.
             Err(undecided) => held(mac, &undecided.error),
@@ -333,16 +382,12 @@ impl Records {
 
     fn of_unlisted(&self, mac: MacAddr, for_its_menu: bool) -> Option<BootDecision> {
         match self.decide(mac, false, for_its_menu) {
-            Ok(decision) => {
-                if decision.is_some() {
-                    serve_log::line(format_args!(
-                        "{mac}: `allow` or `deny` leave it out. It is answered: its server is on this host, or its disks were copied"
-                    ));
-                }
-                decision
-            }
+            Ok(decision) => decision,
             // Other people's machines are not held up by a broken record, unless it is of them.
-            Err(undecided) => undecided.ours.then(|| held(mac, &undecided.error)),
+            Err(undecided) => {
+                let is_wanted = undecided.ours || self.rules(mac, None, false).approved;
+                is_wanted.then(|| held(mac, &undecided.error))
+            }
         }
     }
 }
@@ -397,15 +442,20 @@ impl Machines for Records {
             serve_log::line(format_args!("{mac}: has booted: {boot}"));
         }
         service_manager::status(&format!("last: {mac}: {event}"));
-        match event.booted_image() {
-            // One that was to suit the machine was not there: this may have got it nowhere.
-            Some(Image::Usual) if self.once && self.has_own_image(mac) => {
-                serve_log::line(format_args!(
-                    "{mac}: this does not count as its one boot: it was started with the usual image, in the place of its own"
-                ))
-            }
-            Some(_) if self.once => self.note_the_one_boot(mac),
-            _ => {}
+        let Some(image) = event.booted_image() else {
+            return;
+        };
+        let by_hand = self.approval(mac).filter(|said| said.word == Word::Once);
+        if by_hand.is_none() && !self.once {
+            return;
+        }
+        // One that was to suit the machine was not there: this may have got it nowhere.
+        if image == Image::Usual && self.has_own_image(mac) {
+            serve_log::line(format_args!(
+                "{mac}: this does not count as its one boot: it was started with the usual image, in the place of its own"
+            ));
+        } else {
+            self.note_the_one_boot(mac, by_hand.map(|said| said.at));
         }
     }
 

@@ -79,7 +79,7 @@ fn settings(dir: &Path, more: &str) -> PathBuf {
     }
     let path = dir.join("p2v.toml");
     let text = format!(
-        "iface = \"p2vs\"\nstate = {state:?}\n[serve]\nkernel = {kernel:?}\ninitrd = {initrd:?}\n{more}\n",
+        "iface = \"p2vs\"\nstate = {state:?}\n[serve]\nkernel = {kernel:?}\ninitrd = {initrd:?}\nallow = [\"*\"]\n{more}\n",
         state = dir.join("state"),
         kernel = dir.join("vmlinuz"),
         initrd = dir.join("initrd"),

@@ -73,7 +73,7 @@ impl Running {
                 };
                 let (config, state) = (directory.join("p2v.toml"), directory.join("state"));
                 let text = format!(
-                    "iface = \"target0\"\nstate = {state:?}\n[serve]\nmode = \"off\"\n\
+                    "iface = \"target0\"\nstate = {state:?}\n[serve]\nmode = \"off\"\nallow = [\"*\"]\n\
                      kernel = \"{root}/vmlinuz\"\ninitrd = \"{root}/initrd\"\n"
                 );
                 fs::create_dir_all(&state)?;

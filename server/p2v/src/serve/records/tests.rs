@@ -16,7 +16,12 @@ fn records_in(dir: &Path) -> Records {
         store: Store::open(dir).unwrap(),
         hosts: Hosts::new(vec![mac(0xaa)], "", vec![]),
         known: BTreeMap::new(),
-        lists: Default::default(),
+        // Of all machines here; what is asked as not listed is so by other lists.
+        lists: p2v_netboot::Settings {
+            allow: vec!["52:54:*".parse().unwrap()],
+            ..Default::default()
+        },
+        approvals: Approvals::of(dir),
         boots: Boots::keep(dir),
         once: false,
         last_known: Mutex::new(LastKnown::keep(dir)),
@@ -45,6 +50,106 @@ fn held(decision: BootDecision) -> String {
         BootDecision::Hold { message } => message,
         other => panic!("{other:?}"),
     }
+}
+
+/// As the operator does it, `at` seconds since 1970.
+fn say(records: &Records, n: u8, word: Word, at: u64) {
+    let at = Timestamp::from_unix(at);
+    let said = Approval { word, at };
+    records.approvals.set(mac(n), said).unwrap();
+}
+
+fn fetched(file: &str) -> BootEvent {
+    BootEvent::Fetched {
+        file: file.into(),
+        bytes: 1,
+        elapsed: Default::default(),
+    }
+}
+
+#[test]
+fn without_allow_nobody_is_booted_who_is_not_approved() {
+    let (dir, mut records) = records();
+    records.lists.allow.clear();
+    assert_eq!(records.boot_at_first(mac(1), false), None);
+    assert_eq!(records.boot_unlisted(mac(1)), None);
+    assert!(!record(&dir, "e1").exists());
+    // From the next question on, without a restart.
+    say(&records, 1, Word::Always, 1000);
+    let told = records.boot_at_first(mac(1), false).unwrap();
+    assert!(matches!(told, BootDecision::Agent { .. }));
+    append(records.boot_unlisted(mac(1)).unwrap());
+    assert_eq!(records.boot_unlisted(mac(2)), None);
+    // `boot = "agent"` is as good, and `deny` wins over both.
+    let agent = toml::from_str("boot = 'agent'").unwrap();
+    records.known.insert(mac(2), agent);
+    append(records.boot_unlisted(mac(2)).unwrap());
+    records.lists.deny = vec!["52:54:*".parse().unwrap()];
+    for n in [1, 2] {
+        assert_eq!(records.boot_unlisted(mac(n)), None);
+    }
+    records.lists.deny.clear();
+    // What cannot be read approves nobody; nobody's word sends a server that is here to its disk.
+    fs::write(dir.path().join("approved/52-54-00-00-00-01.json"), "{").unwrap();
+    assert_eq!(records.boot_unlisted(mac(1)), None);
+    say(&records, 1, Word::Revoked, 1001);
+    assert_eq!(records.boot_unlisted(mac(1)), None);
+    set_state(&records, "e1", State::Exported);
+    assert_eq!(records.boot_unlisted(mac(1)), None);
+    set_state(&records, "e1", State::Running);
+    append(records.boot_unlisted(mac(1)).unwrap());
+    set_state(&records, "e1", State::Moved);
+    held(records.boot_unlisted(mac(1)).unwrap());
+}
+
+#[test]
+fn a_machine_that_was_exported_before_needs_no_word() {
+    let (_dir, mut records) = records();
+    with_second_card(&records, 1, State::Seen);
+    records.lists.allow.clear();
+    assert_eq!(records.boot_unlisted(mac(1)), None);
+    set_state(&records, "e1", State::Exported);
+    append(records.boot_unlisted(mac(1)).unwrap());
+    // Its other card is another machine's, for all that is known, until something is begun.
+    assert_eq!(records.boot_unlisted(mac(11)), None);
+    set_state(&records, "e1", State::Copied);
+    held(records.boot_unlisted(mac(11)).unwrap());
+}
+
+#[test]
+fn one_that_is_approved_once_boots_one_time() {
+    let (dir, mut first) = records();
+    first.lists.allow.clear();
+    say(&first, 1, Word::Once, 1000);
+    for file in ["vmlinuz", "initrd"] {
+        append(first.boot_unlisted(mac(1)).unwrap());
+        first.seen(mac(1), &fetched(file));
+    }
+    let mut again = records_in(dir.path());
+    again.lists.allow.clear();
+    for records in [&first, &again] {
+        assert_eq!(records.boot_unlisted(mac(1)), None);
+    }
+    // Also when its agent was heard; not in the middle of a copy.
+    set_state(&again, "e1", State::Exported);
+    assert_eq!(again.boot_unlisted(mac(1)), None);
+    set_state(&again, "e1", State::Copying);
+    append(again.boot_unlisted(mac(1)).unwrap());
+    set_state(&again, "e1", State::Exported);
+    let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap();
+    say(&again, 1, Word::Once, now.as_secs() + 1);
+    append(again.boot_unlisted(mac(1)).unwrap());
+}
+
+#[test]
+fn the_operators_word_makes_room_for_a_machine() {
+    let (_dir, mut records) = records();
+    records.lists.seen_max = 1;
+    for n in [1, 2] {
+        say(&records, n, Word::Always, 1000);
+        append(records.boot(mac(n)));
+    }
+    held(records.boot(mac(3)));
 }
 
 #[test]
@@ -254,7 +359,7 @@ fn a_machine_with_a_record_for_each_card_is_held_where_one_would_let_it_go() {
         records.known.clear();
     }
     records.once = true;
-    records.note_the_one_boot(mac(11));
+    records.note_the_one_boot(mac(11), None);
     assert!(held(records.boot(mac(11))).contains("This is e1"));
     // Its server runs on its own disks, wherever they were copied to.
     set_state(&records, "e1", State::Copied);
@@ -384,13 +489,8 @@ fn a_machine_with_a_second_record_that_cannot_be_read_does_not_start_its_disk() 
     let also = text.replace(&mac(11).to_string(), &mac(9).to_string());
     fs::write(record(&dir, "e1"), &also).unwrap();
     // It has had its one boot, and would go on with its disk.
-    let initrd = BootEvent::Fetched {
-        file: "initrd".into(),
-        bytes: 1,
-        elapsed: Default::default(),
-    };
     records.once = true;
-    records.seen(mac(9), &initrd);
+    records.seen(mac(9), &fetched("initrd"));
     fs::write(
         record(&dir, "e1"),
         also.replace("\"moved\"", "\"no state\""),
@@ -421,11 +521,6 @@ fn once_is_once_also_after_a_restart() {
     first.once = true;
     append(first.boot(mac(1)));
     append(first.boot(mac(1)));
-    let fetched = |file: &str| BootEvent::Fetched {
-        file: file.into(),
-        bytes: 1,
-        elapsed: Default::default(),
-    };
     first.seen(mac(1), &fetched("vmlinuz"));
     append(first.boot(mac(1)));
     first.seen(mac(1), &fetched("initrd"));
