@@ -92,6 +92,8 @@ pub enum BootEvent {
     },
     /// Not answered, by decision.
     Ignored {
+        /// What kind of ROM.
+        client: ClientKind,
         /// The reason.
         why: String,
     },
@@ -212,7 +214,9 @@ impl fmt::Display for BootEvent {
                 "not given its boot loader, so that it goes on with its own disk: {}",
                 Reason(why)
             ),
-            BootEvent::Ignored { why } => write!(f, "asks for boot: not answered, {}", Reason(why)),
+            BootEvent::Ignored { why, .. } => {
+                write!(f, "asks for boot: not answered, {}", Reason(why))
+            }
             BootEvent::NoAddress { why } => write!(f, "asks for boot: not answered, {why}"),
             BootEvent::Declined { address } => {
                 write!(

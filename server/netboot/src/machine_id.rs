@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// The UUID. Firmware, boot loaders and Linux write its first three fields in either byte order (SMBIOS 3.x, 7.2.1), so
 /// those two texts are one and the same here.
@@ -86,6 +86,12 @@ impl FromStr for MachineId {
 impl fmt::Display for MachineId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&text(self.0))
+    }
+}
+
+impl Serialize for MachineId {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
     }
 }
 

@@ -15,15 +15,15 @@ use p2v_dom0::workflow::{
     self, CopyRequest, CopyTarget, CutoverOptions, ReleaseOptions, ResumeOptions, Resumed,
     StartOptions, StopOptions,
 };
-use p2v_dom0::{Host, Store};
+use p2v_dom0::{Host, Store, Timestamp};
 use p2v_netboot::{Mode, parse_mac};
 use serde_json::json;
 
-use crate::approvals::Word;
+use crate::approvals::{Approvals, Word};
 use crate::arguments::{Arguments, Command, Devices, exit};
 use crate::report::Told;
 use crate::settings::Settings;
-use crate::{approve, boots, copying, doctor, image, naming, serve, show, site_dhcp};
+use crate::{approve, asks, boots, copying, doctor, image, naming, serve, show, site_dhcp};
 
 /// Runs the command that was asked for.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
@@ -124,7 +124,13 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             approve::run(&host.store, &settings, machine, word, json)
         }
         Command::List { boot: false } => with_wire(&host, &settings, &told, |context| {
-            show::list(&workflow::discover(context)?, json)
+            let machines = workflow::discover(context)?;
+            // The machines that are known are worth a list without these.
+            let askers = askers(&host.store, &settings).unwrap_or_else(|error| {
+                eprintln!("p2v: machines that ask cannot be shown: {error:#}");
+                Vec::new()
+            });
+            show::list(&machines, &askers, json)
         }),
         Command::Show { name } => with_wire(&host, &settings, &told, |context| {
             let wanted = name_of(&host.store, &settings, name)?;
@@ -313,6 +319,16 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }),
     }
+}
+
+fn askers(store: &Store, settings: &Settings) -> Result<Vec<asks::Asker>> {
+    Ok(asks::askers(
+        &boots::read(&settings.serve.state_dir)?,
+        settings,
+        &Approvals::of(&settings.state).all()?,
+        &store.list()?.records,
+        Timestamp::now(),
+    ))
 }
 
 fn name_of(store: &Store, settings: &Settings, text: &str) -> Result<MachineName> {

@@ -11,6 +11,7 @@ mod approvals;
 mod approve;
 mod arguments;
 mod aside;
+mod asks;
 mod boot_policy;
 mod boots;
 mod commands;

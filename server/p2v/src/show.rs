@@ -12,6 +12,8 @@ use p2v_dom0::State;
 use p2v_dom0::record::CopyRecord;
 use p2v_dom0::workflow::MachineView;
 
+use crate::asks::{Asker, Standing};
+
 mod statistics;
 
 fn name(machine: &MachineView) -> String {
@@ -50,13 +52,16 @@ fn answers(machine: &MachineView) -> String {
     }
 }
 
-/// A line for each machine.
-pub fn list(machines: &[MachineView], json: bool) -> Result<ExitCode> {
+/// A line for each machine, and for each that asks.
+pub fn list(machines: &[MachineView], askers: &[Asker], json: bool) -> Result<ExitCode> {
     if json {
-        println!("{}", serde_json::to_string_pretty(machines)?);
+        let machines = machines.iter().map(serde_json::to_value);
+        let askers = askers.iter().map(serde_json::to_value);
+        let rows: Vec<_> = machines.chain(askers).collect::<Result<_, _>>()?;
+        println!("{}", serde_json::to_string_pretty(&rows)?);
         return Ok(ExitCode::SUCCESS);
     }
-    if machines.is_empty() {
+    if machines.is_empty() && askers.is_empty() {
         println!(
             "no machines yet: start `p2v serve`, then restart an old machine so that it boots from the network"
         );
@@ -74,9 +79,12 @@ pub fn list(machines: &[MachineView], json: bool) -> Result<ExitCode> {
         .map(str::to_owned),
     ];
     for machine in machines {
-        let state = machine
+        let mut state = machine
             .state
             .map_or_else(|| "no record".to_owned(), |state| state.to_string());
+        if let Some(asker) = askers.iter().find(|asker| is_of(asker, machine)) {
+            state = format!("{state}, {}", asker.state.name());
+        }
         let disks = machine
             .inventory
             .as_ref()
@@ -106,13 +114,40 @@ pub fn list(machines: &[MachineView], json: bool) -> Result<ExitCode> {
                 .map_or_else(String::new, hardware),
         ]);
     }
+    let strangers = askers
+        .iter()
+        .filter(|asker| !machines.iter().any(|machine| is_of(asker, machine)));
+    rows.extend(strangers.map(row_of_asker));
     print!("{}", table(&rows));
+    if askers.iter().any(|asker| asker.state == Standing::Asks) {
+        println!(
+            "`p2v approve MAC` lets a machine boot that asks; until then it is left to its own disk"
+        );
+    }
     for machine in machines {
         for difference in &machine.differences {
             println!("! {}: {}", name(machine), difference);
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn is_of(asker: &Asker, machine: &MachineView) -> bool {
+    machine.boot_mac == Some(asker.boot_mac)
+}
+
+/// The line of one that has no record.
+fn row_of_asker(asker: &Asker) -> [String; 6] {
+    let name = asker.name.as_ref();
+    let asked = format!("{} asked {}", plain(&asker.client), asker.last);
+    [
+        name.map_or_else(|| "-".to_owned(), ToString::to_string),
+        asker.state.name().to_owned(),
+        String::new(),
+        String::new(),
+        asker.boot_mac.to_string(),
+        asked.trim().to_owned(),
+    ]
 }
 
 /// Columns as wide as they need to be.

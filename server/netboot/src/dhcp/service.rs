@@ -386,7 +386,9 @@ impl Dhcp {
     /// It is not answered.
     fn ignored(&self, request: &Request, why: String) -> bool {
         if request.message_type == MessageType::Discover {
-            self.machines.seen(request.mac, &BootEvent::Ignored { why });
+            let client = request.client;
+            self.machines
+                .seen(request.mac, &BootEvent::Ignored { client, why });
         }
         false
     }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::Ipv4Addr;
 
 use p2v_dom0::Timestamp;
-use p2v_netboot::BootEvent;
+use p2v_netboot::{BootEvent, MachineId};
 use serde::{Deserialize, Serialize};
 
 /// Steps that are remembered at most: a boot has about six, one that goes round in circles has no end.
@@ -21,6 +21,12 @@ pub struct Boot {
     pub began: Timestamp,
     /// When something was seen of it last.
     pub last: Timestamp,
+    /// How often it was not answered, told once a minute at most.
+    #[serde(default)]
+    pub refusals: u32,
+    /// The SMBIOS UUID that it told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uuid: Option<MachineId>,
     /// What asked; empty if the machine came with an address and a file name of the site's own server.
     pub client: String,
     /// The address that it was given here.
@@ -43,6 +49,8 @@ impl Boot {
         Boot {
             began: now,
             last: now,
+            refusals: 0,
+            uuid: None,
             client: String::new(),
             address: None,
             steps: Vec::new(),
@@ -72,6 +80,8 @@ impl Boot {
             }
             // Where the site's own server answers DHCP, this is the first that is seen.
             BootEvent::Fetched { .. } | BootEvent::Menu { .. } => self.complete && paused,
+            // It is left to its disk now.
+            BootEvent::Ignored { .. } => !self.refused,
             _ => false,
         }
     }
@@ -86,6 +96,12 @@ impl Boot {
                 | BootEvent::NoAddress { .. }
                 | BootEvent::Relayed
         );
+        if self.refused {
+            self.refusals = self.refusals.saturating_add(1);
+        }
+        if let BootEvent::Ignored { client, .. } | BootEvent::NotServed { client, .. } = event {
+            self.client = client.to_string();
+        }
         let step = match event {
             BootEvent::Asked { client, xid, .. } => {
                 self.client = client.to_string();
@@ -156,8 +172,10 @@ mod tests {
     fn what_is_answered_after_a_refusal_is_another_boot() {
         let now = Timestamp::from_unix(1000);
         let mut boot = Boot::new(now);
-        let why = "`allow` in the settings does not name it".to_owned();
-        boot.take(&BootEvent::Ignored { why }, now);
+        let why = "nobody has approved it".to_owned();
+        let client = ClientKind::Bios { ipxe: false };
+        boot.take(&BootEvent::Ignored { client, why }, now);
+        assert_eq!((boot.client.as_str(), boot.refusals), ("BIOS", 1));
         assert!(boot.to_string().contains("not answered"), "{boot}");
         assert!(boot.is_over_at(&asked(7), now));
         let mut boot = Boot::new(now);

@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use p2v_aoe::MacAddr;
 use p2v_dom0::workflow::ServedBoot;
 use p2v_dom0::{Timestamp, atomic_file};
-use p2v_netboot::BootEvent;
+use p2v_netboot::{BootEvent, MachineId};
 use serde::{Deserialize, Serialize};
 
 use crate::serve_log;
@@ -122,8 +122,8 @@ impl Boots {
         let _ = self.changed.try_send(());
     }
 
-    /// Takes in what was seen of a machine. When its boot is complete: the boot.
-    pub fn seen(&self, mac: MacAddr, event: &BootEvent) -> Option<Boot> {
+    /// Takes in what was seen of a machine, whose SMBIOS UUID is `id`, if it told one. When its boot is complete: the boot.
+    pub fn seen(&self, mac: MacAddr, id: Option<MachineId>, event: &BootEvent) -> Option<Boot> {
         let now = Timestamp::now();
         let mut all = lock(&self.all);
         let all = &mut all.boots;
@@ -141,6 +141,7 @@ impl Boots {
         }
         let before = boot.complete;
         boot.take(event, now);
+        boot.uuid = id.or(boot.uuid);
         let complete = (boot.complete && !before).then(|| boot.clone());
         self.write();
         complete
@@ -169,10 +170,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mac = MacAddr::new(0x52, 0x54, 0, 0, 0, 1);
         let boots = Boots::keep(dir.path());
-        assert_eq!(boots.seen(mac, &fetched("vmlinuz")), None);
-        let boot = boots.seen(mac, &fetched("initrd")).unwrap();
+        assert_eq!(boots.seen(mac, None, &fetched("vmlinuz")), None);
+        let boot = boots.seen(mac, None, &fetched("initrd")).unwrap();
         assert_eq!(boot.to_string(), "vmlinuz, initrd");
-        assert_eq!(boots.seen(mac, &fetched("initrd")), None);
+        assert_eq!(boots.seen(mac, None, &fetched("initrd")), None);
         let until = Instant::now() + Duration::from_secs(20);
         while read(dir.path())
             .unwrap()
@@ -183,7 +184,7 @@ mod tests {
             std::thread::yield_now();
         }
         let again = Boots::keep(dir.path());
-        assert_eq!(again.seen(mac, &fetched("initrd")), None);
+        assert_eq!(again.seen(mac, None, &fetched("initrd")), None);
     }
 
     #[test]
@@ -192,7 +193,11 @@ mod tests {
         let boots = Boots::keep(dir.path());
         for n in 0..2000u16 {
             let [high, low] = n.to_be_bytes();
-            boots.seen(MacAddr::new(2, 0, 0, 0, high, low), &fetched("vmlinuz"));
+            boots.seen(
+                MacAddr::new(2, 0, 0, 0, high, low),
+                None,
+                &fetched("vmlinuz"),
+            );
         }
         assert_eq!(lock(&boots.all).boots.len(), MACHINES_MAX);
     }

@@ -138,6 +138,12 @@ impl Records {
         told.filter(|id| !self.shared_ids.contains(id)).collect()
     }
 
+    /// The SMBIOS UUID that the machine with this card told last.
+    fn told_id(&self, mac: MacAddr) -> Option<MachineId> {
+        let ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
+        ids.get(&mac)?.first().copied()
+    }
+
     /// What the operator said of a machine. What cannot be read approves nobody.
     fn approval(&self, mac: MacAddr) -> Option<Approval> {
         self.approvals.get(mac).unwrap_or_else(|error| {
@@ -438,7 +444,7 @@ impl Machines for Records {
         if let Some(warning) = self.warning(mac, event) {
             serve_log::line(format_args!("{mac}: {warning}"));
         }
-        if let Some(boot) = self.boots.seen(mac, event) {
+        if let Some(boot) = self.boots.seen(mac, self.told_id(mac), event) {
             serve_log::line(format_args!("{mac}: has booted: {boot}"));
         }
         service_manager::status(&format!("last: {mac}: {event}"));

@@ -15,15 +15,15 @@ use crate::site_dhcp::boot_file_by_dhcp;
 use crate::wire::{LIMIT, Service, Wire, run};
 
 /// A user that every Debian system has, and that has nothing to do with p2v.
-const USER: &str = "daemon";
+pub const USER: &str = "daemon";
 /// None (`linux/capability.h`).
 const CAPABILITIES: &str = "0000000000000000";
 
 /// The service manager's end of `NOTIFY_SOCKET`.
-struct Manager(UnixDatagram);
+pub struct Manager(UnixDatagram);
 
 impl Manager {
-    fn new(path: &Path) -> Manager {
+    pub fn new(path: &Path) -> Manager {
         let socket = UnixDatagram::bind(path).unwrap();
         fs::set_permissions(path, fs::Permissions::from_mode(0o777)).unwrap();
         socket.set_read_timeout(Some(LIMIT)).unwrap();
@@ -31,7 +31,7 @@ impl Manager {
     }
 
     /// The next message with this line.
-    fn wait_for(&self, line: &str) -> String {
+    pub fn wait_for(&self, line: &str) -> String {
         let mut buffer = [0; 4096];
         loop {
             let length = self
@@ -67,7 +67,7 @@ fn status(path: &Path, field: &str) -> Vec<String> {
 }
 
 /// A directory that other users can look into, as `/var/lib` is.
-fn open_directory() -> tempfile::TempDir {
+pub fn open_directory() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
     dir
@@ -117,7 +117,7 @@ fn menu(wire: &Wire) -> String {
     fetched(wire, "pxelinux.cfg/01-52-54-00-12-34-56")
 }
 
-fn fetched(wire: &Wire, name: &str) -> String {
+pub fn fetched(wire: &Wire, name: &str) -> String {
     run(Command::new("ip")
         .args(["netns", "exec", &wire.machine, "curl", "-sS", "-m", "50"])
         .arg(format!("tftp://192.168.7.1/{name}")))
@@ -141,7 +141,7 @@ fn with_images(dir: &Path) -> String {
 }
 
 /// What the service manager's end in `dir` is told of, with a watchdog.
-fn started_by_root(wire: &Wire, dir: &Path, config: &Path, log: Stdio) -> Service {
+pub fn started_by_root(wire: &Wire, dir: &Path, config: &Path, log: Stdio) -> Service {
     let mut command = wire.on_host(env!("CARGO_BIN_EXE_p2v"));
     command.arg("--config").arg(config).arg("serve");
     command.env("NOTIFY_SOCKET", dir.join("notify"));

@@ -2,6 +2,7 @@
 //!
 //! Needs root, for network namespaces and to give root up.
 
+mod approval;
 mod confinement;
 mod site_dhcp;
 mod system_calls;

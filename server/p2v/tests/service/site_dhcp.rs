@@ -34,7 +34,7 @@ fn printed_with(dir: &Path, wire: &Wire, server: &str, more: &str) -> String {
 
 /// A DHCPDISCOVER (RFC 2131) of a machine's firmware; `architecture`: none, if it does not boot from
 /// the network.
-fn discover(mac: [u8; 6], architecture: Option<u16>, ipxe: bool) -> Vec<u8> {
+pub fn discover(mac: [u8; 6], architecture: Option<u16>, ipxe: bool) -> Vec<u8> {
     let mut packet = vec![1, 1, 6, 0];
     packet.extend(mac[2..].iter().chain(&[0, 0, 0x80, 0]));
     packet.resize(28, 0);
@@ -91,7 +91,7 @@ fn told(answer: &[u8]) -> (Ipv4Addr, String, String) {
 }
 
 /// What a machine is told. Asks again until there is an answer: the server may just be starting.
-fn ask(socket: &UdpSocket, question: &[u8]) -> (Ipv4Addr, String, String) {
+pub fn ask(socket: &UdpSocket, question: &[u8]) -> (Ipv4Addr, String, String) {
     let until = Instant::now() + LIMIT;
     let mut answer = [0; 1500];
     while Instant::now() < until {
@@ -110,7 +110,7 @@ fn ask(socket: &UdpSocket, question: &[u8]) -> (Ipv4Addr, String, String) {
 }
 
 /// Runs `f` on the wire's other end, with a socket for DHCP.
-fn as_a_machine<T: Send + 'static>(
+pub fn as_a_machine<T: Send + 'static>(
     wire: &Wire,
     f: impl FnOnce(&UdpSocket) -> T + Send + 'static,
 ) -> std::thread::Result<T> {
