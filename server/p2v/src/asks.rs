@@ -84,7 +84,10 @@ pub fn askers(
         let left_alone = settings.serve.denies(mac)
             || matches!(rules_here.wish, Some(Wish::Local | Wish::Ignore));
         let id = boot.uuid.filter(|id| !settings.shared_uuids.contains(id));
-        let other = second_card_of(records, mac, id, |other| rules(Some(other), other.boot_mac));
+        let ids: Vec<MachineId> = id.into_iter().collect();
+        let other = second_card_of(records, mac, &ids, |other| {
+            rules(Some(other), other.boot_mac)
+        });
         let verdict = boot_policy::decide(record.map(Facts::of), rules_here);
         let is_held = instead_of(record.map(|_| verdict), other).is_some();
         if !is_late || boot.complete || left_alone || is_held {

@@ -139,7 +139,7 @@ fn is_of(asker: &Asker, machine: &MachineView) -> bool {
 /// The line of one that has no record.
 fn row_of_asker(asker: &Asker) -> [String; 6] {
     let name = asker.name.as_ref();
-    let asked = format!("{} asked {}", plain(&asker.client), asker.last);
+    let asked = format!("{} asked {}", asker.client, asker.last);
     [
         name.map_or_else(|| "-".to_owned(), ToString::to_string),
         asker.state.name().to_owned(),
