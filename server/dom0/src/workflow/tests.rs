@@ -7,16 +7,18 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use p2v_aoe::SECTOR;
-use p2v_aoe::inventory::{Dmi, Nic};
+use p2v_aoe::inventory::{Dmi, Inventory, Nic};
+use p2v_aoe::key::SecretKey;
+use p2v_aoe::{MacAddr, SECTOR};
 
 use super::*;
 use crate::copy::{Digest, Source, SourceError};
 use crate::record::State;
 use crate::report::Silent;
 use crate::tool::Tools;
-use crate::wire::{Finish, Found};
+use crate::wire::{Access, Export, Finish, Found, Reservation, WireError};
 use crate::{Paths, Settings};
 use lab::{Lab, Warnings, lab};
 use machine::{FakeWire, Machine, SECTORS};
