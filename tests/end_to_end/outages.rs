@@ -360,9 +360,12 @@ fn the_old_machine_stays_away() {
         "| stays away, `p2v stop --destroy` | ended {:.0} s after the power went | what was acknowledged is there |",
         began.elapsed().as_secs_f64()
     );
-    // It comes back, and the domain starts on its disk as ever.
+    // It comes back with nothing to wait for, and the domain starts on its disk as ever.
     writing.power_on();
-    writing.waits();
+    writing
+        .old()
+        .wait_for("exporting e1.0 read-only", EXPORT_LIMIT)
+        .unwrap();
     writing.host.ok("p2v start e1").unwrap();
     writing
         .host
