@@ -349,7 +349,7 @@ fn with_wire(
     work: impl FnOnce(workflow::Context<'_>) -> Result<ExitCode>,
 ) -> Result<ExitCode> {
     let mut wire = Initiator::open(&host.iface)
-        .context("the old machines cannot be reached (--iface names another interface)")?;
+        .context("the old machines cannot be reached: `--iface`, or `iface` in the settings, names the interface to them, which must be up")?;
     for iface in &settings.more_ifaces {
         let more = Initiator::open(iface)
             .context("`more_ifaces` in the settings names an interface that cannot be used")?;

@@ -90,7 +90,8 @@ pub fn name_of(store: &Store, settings: &Settings, text: &str) -> Result<Machine
     match meant(store, settings, text)? {
         Meant::Named(name) => Ok(name),
         Meant::Stranger(_) => bail!(
-            "`{text}` is neither the name of a machine nor the MAC address that one boots from (`p2v list` has both)"
+            "`{text}` is neither the name of a machine nor the MAC address that one boots from (`p2v list` has both). One that \
+             asks is let in with `p2v approve {text}`"
         ),
     }
 }

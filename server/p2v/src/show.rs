@@ -335,8 +335,8 @@ fn next(machine: &MachineView) -> String {
     }
     if machine.waits {
         return format!(
-            "its domain waits for the old machine's disks (see the line with `!`): `p2v resume {name}` once the machine is \
-             back, or `p2v stop {name} --destroy`"
+            "its domain waits for the old machine's disks (see the line with `!`). If only its cable was out there is nothing to \
+             type once it is back; if the machine was restarted: `p2v resume {name}`; to give up: `p2v stop {name} --destroy`"
         );
     }
     next_step(&name, machine.state, runs, answers)

@@ -321,6 +321,20 @@ fn an_image_is_laid_out_only_where_it_harms_nothing() {
     refused(iso(kernel.to_str().unwrap()), "no image of p2v's");
     refused(iso("/dev/null"), "is no file");
     assert_eq!(std::fs::read_to_string(&kernel).unwrap(), "kernel");
+    // Without an image nobody gets a record and a shelf.
+    std::fs::remove_file(&kernel).unwrap();
+    let to = dir.path().join("medium.iso");
+    let new = "52:54:00:00:00:77";
+    let missing = [
+        "iso",
+        to.to_str().unwrap(),
+        "--machine",
+        new,
+        "--host",
+        host,
+    ];
+    refused(image(&missing), "`make image`");
+    assert!(!state.join("machines/e2.json").exists());
 }
 
 /// In the middle of a cutover it would be worse.

@@ -305,7 +305,8 @@ fn compare(
     }
     match record.state {
         State::Running if runs && heard == Heard::RefusesWrites => differences.push(format!(
-            "OLD DISK READ-ONLY: the domain gets errors for what it writes. `p2v resume {name}` says how to go on"
+            "OLD DISK READ-ONLY: the domain gets errors for what it writes. `p2v stop {name} --destroy`, then \
+             `p2v start {name}`; its file systems will want a check"
         )),
         State::Running if runs && heard == Heard::Waits => {
             let why_not = outage.and_then(|outage| outage.why_not.clone());
@@ -319,7 +320,8 @@ fn compare(
         }
         State::Running if runs && !answers => differences.push(format!(
             "OLD MACHINE SILENT{away}: the domain waits for its disk (for domain_waits_seconds at most); nothing is lost so far. \
-             Look at the old machine's power and cable; when it is back, `p2v show {name}` says how to go on"
+             Look at the old machine's power and cable; with the cable back there is nothing to type; if it \
+             was restarted, `p2v show {name}` says how to go on"
         )),
         State::Running | State::Copying | State::Copied if !answers => {
             differences

@@ -101,7 +101,7 @@ fn why_not(record: &Record, noted: &[Destination], now: Timestamp) -> Option<Str
     let name = &record.name;
     if matches!(record.state, State::Moved | State::Released) || !noted.is_empty() {
         return Some(format!(
-            "the server of {name} was copied or moved here, and what is forgotten no longer keeps the old machine from starting a \
+            "the server of {name} was copied or moved here (a finished move needs no `forget`), and what is forgotten no longer keeps the old machine from starting a \
              second one from its own disk"
         ));
     }

@@ -114,7 +114,7 @@ pub fn resume(
         None => true,
     };
     if let Some(doubt) = doubt.filter(|_| !confirmed) {
-        return refused(in_doubt(name, &doubt));
+        return refused(in_doubt(name, &doubt, contact.inventory.stands_in));
     }
     context.keep_guests_off()?;
     report.step("asking the old machine for write access");
@@ -130,10 +130,15 @@ pub fn resume(
 }
 
 /// What the operator has to know first.
-fn in_doubt(name: &MachineName, doubt: &Doubt) -> String {
+fn in_doubt(name: &MachineName, doubt: &Doubt, stands_in: bool) -> String {
     let destroy =
         format!("end it with `p2v stop {name} --destroy`, then `p2v start {name}` boots it anew");
     match doubt {
+        Doubt::Changed(_) if stands_in => format!(
+            "{doubt}: it may be another disk, or something wrote to it since it left the old machine. The domain does not \
+             resume with it. Look whether it is the right disk. If it is: `p2v stop {name} --destroy`, put it \
+             back into the old machine, restart that from the network, `p2v start {name}`"
+        ),
         Doubt::Changed(_) => format!(
             "{doubt}, and a domain that resumes with such a disk destroys its file systems: {destroy}. Only if you know that \
              it was the domain itself (it had just mounted a file system or changed a partition when the old machine fell \

@@ -334,8 +334,8 @@ fn look_at(
                      domain had not written is lost. The domain is ended"
                 ),
                 Seen::RefusesWrites => format!(
-                    "{name}: OLD DISK READ-ONLY: the domain gets errors for what it writes. `p2v resume {name}` says how to \
-                     go on"
+                    "{name}: OLD DISK READ-ONLY: the domain gets errors for what it writes. \
+                     `p2v stop {name} --destroy`, then `p2v start {name}`"
                 ),
                 Seen::Silent | Seen::Serves => format!(
                     "{name}: OLD MACHINE SILENT: the domain waits for its disk (at most {} s); nothing is lost so far. \

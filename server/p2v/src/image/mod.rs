@@ -3,6 +3,7 @@
 //! What `p2v serve` decides each time a machine asks is decided once here, and written down. So a machine that is
 //! named always gets the agent or is held, and is never sent to its own disk: what is written may be old.
 
+use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -248,6 +249,11 @@ fn iso(
         },
     };
     medium::may_be_written(file)?;
+    // Before the machine gets a record and a shelf.
+    for path in [image.kernel, image.initrd] {
+        fs::File::open(path)
+            .with_context(|| format!("cannot read {} ({})", path.display(), image.advice))?;
+    }
     let (record, append) = orders_for(store, settings, mac, hosts)?;
     let menu = menus::medium(&record, &append);
     let bytes = medium::write(file, image, &menu)?;
