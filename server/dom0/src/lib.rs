@@ -21,6 +21,7 @@ pub mod name;
 pub mod record;
 pub mod report;
 pub mod settings;
+pub mod shelves;
 pub mod store;
 pub mod table;
 pub mod timestamp;

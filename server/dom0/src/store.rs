@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use p2v_aoe::MacAddr;
-use p2v_aoe::address::SHELF_MAX;
 use p2v_aoe::cmdline::MENU_ID_LEN;
 
 use crate::atomic_file;
 use crate::lock::{Held, MachineLock};
 use crate::name::MachineName;
 use crate::record::{Record, State};
+use crate::shelves::Shelves;
 use crate::timestamp::Timestamp;
 
 mod claims;
@@ -26,7 +26,6 @@ mod tests;
 pub use error::StoreError;
 pub use listing::Listing;
 
-use claims::Claim;
 use file::read;
 
 /// The machine records of one state directory.
@@ -41,6 +40,8 @@ pub struct Store {
     retired: PathBuf,
     /// It is used by root's commands, which trust no record further than root wrote it.
     is_roots: bool,
+    /// What new machines get.
+    shelves: Shelves,
 }
 
 /// What a boot menu for a machine must hold.
@@ -85,6 +86,7 @@ impl Store {
             names: state.join("names"),
             retired: state.join("retired"),
             is_roots: false,
+            shelves: Shelves::default(),
         };
         // Others may pass through it: the boot service's user has its directories in it.
         fs::DirBuilder::new()
@@ -101,6 +103,11 @@ impl Store {
         let _ = let_others_pass(state);
         make_private(&store.machines)?;
         Ok(store)
+    }
+
+    /// The same, but new machines get these shelves.
+    pub fn with_shelves(self, shelves: Shelves) -> Store {
+        Store { shelves, ..self }
     }
 
     /// The directory of the records.
@@ -275,7 +282,7 @@ impl Store {
                 });
             }
         }
-        let mut record = find_or_make(listing, &self.claims()?, mac, wanted, None, now)?;
+        let mut record = self.find_or_make(listing, mac, wanted, None, now)?;
         let menu_id = record.menus.issue(now, random_id)?;
         record.menu_fetched = Some(now);
         self.put(&record)?;
@@ -298,7 +305,7 @@ impl Store {
         now: Timestamp,
     ) -> Result<(Record, String), StoreError> {
         let _lock = self.write_lock()?;
-        let mut record = find_or_make(self.list()?, &self.claims()?, mac, wanted, None, now)?;
+        let mut record = self.find_or_make(self.list()?, mac, wanted, None, now)?;
         let menu_id = record.menus.for_files(now, random_id)?;
         self.put(&record)?;
         Ok((record, menu_id))
@@ -327,7 +334,7 @@ impl Store {
     /// As [`Store::menu`]; the shelf or the MAC belongs to another record.
     pub fn adopt(&self, mac: MacAddr, shelf: u16, now: Timestamp) -> Result<Record, StoreError> {
         let _lock = self.write_lock()?;
-        let record = find_or_make(self.list()?, &self.claims()?, mac, None, Some(shelf), now)?;
+        let record = self.find_or_make(self.list()?, mac, None, Some(shelf), now)?;
         self.put(&record)?;
         Ok(record)
     }
@@ -388,70 +395,72 @@ impl Store {
             source,
         })
     }
-}
 
-/// `claims`: names and shelves that something was made for. They are no other machine's, also without a record.
-fn find_or_make(
-    mut listing: Listing,
-    claims: &[Claim],
-    mac: MacAddr,
-    wanted: Option<&MachineName>,
-    fixed_shelf: Option<u16>,
-    now: Timestamp,
-) -> Result<Record, StoreError> {
-    if let Some(known) = listing.by_mac(mac)? {
-        if let Some(shelf) = fixed_shelf
-            && let Some(other) = listing
-                .records
-                .iter()
-                .find(|r| r.shelf == shelf && r.name != known.name)
-        {
-            return Err(StoreError::SharedShelf(
-                known.name,
-                other.name.clone(),
-                shelf,
-            ));
+    /// Names and shelves that something was made for are no other machine's, also without a record.
+    fn find_or_make(
+        &self,
+        mut listing: Listing,
+        mac: MacAddr,
+        wanted: Option<&MachineName>,
+        fixed_shelf: Option<u16>,
+        now: Timestamp,
+    ) -> Result<Record, StoreError> {
+        if let Some(known) = listing.by_mac(mac)? {
+            if let Some(shelf) = fixed_shelf
+                && let Some(other) = listing
+                    .records
+                    .iter()
+                    .find(|r| r.shelf == shelf && r.name != known.name)
+            {
+                return Err(StoreError::SharedShelf(
+                    known.name,
+                    other.name.clone(),
+                    shelf,
+                ));
+            }
+            return Ok(known);
         }
-        return Ok(known);
+        let (claims, shelves) = (self.claims()?, self.shelves);
+        // Its record was lost, and not what was made for it: it is what it was.
+        let own = claims.iter().find(|claim| claim.boot_mac == mac);
+        let records = listing.records.iter();
+        let records = records.map(|r| (&r.name, r.boot_mac, r.shelf));
+        let claims = claims.iter().map(|c| (&c.name, c.boot_mac, c.shelf));
+        let others: Vec<(&MachineName, MacAddr, u16)> = records
+            .chain(claims)
+            .filter(|(_, owner, _)| *owner != mac)
+            .collect();
+        let taken = |shelf: u16| others.iter().find(|(_, _, other)| *other == shelf);
+        let wanted = own.map(|own| &own.name).or(wanted);
+        // A name that the settings gave may look like that of a shelf.
+        let has_its_name = |shelf| {
+            let usual = MachineName::of_shelf(shelf);
+            wanted.is_some() || others.iter().all(|(name, ..)| **name != usual)
+        };
+        let shelf = match fixed_shelf.or(own.map(|own| own.shelf)) {
+            Some(shelf) => shelf,
+            None => shelves
+                .range()
+                .find(|s| taken(*s).is_none() && has_its_name(*s))
+                .ok_or(StoreError::Full(shelves))?,
+        };
+        let name = wanted
+            .cloned()
+            .unwrap_or_else(|| MachineName::of_shelf(shelf));
+        if let Some((other, ..)) = taken(shelf) {
+            return Err(StoreError::SharedShelf(name, (*other).clone(), shelf));
+        }
+        if let Some((_, owner, _)) = others.iter().find(|(other, ..)| **other == name) {
+            return Err(StoreError::NameTaken {
+                name,
+                mac,
+                owner: *owner,
+            });
+        }
+        let mut record = Record::new(name, mac, shelf);
+        record.note(now, format!("first seen, MAC {mac}, shelf {shelf}"));
+        Ok(record)
     }
-    // Its record was lost, and not what was made for it: it is what it was.
-    let own = claims.iter().find(|claim| claim.boot_mac == mac);
-    let records = listing.records.iter();
-    let records = records.map(|r| (&r.name, r.boot_mac, r.shelf));
-    let claims = claims.iter().map(|c| (&c.name, c.boot_mac, c.shelf));
-    let others: Vec<(&MachineName, MacAddr, u16)> = records
-        .chain(claims)
-        .filter(|(_, owner, _)| *owner != mac)
-        .collect();
-    let taken = |shelf: u16| others.iter().find(|(_, _, other)| *other == shelf);
-    let wanted = own.map(|own| &own.name).or(wanted);
-    // A name that the settings gave may look like that of a shelf.
-    let has_its_name = |shelf| {
-        let usual = MachineName::of_shelf(shelf);
-        wanted.is_some() || others.iter().all(|(name, ..)| **name != usual)
-    };
-    let shelf = match fixed_shelf.or(own.map(|own| own.shelf)) {
-        Some(shelf) => shelf,
-        None => (1..=SHELF_MAX)
-            .find(|s| taken(*s).is_none() && has_its_name(*s))
-            .ok_or(StoreError::Full)?,
-    };
-    let name = wanted
-        .cloned()
-        .unwrap_or_else(|| MachineName::of_shelf(shelf));
-    if let Some((other, ..)) = taken(shelf) {
-        return Err(StoreError::SharedShelf(name, (*other).clone(), shelf));
-    }
-    if let Some((_, owner, _)) = others.iter().find(|(other, ..)| **other == name) {
-        return Err(StoreError::NameTaken {
-            name,
-            mac,
-            owner: *owner,
-        });
-    }
-    let mut record = Record::new(name, mac, shelf);
-    record.note(now, format!("first seen, MAC {mac}, shelf {shelf}"));
-    Ok(record)
 }
 
 /// Lets others pass through a state directory of root's that an older umask closed: the boot service

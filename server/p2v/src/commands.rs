@@ -48,6 +48,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let mut host = Host::open(settings.xen.clone(), &settings.iface, &settings.state)
         .context("cannot use the machine records (root may; --state DIR tries it elsewhere)")?;
     host.more_ifaces.clone_from(&settings.more_ifaces);
+    host.store = host.store.with_shelves(settings.shelves);
     match &arguments.command {
         Command::Serve(_) => Ok(ExitCode::SUCCESS),
         Command::Doctor => doctor::run(&host, &settings, json),

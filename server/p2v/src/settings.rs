@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use p2v_aoe::MacAddr;
 use p2v_aoe::key::PublicKey;
 use p2v_dom0::name::MachineName;
+use p2v_dom0::shelves::Shelves;
 use p2v_netboot::{Image, ImageName, Loader, MachineId, boot_menu};
 use serde::Deserialize;
 
@@ -49,6 +50,8 @@ pub struct Settings {
     pub hosts: Vec<MacAddr>,
     /// More keys whose orders the agents take, as `p2v key` prints them, beside this host's own: for such hosts.
     pub host_keys: Vec<PublicKey>,
+    /// The shelves that new machines get; default all, from 1. For two Xen hosts that boot machines on one segment.
+    pub shelves: Shelves,
     /// SMBIOS UUIDs that the firmware of several machines has: no machine is known by one of them.
     pub shared_uuids: Vec<MachineId>,
     /// The netboot service.
@@ -117,6 +120,7 @@ impl Default for Settings {
             state: "/var/lib/p2v".into(),
             hosts: Vec::new(),
             host_keys: Vec::new(),
+            shelves: Shelves::default(),
             shared_uuids: Vec::new(),
             serve: Default::default(),
             xen: Default::default(),

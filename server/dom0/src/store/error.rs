@@ -4,10 +4,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use p2v_aoe::MacAddr;
-use p2v_aoe::address::SHELF_MAX;
 
 use crate::lock::LockError;
 use crate::name::MachineName;
+use crate::shelves::Shelves;
 
 /// What went wrong with the records.
 #[derive(Debug, thiserror::Error)]
@@ -97,8 +97,9 @@ pub enum StoreError {
         machines: PathBuf,
     },
     /// No shelf is left.
-    #[error("all {SHELF_MAX} AoE shelves are taken: `p2v forget` machines that are gone")]
-    Full,
+    #[error("all AoE shelves from {} to {} are taken (`shelves` in the settings): `p2v forget` machines that are gone",
+        .0.range().start(), .0.range().end())]
+    Full(Shelves),
     /// The system has no randomness for an id.
     #[error("no random bytes for the id of a boot menu: {0}")]
     Random(String),

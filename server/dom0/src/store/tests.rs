@@ -170,7 +170,7 @@ fn a_failed_change_writes_nothing_and_both_writers_are_heard() {
     let name = store.menu(mac(1), None, at(0)).unwrap().name;
     let failed: Result<(), StoreError> = store.update(&name, |r| {
         r.counter = 77;
-        Err(StoreError::Full)
+        Err(StoreError::Full(Shelves::default()))
     });
     assert!(failed.is_err());
     assert_eq!(store.get(&name).unwrap().counter, 0);
@@ -217,6 +217,23 @@ fn records_are_for_root_only() {
         .permissions()
         .mode();
     assert_eq!(mode & 0o777, 0o600);
+}
+
+#[test]
+fn new_machines_get_shelves_of_the_range_and_known_ones_keep_theirs() {
+    let (dir, store) = store();
+    store.menu(mac(1), None, at(0)).unwrap();
+    let range = serde_json::from_str(r#"{"first": 2048, "last": 2049}"#).unwrap();
+    let store = Store::open(dir.path()).unwrap().with_shelves(range);
+    let shelf = |card| store.menu(mac(card), None, at(1)).map(|facts| facts.shelf);
+    assert_eq!((shelf(2).unwrap(), shelf(1).unwrap()), (2048, 1));
+    assert_eq!(shelf(3).unwrap(), 2049);
+    let full = shelf(4).unwrap_err().to_string();
+    assert!(full.contains("2048 to 2049"), "{full}");
+    for wrong in [(0, 5), (6, 5), (1, 4095)] {
+        let text = format!(r#"{{"first": {}, "last": {}}}"#, wrong.0, wrong.1);
+        assert!(serde_json::from_str::<Shelves>(&text).is_err(), "{text}");
+    }
 }
 
 #[test]
