@@ -154,6 +154,8 @@ impl OldServer {
 
     fn start(work: &Path, hardware: Hardware, place: Place, disk: &[String]) -> Result<OldServer> {
         let console = Console::new(work.join(format!("{}.log", place.name)));
+        // What it said before it was switched off: QEMU makes the file anew, but later.
+        let _ = std::fs::remove_file(console.path());
         let mut arguments: Vec<String> = ["-accel", "tcg", "-m", "512", "-boot", "n"]
             .map(str::to_owned)
             .to_vec();
