@@ -132,6 +132,13 @@ pub fn save(
     Ok(())
 }
 
+/// Ends QEMU in order, with all of its images written; for the machine called `name` it is a power cut.
+pub fn quit(work: &Path, name: &str, machine: &mut Machine) -> Result<()> {
+    Monitor::open(&monitor(work, name))?.execute("quit", &json!({}))?;
+    machine.wait_until_off(BOOT_LIMIT)?;
+    Ok(())
+}
+
 /// QEMU's control socket of the machine called `name`.
 fn monitor(work: &Path, name: &str) -> PathBuf {
     work.join(format!("{name}.qmp"))

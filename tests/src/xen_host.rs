@@ -81,11 +81,17 @@ impl XenHost {
         self.run(
             "vgchange -an vg0 >/dev/null 2>&1; sync; mount -o remount,ro / 2>/dev/null; sync",
         )?;
-        self.power_cut(artifacts)
+        self.start_again(artifacts)
     }
 
     /// Takes its power away, and starts it again with the same disks.
-    pub fn power_cut(self, artifacts: &Artifacts) -> Result<XenHost> {
+    pub fn power_cut(mut self, artifacts: &Artifacts) -> Result<XenHost> {
+        // Killed, QEMU takes tables of the root file system's image with it.
+        debian::quit(&self.work, NAME, &mut self.machine)?;
+        self.start_again(artifacts)
+    }
+
+    fn start_again(self, artifacts: &Artifacts) -> Result<XenHost> {
         let work = self.work.clone();
         drop(self);
         let running = with_parts(artifacts, &work, "xen-host-again", |parts| {
