@@ -49,7 +49,7 @@ pub trait Machines: Send + Sync + 'static {
     /// boot begins with [`BootEvent::Asked`] with a new transaction number.
     fn boot(&self, mac: MacAddr) -> BootDecision;
 
-    /// The same for a machine that `allow` does not name, or `deny` does; `None`, as by itself: it is left alone.
+    /// The same for a machine that `allow` does not name, or `deny` does. `None`, the default: it is ignored.
     /// It is asked because the caller may have approved the machine, and because one whose server already
     /// runs elsewhere must not start its own disk, whatever the lists say.
     fn boot_unlisted(&self, _mac: MacAddr) -> Option<BootDecision> {

@@ -378,7 +378,7 @@ fn one_that_is_approved_between_two_questions_is_answered_and_listened_to() {
         &message(4, MAC, 0x80, Ipv4Addr::UNSPECIFIED, &options),
     );
     lab.recorder.wait_for("found 192.168.7.200 in use");
-    // Not any more: that is told at once, too.
+    // No longer approved: that is reported at once, too.
     *lab.recorder.unlisted.lock().unwrap() = None;
     broadcast(&socket, &discover);
     lab.recorder.wait_for_lines(not_approved, 2);

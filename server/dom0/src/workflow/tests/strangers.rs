@@ -79,7 +79,7 @@ fn a_stray_export_empties_no_record() {
     lab.machine().inventory = forged;
     lab.is_left_alone("not started by a boot menu of this host");
 
-    // The start that was heard of before, under another key.
+    // The boot id of the agent that answered before, with another key.
     lab.machine().inventory = Inventory {
         key: Some(SecretKey::from_bytes(&[5; 32]).public()),
         ..own.clone()

@@ -108,7 +108,7 @@ fn a_copy_stops_in_order_before_the_pool_is_full() {
         let sectors = u64::from(RANGE_SECTORS) * 12;
         lab.machine().inventory.disks[0].sectors = sectors;
         lab.machine().data[0] = (0..sectors * SECTOR).map(|i| (i / 511) as u8).collect();
-        // While the second piece is read, the pool fills up, and the copy is told.
+        // While the second piece is read, the pool fills up, and the copy is asked to stop.
         let (told, filled) = (stop.clone(), dir.clone());
         lab.machine().on_read = Some(Arc::new(move |lba| {
             if lba != u64::from(RANGE_SECTORS) {
