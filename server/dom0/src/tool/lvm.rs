@@ -130,24 +130,27 @@ struct VolumeRow {
     zero: String,
 }
 
+/// What `tool` says of `of`, or of all: JSON, with sizes in bytes.
+fn report(tools: &Tools, tool: &str, columns: &str, of: Option<&str>) -> Result<String, ToolError> {
+    let format = [
+        "--reportformat",
+        "json",
+        "--units",
+        "b",
+        "--nosuffix",
+        "-o",
+        columns,
+    ];
+    run(tools, tool, format.into_iter().chain(of))
+}
+
 /// Every volume group.
 ///
 /// # Errors
 /// What `vgs` said.
 pub fn groups(tools: &Tools) -> Result<Vec<Group>, ToolError> {
-    let text = run(
-        tools,
-        "vgs",
-        [
-            "--reportformat",
-            "json",
-            "--units",
-            "b",
-            "--nosuffix",
-            "-o",
-            "vg_name,vg_size,vg_free",
-        ],
-    )?;
+    let columns = "vg_name,vg_size,vg_free";
+    let text = report(tools, "vgs", columns, None)?;
     parse_groups(&text)
 }
 
@@ -156,19 +159,8 @@ pub fn groups(tools: &Tools) -> Result<Vec<Group>, ToolError> {
 /// # Errors
 /// What `lvs` said.
 pub fn volumes(tools: &Tools) -> Result<Vec<Volume>, ToolError> {
-    let text = run(
-        tools,
-        "lvs",
-        [
-            "--reportformat",
-            "json",
-            "--units",
-            "b",
-            "--nosuffix",
-            "-o",
-            "vg_name,lv_name,lv_uuid,vg_uuid,lv_size,lv_tags,lv_active,segtype,pool_lv,zero",
-        ],
-    )?;
+    let columns = "vg_name,lv_name,lv_uuid,vg_uuid,lv_size,lv_tags,lv_active,segtype,pool_lv,zero";
+    let text = report(tools, "lvs", columns, None)?;
     parse_volumes(&text)
 }
 

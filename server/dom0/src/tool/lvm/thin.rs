@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Deserialize;
 
-use super::{bytes, parse, run};
+use super::{bytes, parse, report};
 use crate::tool::{ToolError, Tools, unexpected};
 
 /// A part of a whole in ten-thousandths: what LVM prints as `47.13`.
@@ -146,20 +146,7 @@ pub fn written(tools: &Tools, vg: &str, lv: &str) -> Result<u64, ToolError> {
 fn lvs(tools: &Tools, vg: &str, lv: &str) -> Result<String, ToolError> {
     let name = format!("{vg}/{lv}");
     let columns = "vg_name,lv_name,lv_size,data_percent,metadata_percent,vg_free,seg_monitor";
-    run(
-        tools,
-        "lvs",
-        [
-            "--reportformat",
-            "json",
-            "--units",
-            "b",
-            "--nosuffix",
-            "-o",
-            columns,
-            &name,
-        ],
-    )
+    report(tools, "lvs", columns, Some(&name))
 }
 
 fn autoextend(tools: &Tools) -> Autoextend {
