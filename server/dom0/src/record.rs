@@ -17,9 +17,11 @@ use crate::timestamp::Timestamp;
 use crate::tool::lvm;
 
 pub use destination::Destination;
+pub use inventory::NotOurs;
 
 mod check;
 mod destination;
+mod inventory;
 #[cfg(test)]
 mod tests;
 
@@ -283,38 +285,6 @@ pub struct DiskChanged {
     now: String,
 }
 
-/// Why an inventory does not count as a machine's.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NotOurs {
-    /// It was not started by a menu that this host gave it.
-    #[error("it was not started by a boot menu of this host")]
-    NoMenuOfOurs,
-    /// It names no network card that it booted from: `p2v-agent export`, or nothing of ours.
-    #[error("it does not say which network card it boots from, as an old machine's agent does")]
-    NoCard,
-    /// It boots from another card.
-    #[error("it boots from the network card {is}, and this machine from {was}")]
-    OtherCard {
-        /// Its card.
-        is: MacAddr,
-        /// The machine's.
-        was: MacAddr,
-    },
-    /// It has another SMBIOS UUID than the machine had when its domain was started.
-    #[error("its SMBIOS UUID is {is}, and this machine's was {was} when its domain was started")]
-    OtherUuid {
-        /// The machine's.
-        was: String,
-        /// Its own.
-        is: String,
-    },
-    /// It says that it is the start that was heard of before, and has another key.
-    #[error(
-        "it says that it is the agent that answered before, and is not: its key is another one"
-    )]
-    OtherKey,
-}
-
 impl Record {
     /// Sectors that finished copies lack, because they could not be read.
     pub fn unreadable(&self) -> u64 {
@@ -355,87 +325,10 @@ impl Record {
         self.history.drain(..surplus);
     }
 
-    /// Whether an inventory is of the machine's own agent, started by one of our menus.
-    ///
-    /// # Errors
-    /// What it is instead.
-    pub fn is_ours(&self, inventory: &Inventory) -> Result<(), NotOurs> {
-        let card = inventory.nics.iter().find(|nic| nic.boot);
-        match card.map(|nic| nic.mac) {
-            None => return Err(NotOurs::NoCard),
-            Some(mac) if mac != self.boot_mac => {
-                return Err(NotOurs::OtherCard {
-                    is: mac,
-                    was: self.boot_mac,
-                });
-            }
-            Some(_) => {}
-        }
-        if let Some((was, is)) = self.other_uuid(inventory) {
-            return Err(NotOurs::OtherUuid {
-                was: was.to_owned(),
-                is: is.to_owned(),
-            });
-        }
-        let known = self.inventory.as_ref();
-        if known.is_some_and(|k| k.boot_id == inventory.boot_id && k.key != inventory.key) {
-            return Err(NotOurs::OtherKey);
-        }
-        match self.menus.know(&inventory.menu_id) {
-            true => Ok(()),
-            false => Err(NotOurs::NoMenuOfOurs),
-        }
-    }
-
-    /// Takes in an inventory that the machine's agent sent: remembers it, notes which menu the
-    /// agent was started by, and moves `seen` on to `exported`. Cards, slots and UUIDs that were known stay so; nothing more
-    /// is learned of a machine whose server is here: what is known of it is its fence.
-    pub fn take_inventory(&mut self, inventory: Inventory, now: Timestamp) {
-        self.menus.hear(&inventory.menu_id);
-        if matches!(self.state, State::Moved | State::Released) && self.inventory.is_some() {
-            return;
-        }
-        if self.state == State::Seen {
-            self.state = State::Exported;
-            self.note(now, "its disks are exported");
-        }
-        for inventory in self.inventory.iter().chain([&inventory]) {
-            self.slots
-                .extend(exported(inventory).iter().map(|(a, _)| a.slot));
-            self.cards.extend(inventory.nics.iter().map(|nic| nic.mac));
-            let uuid = &inventory.dmi.uuid;
-            self.uuids.extend((!uuid.is_empty()).then(|| uuid.clone()));
-        }
-        self.inventory = Some(inventory);
-        self.inventory_read = Some(now);
-    }
-
     /// Whether a domain was started on the old disks, and not stopped by p2v since.
     pub fn has_domain_on_old_disks(&self) -> bool {
         let mut mappings = self.disks.values().filter_map(|disk| disk.mapping.as_ref());
         self.state == State::Running || mappings.any(|mapping| mapping.old_disk)
-    }
-
-    /// The SMBIOS UUID that the machine had and the one of this inventory, where they differ while a domain runs on
-    /// its disks. (Else a board may have been replaced.)
-    pub fn other_uuid<'r>(&'r self, inventory: &'r Inventory) -> Option<(&'r str, &'r str)> {
-        let was = &self.inventory.as_ref()?.dmi.uuid;
-        let is = &inventory.dmi.uuid;
-        // One that says none is not known to be the same.
-        let differ = self.has_domain_on_old_disks() && !was.is_empty() && was != is;
-        differ.then_some((was, is))
-    }
-
-    /// The slots that were exported or used once and are not in the last inventory.
-    pub fn missing(&self) -> BTreeSet<u8> {
-        let there: BTreeSet<u8> = self
-            .inventory
-            .iter()
-            .flat_map(exported)
-            .map(|(a, _)| a.slot)
-            .collect();
-        let known = self.slots.iter().chain(self.disks.keys());
-        known.copied().filter(|s| !there.contains(s)).collect()
     }
 
     /// The disk is about to be used: remembers what it is, or refuses if another one was used
