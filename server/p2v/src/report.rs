@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
+use std::os::unix::fs::MetadataExt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -26,6 +27,8 @@ struct Running {
 pub struct Told {
     /// Progress goes to standard output, as JSON for programs.
     json: bool,
+    /// What a warning begins with.
+    warning: &'static str,
     bars: Option<MultiProgress>,
     running: Mutex<BTreeMap<String, Running>>,
 }
@@ -36,6 +39,7 @@ impl Told {
         let terminal = std::io::stderr().is_terminal() && !json;
         Told {
             json,
+            warning: if is_the_journal() { "<4>! " } else { "! " },
             bars: terminal.then(MultiProgress::new),
             running: Mutex::default(),
         }
@@ -67,6 +71,14 @@ impl Told {
 }
 
 /// A line on standard error, above the bars if there are some.
+/// Whether standard error is the journal, which takes a line's priority from its beginning: `$JOURNAL_STREAM` has the device
+/// and the inode number of what systemd connected (systemd.exec(5), sd-daemon(3)).
+fn is_the_journal() -> bool {
+    let stream = std::env::var("JOURNAL_STREAM");
+    let is = std::fs::metadata("/proc/self/fd/2").map(|m| format!("{}:{}", m.dev(), m.ino()));
+    matches!((stream, is), (Ok(stream), Ok(is)) if stream == is)
+}
+
 fn say(bars: &Option<MultiProgress>, text: &str) {
     match bars {
         Some(bars) => bars.suspend(|| eprintln!("{text}")),
@@ -76,10 +88,10 @@ fn say(bars: &Option<MultiProgress>, text: &str) {
 
 impl Report for Told {
     fn silence(&self, what: &str, patience: Duration) -> SilenceListener {
-        let (bars, what) = (self.bars.clone(), what.to_owned());
+        let (bars, what, warning) = (self.bars.clone(), what.to_owned(), self.warning);
         Box::new(move |silence| {
             let text = report::silence(&what, silence, patience);
-            say(&bars, &format!("! {text}"));
+            say(&bars, &format!("{warning}{text}"));
         })
     }
 
@@ -88,7 +100,7 @@ impl Report for Told {
     }
 
     fn warn(&self, text: &str) {
-        self.line(&format!("! {text}"));
+        self.line(&format!("{}{text}", self.warning));
     }
 
     fn progress(&self, what: &str, progress: Progress) {

@@ -1,5 +1,6 @@
 //! The real command, as a person in a hurry types it.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -335,6 +336,36 @@ fn an_image_is_laid_out_only_where_it_harms_nothing() {
     ];
     refused(image(&missing), "`make image`");
     assert!(!state.join("machines/e2.json").exists());
+}
+
+/// `journalctl -p warning` shows them.
+#[test]
+fn warnings_are_warnings_in_the_journal_too() {
+    let state = tempfile::tempdir().unwrap();
+    std::fs::create_dir(state.path().join("machines")).unwrap();
+    std::fs::write(state.path().join("machines/e2.json"), "{").unwrap();
+    let path = state.path().join("stderr");
+    let warned = |offset: u64| {
+        let stderr = std::fs::File::create(&path).unwrap();
+        let of = stderr.metadata().unwrap();
+        let stream = format!("{}:{}", of.dev(), of.ino() + offset);
+        let mut list = Command::new(env!("CARGO_BIN_EXE_p2v"));
+        list.args(["--iface", "lo", "--state"])
+            .args([state.path(), Path::new("list")])
+            .env("JOURNAL_STREAM", stream)
+            .stderr(stderr)
+            .output()
+            .unwrap();
+        std::fs::read_to_string(&path).unwrap()
+    };
+    let said = warned(0);
+    assert!(
+        said.starts_with("<4>! ") && said.contains("e2.json"),
+        "{said}"
+    );
+    // Somebody else's standard error is the journal.
+    let said = warned(1);
+    assert!(said.starts_with("! "), "{said}");
 }
 
 /// In the middle of a cutover it would be worse.
