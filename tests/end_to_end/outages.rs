@@ -4,7 +4,9 @@
 use std::time::{Duration, Instant};
 
 use p2v_lab::artifacts::Artifacts;
+use p2v_lab::debian::Drive;
 use p2v_lab::disk::Disk;
+use p2v_lab::linux_host::LinuxHost;
 use p2v_lab::monitor::Monitor;
 use p2v_lab::old_server::{IDE_PC, MAC, OldServer};
 use p2v_lab::run::Run;
@@ -456,6 +458,41 @@ fn the_old_disk_goes_into_the_xen_host() {
     writing.host.ok(resume).unwrap();
     writing.is_well("its disk in the Xen host", began);
     writing.ends();
+}
+
+#[test]
+#[ignore = "make campaign"]
+fn the_old_disk_goes_into_another_machine() {
+    let mut writing = Writing::new("another-machine");
+    let began = Instant::now();
+    let directory = writing.run.directory().to_owned();
+    writing.power_off();
+    writing.host.wait_for_line(LOG, "SILENT").unwrap();
+    let drive = Drive::new(&writing.disk.path, "moved");
+    let work = directory.join("other");
+    std::fs::create_dir(&work).unwrap();
+    let artifacts = Artifacts::find().unwrap();
+    let mut other = LinuxHost::start(&artifacts, &work, &[drive]).unwrap();
+    other
+        .ok("ip link set eth0 address 52:54:00:aa:00:03 && ip link set eth0 up")
+        .unwrap();
+    other.join(&directory.join("second-wire.sock")).unwrap();
+    let key = writing.host.ok("p2v key").unwrap();
+    let export = format!(
+        "p2v-agent export --waiting --shelf 1 --slot 0 --iface eth0 --allow {} --key {} /dev/disk/by-id/virtio-moved",
+        xen_host::MAC,
+        key.trim()
+    );
+    other.background("moved", &export, "WAITING").unwrap();
+    writing
+        .host
+        .ok("p2v resume e1 --old-system-did-not-run")
+        .unwrap();
+    writing.is_well("its disk in another machine", began);
+    writing.host.ok("p2v stop e1 --destroy").unwrap();
+    let Writing { host, run, .. } = writing;
+    drop((host, other));
+    run.succeeded();
 }
 
 #[test]

@@ -140,7 +140,7 @@ pub fn quit(work: &Path, name: &str, machine: &mut Machine) -> Result<()> {
 }
 
 /// QEMU's control socket of the machine called `name`.
-fn monitor(work: &Path, name: &str) -> PathBuf {
+pub(crate) fn monitor(work: &Path, name: &str) -> PathBuf {
     work.join(format!("{name}.qmp"))
 }
 
