@@ -70,7 +70,6 @@ impl Told {
     }
 }
 
-/// A line on standard error, above the bars if there are some.
 /// Whether standard error is the journal, which takes a line's priority from its beginning: `$JOURNAL_STREAM` has the device
 /// and the inode number of what systemd connected (systemd.exec(5), sd-daemon(3)).
 fn is_the_journal() -> bool {
@@ -79,6 +78,7 @@ fn is_the_journal() -> bool {
     matches!((stream, is), (Ok(stream), Ok(is)) if stream == is)
 }
 
+/// A line on standard error, above the bars if there are some.
 fn say(bars: &Option<MultiProgress>, text: &str) {
     match bars {
         Some(bars) => bars.suspend(|| eprintln!("{text}")),

@@ -189,24 +189,27 @@ fn look_at(
     let seconds = |outage: &Outage| outage.since.age_at(now).unwrap_or_default().as_secs();
     for act in acts {
         match act {
-            Act::Tell => report.warn(&match seen {
-                Seen::Waits => format!(
-                    "{name}: OLD MACHINE RESTARTED: the domain waits for its disk; nothing is lost so far"
-                ),
-                Seen::Failed => format!(
-                    "{name}: OLD DISK FAILED: the old machine was away for longer than domain_waits_seconds, and what the \
-                     domain had not written is lost. The domain is ended"
-                ),
-                Seen::RefusesWrites => format!(
-                    "{name}: OLD DISK READ-ONLY: the domain gets errors for what it writes. \
-                     `p2v stop {name} --destroy`, then `p2v start {name}`"
-                ),
-                Seen::Silent | Seen::Serves => format!(
-                    "{name}: OLD MACHINE SILENT: the domain waits for its disk (at most {} s); nothing is lost so far. \
-                     Look at the old machine's power and cable",
-                    host.settings.domain_waits_seconds
-                ),
-            }),
+            Act::Tell => {
+                let what = match seen {
+                    Seen::Waits => {
+                        "OLD MACHINE RESTARTED: the domain waits for its disk; nothing is lost so far".to_owned()
+                    }
+                    Seen::Failed => "OLD DISK FAILED: the old machine was away for longer than domain_waits_seconds, and \
+                         what the domain had not written is lost. The domain is ended"
+                        .to_owned(),
+                    Seen::RefusesWrites => format!(
+                        "OLD DISK READ-ONLY: the domain gets errors for what it writes. \
+                         `p2v stop {name} --destroy`, then `p2v start {name}`"
+                    ),
+                    Seen::Silent | Seen::Serves => format!(
+                        "OLD MACHINE SILENT: the domain waits for its disk (at most {} s); nothing is lost so far. \
+                         Look at the old machine's power and cable",
+                        host.settings.domain_waits_seconds
+                    ),
+                };
+                report.warn(&format!("{name}: {what}"));
+                context.note_or_warn(name, &what);
+            }
             Act::Pause => {
                 xl::pause(&host.tools, name.as_str())?;
                 if let Some(outage) = &mut after {

@@ -1,6 +1,7 @@
 //! The old machine falls silent, restarts, or comes back as another, while its domain runs.
 
 use super::*;
+use crate::record::HistoryLine;
 use crate::workflow::{ResumeOptions, Resumed, ServedBoot, outage, resume, watch_once};
 
 impl Lab {
@@ -208,10 +209,17 @@ fn a_domain_is_paused_while_its_disk_is_away_and_unpaused_when_it_is_back() {
     assert_eq!(look(), "");
     long_ago(&lab, 6);
     assert!(look().contains("OLD MACHINE SILENT"));
+    let noted = || {
+        let history = lab.host.store.get(&lab.name).unwrap().history;
+        let silent = |line: &&HistoryLine| line.what.starts_with("OLD MACHINE SILENT");
+        history.iter().filter(silent).count()
+    };
+    assert_eq!(noted(), 1, "once for one outage");
     long_ago(&lab, 6);
     assert!(seconds_after("OLD MACHINE SILENT ", &lab.differences()) >= 6);
     long_ago(&lab, 6);
     assert_eq!((look().as_str(), lab.file("paused").as_str()), ("", ""));
+    assert_eq!(noted(), 1, "once for one outage");
     long_ago(&lab, 21);
     // Another domain of that name is nobody's business, nor one that was moved, whatever the record says.
     lab.domain_has(std::path::Path::new("/dev/vg/other"));
