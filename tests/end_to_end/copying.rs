@@ -6,7 +6,7 @@ use std::time::Instant;
 use p2v_lab::old_server::{OldServer, SATA_PC};
 use p2v_lab::old_system;
 
-use crate::scene::Scene;
+use crate::scene::{EXPORT_LIMIT, Scene};
 
 /// The MiB before these words in what `p2v copy` says, which may be none.
 fn mib(said: &str, words: &str) -> f64 {
@@ -72,6 +72,10 @@ fn an_old_system_is_copied_and_runs_from_each_of_its_copies() {
              if test -e /tmp/copy.status; then cat /tmp/copy.err /tmp/copy.status >&2; false; fi")
         .unwrap();
     scene.old = OldServer::power_on(scene.run.directory(), &scene.disk, SATA_PC).unwrap();
+    scene
+        .old
+        .wait_for("exporting e1.0 read-only", EXPORT_LIMIT)
+        .unwrap();
     let said = scene
         .host
         .ok("until test -s /tmp/copy.status; do sleep 0.2; done; cat /tmp/copy.err /tmp/copy.status")

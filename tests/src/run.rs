@@ -9,6 +9,9 @@ use anyhow::{Context, Result};
 use crate::place::Place;
 use crate::times;
 
+/// Lines of each log that are shown of a run that failed.
+const LINES_SHOWN: usize = 25;
+
 /// A directory `target/lab/runs/NAME` for disks, sockets and logs. Afterwards only logs are kept,
 /// and after a success nothing (unless `P2V_LAB_KEEP` is set).
 pub struct Run {
@@ -74,5 +77,25 @@ impl Drop for Run {
             "logs and consoles of this run are in {}",
             self.directory.display()
         );
+        if std::thread::panicking() {
+            self.show_ends_of_logs();
+        }
+    }
+}
+
+impl Run {
+    /// For who has only what the test printed.
+    fn show_ends_of_logs(&self) {
+        for entry in fs::read_dir(&self.directory)
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            let text =
+                String::from_utf8_lossy(&fs::read(entry.path()).unwrap_or_default()).into_owned();
+            let lines: Vec<&str> = text.lines().collect();
+            let end = lines[lines.len().saturating_sub(LINES_SHOWN)..].join("\n");
+            eprintln!("--- the end of {}:\n{end}", entry.path().display());
+        }
     }
 }
