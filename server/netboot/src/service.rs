@@ -1,6 +1,6 @@
 //! The service as a whole: what is opened at the start, and what runs until the end.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::future::Future;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -263,6 +263,7 @@ impl Opened {
                 conflicts: Conflicts::default(),
                 unwritten: Vec::new(),
                 told_of: HashMap::new(),
+                others: BTreeSet::new(),
             };
             dhcp.serve(port, proxy_port).await
         };

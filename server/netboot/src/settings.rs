@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use pnet::util::MacAddr;
@@ -108,6 +109,9 @@ pub struct Settings {
     /// Boot loaders of some machines, whatever they are taken for.
     #[serde(skip)]
     pub loaders: BTreeMap<MacAddr, Loader>,
+    /// The shelves that the caller gives to new machines, which other such services on the segment are told; default: all.
+    #[serde(skip)]
+    pub shelves: RangeInclusive<u16>,
     /// Where `leases.json` is kept; default `/var/lib/p2v`.
     pub state_dir: PathBuf,
     /// Machines at most that were seen and never heard of again, for whoever remembers them: nothing here
@@ -148,6 +152,7 @@ impl Default for Settings {
             grub_ia32: "/usr/share/p2v/grubia32.efi".into(),
             bios_loader: Loader::Pxelinux,
             loaders: BTreeMap::new(),
+            shelves: 1..=4094,
             state_dir: "/var/lib/p2v".into(),
             seen_max: 256,
             user: None,

@@ -159,6 +159,7 @@ impl Settings {
             settings.state.clone_from(state);
         }
         settings.serve.iface.clone_from(&settings.iface);
+        settings.serve.shelves = settings.shelves.range();
         // Apart from the rest: the service's user writes there, and nobody else does.
         settings.serve.state_dir = settings.state.join("netboot");
         settings.file = file.map(Path::to_owned);

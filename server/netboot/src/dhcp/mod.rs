@@ -1,6 +1,7 @@
 //! DHCP for network-boot clients: what they ask ([`parse`]), what they are told ([`decide`]), and
 //! the service on ports 67 and 4011.
 
+mod announcement;
 pub(crate) mod conflict;
 mod decide;
 mod reply;

@@ -1,6 +1,6 @@
 //! Ports 67 and 4011: reading questions, asking for the decision, sending answers.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -10,6 +10,7 @@ use pnet::util::MacAddr;
 use tokio::io::unix::AsyncFd;
 use tokio::net::UdpSocket;
 
+use super::announcement::{ANNOUNCED_EVERY, Announcement, common};
 use super::conflict::{self, Conflicts, Waiting};
 use super::decide::{self, Action, Port, Server};
 use super::reply::{Reply, ReplyKind};
@@ -43,12 +44,16 @@ pub(crate) struct Dhcp {
     pub unwritten: Vec<Answer>,
     /// Machines that are left out, and when that was told.
     pub told_of: HashMap<MacAddr, Instant>,
+    /// Other services of this kind that were told of.
+    pub others: BTreeSet<Ipv4Addr>,
 }
 
 /// That a machine is left out is told once in this time.
 const TOLD_FOR: Duration = Duration::from_secs(60);
 /// Of so many machines at most.
 const TOLD_MAX: usize = 100;
+/// Other services that are told of at most: anybody can make up some.
+const OTHERS_MAX: usize = 16;
 
 /// An answer, or what else came of a request.
 pub(crate) struct Answer {
@@ -70,6 +75,7 @@ impl Dhcp {
     /// a ROM's patience, and leases have one owner.
     pub async fn serve(mut self, dhcp: UdpSocket, proxy: Option<UdpSocket>) -> io::Result<()> {
         let (mut one, mut other) = ([0; 2048], [0; 2048]);
+        let mut announced = tokio::time::interval(ANNOUNCED_EVERY);
         loop {
             let due = self.conflicts.next();
             tokio::select! {
@@ -80,6 +86,7 @@ impl Dhcp {
                         self.answer(waiting.request, waiting.port, None, &proxy).await;
                     }
                 }
+                _ = announced.tick() => self.announce(),
                 () = until(due) => {
                     for waiting in self.conflicts.due(Instant::now()) {
                         self.answer(waiting.request, waiting.port, None, &proxy).await;
@@ -135,8 +142,40 @@ impl Dhcp {
         // What cannot be read is not for us, and there is nobody to tell: a LAN is full of it.
         if let Ok(request) = parse(&buffer[..len]) {
             self.answer(request, port, Some(from), proxy).await;
+        } else if let Some(other) = Announcement::decode(&buffer[..len]) {
+            self.heard(&other);
         }
         Ok(())
+    }
+
+    /// Tells other services on the segment of this one. A frame that cannot be sent now is sent the next time.
+    fn announce(&self) {
+        let announcement = Announcement {
+            server: self.server.address,
+            shelves: self.settings.shelves.clone(),
+        };
+        let ends = Ends {
+            source: (self.server.address, 67),
+            destination: (Ipv4Addr::BROADCAST, 67),
+        };
+        let payload = announcement.encode().ok();
+        if let Some(packet) = payload.and_then(|payload| datagram::build(ends, &payload)) {
+            let _ = self.frames.send(MacAddr::broadcast(), &packet);
+        }
+    }
+
+    /// Another service is told of once, and told at once of this one.
+    fn heard(&mut self, other: &Announcement) {
+        let is_new = other.server != self.server.address
+            && self.others.len() < OTHERS_MAX
+            && self.others.insert(other.server);
+        if is_new {
+            self.announce();
+            self.machines.noticed(&Notice::OtherService {
+                address: other.server,
+                both: common(&self.settings.shelves, &other.shelves),
+            });
+        }
     }
 
     /// Answers, or leaves the answer for when the leases are written.

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
+use std::ops::RangeInclusive;
 
 use super::BootEvent;
 use super::words::{Reason, Text};
@@ -27,6 +28,13 @@ pub enum Notice {
         address: Ipv4Addr,
         /// What we do.
         mode: Mode,
+    },
+    /// Another service of this kind answers machines here. Told once.
+    OtherService {
+        /// Its address.
+        address: Ipv4Addr,
+        /// The shelves that both give to new machines.
+        both: Option<RangeInclusive<u16>>,
     },
     /// A proxy without a DHCP server beside it.
     NoDhcpServer,
@@ -127,6 +135,24 @@ impl fmt::Display for Notice {
             ),
             Notice::OtherDhcpServer { address, .. } => {
                 write!(f, "the DHCP server of this network is {address}")
+            }
+            Notice::OtherService { address, both } => {
+                write!(
+                    f,
+                    "WARNING: another p2v serve, {address}, answers machines on this network, and a machine that both boot \
+                     starts for either: approve each machine on one host only"
+                )?;
+                match both {
+                    None => Ok(()),
+                    Some(both) => write!(
+                        f,
+                        ". Both give shelves {} to {} to new machines, and two disks with one address are mistaken for each \
+                         other: give the hosts ranges that do not meet (`shelves` in the settings), before either boots \
+                         its next machine",
+                        both.start(),
+                        both.end()
+                    ),
+                }
             }
             Notice::NoDhcpServer => f.write_str(
                 "no DHCP server answers on this network: machines need an address to boot; start \

@@ -322,9 +322,13 @@ impl Lab {
     }
 
     pub fn start(&self, settings: Settings) -> Service {
+        self.start_in(&self.server, settings)
+    }
+
+    pub fn start_in(&self, namespace: &Namespace, settings: Settings) -> Service {
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
         let machines = Arc::clone(&self.recorder);
-        let thread = self.server.enter(move || {
+        let thread = namespace.enter(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()

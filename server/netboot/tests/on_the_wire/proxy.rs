@@ -2,10 +2,10 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
-use p2v_netboot::Mode;
+use p2v_netboot::{Mode, Settings};
 
 use crate::dhcp::{ask, broadcast, client_port, hear, message, option, pxe};
-use crate::lab::{CLIENT, LIMIT, Lab, MAC, SERVER};
+use crate::lab::{CLIENT, CLIENT_END, LIMIT, Lab, MAC, SERVER};
 
 const CLASS: &str = "PXEClient:Arch:00000:UNDI:002001";
 
@@ -25,6 +25,29 @@ fn a_rom_is_told_the_boot_file_and_no_address() {
     assert_eq!((option(&reply, 1), option(&reply, 51)), (None, None));
     lab.recorder
         .wait_for("52:54:00:12:34:56: BIOS, asks for boot, told to boot from here");
+}
+
+#[test]
+fn two_services_on_one_wire_find_each_other() {
+    let lab = Lab::with_address();
+    let _one = lab.serve(Settings {
+        shelves: 1..=2047,
+        ..lab.settings(Mode::Dhcp)
+    });
+    let settings = Settings {
+        iface: CLIENT_END.to_owned(),
+        state_dir: lab.path("other"),
+        shelves: 1000..=3000,
+        ..lab.settings(Mode::Proxy)
+    };
+    let _other = lab.start_in(&lab.client, settings);
+    for address in [SERVER, CLIENT] {
+        let line = lab
+            .recorder
+            .wait_for(&format!("another p2v serve, {address},"));
+        let both = "Both give shelves 1000 to 2047 to new machines";
+        assert!(line.contains(both), "{line}");
+    }
 }
 
 #[test]
