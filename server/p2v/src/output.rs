@@ -3,8 +3,10 @@
 
 use std::fmt::Arguments;
 use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::MetadataExt;
 use std::process::ExitCode;
 use std::sync::OnceLock;
+use std::{env, fs};
 
 use crate::arguments::exit;
 
@@ -31,6 +33,14 @@ pub fn harmless(text: &str) -> String {
     text.chars()
         .map(|c| if plain(c) { c } else { '?' })
         .collect()
+}
+
+/// Whether standard error is the journal, which takes a line's priority from its beginning: `$JOURNAL_STREAM` has the device
+/// and the inode number of what systemd connected (systemd.exec(5), sd-daemon(3)).
+pub fn is_the_journal() -> bool {
+    let stream = env::var("JOURNAL_STREAM");
+    let is = fs::metadata("/proc/self/fd/2").map(|m| format!("{}:{}", m.dev(), m.ino()));
+    matches!((stream, is), (Ok(stream), Ok(is)) if stream == is)
 }
 
 /// Why standard output did not take something.

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
-use std::os::unix::fs::MetadataExt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{HumanBytes, HumanDuration, MultiProgress, ProgressBar, ProgressStyle};
 use p2v_dom0::report::{self, Progress, Report};
 use p2v_dom0::wire::SilenceListener;
+
+use crate::output;
 
 /// Time between two lines about one disk where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(5);
@@ -39,7 +40,11 @@ impl Told {
         let terminal = std::io::stderr().is_terminal() && !json;
         Told {
             json,
-            warning: if is_the_journal() { "<4>! " } else { "! " },
+            warning: if output::is_the_journal() {
+                "<4>! "
+            } else {
+                "! "
+            },
             bars: terminal.then(MultiProgress::new),
             running: Mutex::default(),
         }
@@ -68,14 +73,6 @@ impl Told {
             bar,
         }
     }
-}
-
-/// Whether standard error is the journal, which takes a line's priority from its beginning: `$JOURNAL_STREAM` has the device
-/// and the inode number of what systemd connected (systemd.exec(5), sd-daemon(3)).
-fn is_the_journal() -> bool {
-    let stream = std::env::var("JOURNAL_STREAM");
-    let is = std::fs::metadata("/proc/self/fd/2").map(|m| format!("{}:{}", m.dev(), m.ino()));
-    matches!((stream, is), (Ok(stream), Ok(is)) if stream == is)
 }
 
 /// A line on standard error, above the bars if there are some.

@@ -51,7 +51,7 @@ static LOG: OnceLock<Option<&'static Aside<Lines>>> = OnceLock::new();
 
 /// Says one line. Not before the service has given root up: it starts a thread.
 pub fn line(line: impl Display) {
-    let line = line.to_string();
+    let line = with_priority(line.to_string(), output::is_the_journal);
     // Tests keep what is said of those that succeed to themselves.
     let start = || match cfg!(test) {
         true => None,
@@ -60,6 +60,14 @@ pub fn line(line: impl Display) {
     match LOG.get_or_init(start) {
         Some(log) => log.add(|lines| lines.add(&line)),
         None => eprintln!("{line}"),
+    }
+}
+
+/// For the journal, the line of a warning begins with its priority (sd-daemon(3)).
+fn with_priority(line: String, is_the_journal: impl FnOnce() -> bool) -> String {
+    match line.contains("WARNING") && is_the_journal() {
+        true => format!("<4>{line}"),
+        false => line,
     }
 }
 
@@ -78,6 +86,20 @@ pub fn end() {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_warnings_have_a_priority_and_only_in_the_journal() {
+        let line = |line: &str, journal| with_priority(line.to_owned(), || journal);
+        assert_eq!(
+            line("p2v serve: WARNING: x", true),
+            "<4>p2v serve: WARNING: x"
+        );
+        assert_eq!(
+            line("p2v serve: WARNING: x", false),
+            "p2v serve: WARNING: x"
+        );
+        assert_eq!(line("p2v serve: x", true), "p2v serve: x");
+    }
 
     #[test]
     fn what_is_kept_is_bounded() {
