@@ -63,7 +63,7 @@ PACKAGES := gcc g++ libc6-dev binutils pkg-config \
 	libnbd-bin netcat-openbsd ethtool nftables libwrap0 strace
 
 # GRUB for 32-bit UEFI, which Debian does not sign, and for 64-bit UEFI beside another DHCP server (see boot_set.rs).
-GRUB_MODULES := efinet tftp http normal configfile linux echo sleep test true reboot minicmd all_video
+GRUB_MODULES := efinet tftp http normal configfile linux echo sleep test true reboot minicmd smbios all_video
 
 .PHONY: help setup cargo-auditable cargo-deny build image grub lab demo test check test-programs unit end-to-end campaign bench fuzz install install-files install-debug clean
 

@@ -31,12 +31,13 @@ impl Catalogue {
         match Wanted::parse(name) {
             Some(Wanted::File(file)) => self.file(peer, file).await,
             Some(Wanted::Script(script)) => Some(Bytes::from_static(script.text().as_bytes())),
-            Some(Wanted::Menu(format, mac)) => {
+            Some(Wanted::Menu(format, mac, mut id)) => {
                 if let IpAddr::V4(address) = peer {
                     self.peers.learn(address, mac);
-                    if let Some(id) = self.peers.id(address) {
-                        self.machines.identified(mac, id);
-                    }
+                    id = id.or_else(|| self.peers.id(address));
+                }
+                if let Some(id) = id {
+                    self.machines.identified(mac, id);
                 }
                 Some(self.menu(format, peer, Some(mac)).await)
             }

@@ -114,8 +114,8 @@ pub enum Wanted {
     File(BootFile),
     /// The same text for everybody.
     Script(Script),
-    /// The menu of the machine that boots from this MAC.
-    Menu(MenuFormat, MacAddr),
+    /// The menu of the machine that boots from this MAC, with its SMBIOS UUID where the loader told it.
+    Menu(MenuFormat, MacAddr, Option<MachineId>),
     /// `pxelinux.cfg/default`: the menu of a machine that did not say which one it is.
     DefaultMenu,
     /// PXELINUX's first question: a menu for the machine with this SMBIOS UUID. There is none, and it goes on to the one
@@ -147,9 +147,11 @@ impl Wanted {
             _ => {}
         }
         for format in MenuFormat::ALL {
-            if let Some(mac) = name.strip_prefix(format.prefix()) {
+            if let Some(machine) = name.strip_prefix(format.prefix()) {
+                // A UUID that is none, or nobody's, must not cost the machine its menu.
+                let (mac, id) = machine.split_once('/').unwrap_or((machine, ""));
                 if let Some(mac) = parse_mac(mac, format.separator()) {
-                    return Some(Wanted::Menu(format, mac));
+                    return Some(Wanted::Menu(format, mac, id.parse().ok()));
                 }
                 break;
             }
@@ -253,12 +255,19 @@ mod tests {
         }
         for format in MenuFormat::ALL {
             let name = menu_name(format, MAC);
-            assert_eq!(Wanted::parse(&name), Some(Wanted::Menu(format, MAC)));
+            assert_eq!(Wanted::parse(&name), Some(Wanted::Menu(format, MAC, None)));
         }
         assert_eq!(
             Wanted::parse("/grub/machine/52:54:00:12:34:56"),
-            Some(Wanted::Menu(MenuFormat::Grub, MAC))
+            Some(Wanted::Menu(MenuFormat::Grub, MAC, None))
         );
+        let id = "4c4c4544-0042-3010-8051-b4c04f4d3232";
+        for (text, id) in [(id, id.parse().ok()), ("", None), ("a/b", None)] {
+            assert_eq!(
+                Wanted::parse(&format!("ipxe/52-54-00-12-34-56/{text}")),
+                Some(Wanted::Menu(MenuFormat::Ipxe, MAC, id))
+            );
+        }
         assert_eq!(
             Wanted::parse("pxelinux.cfg/default"),
             Some(Wanted::DefaultMenu)
@@ -350,7 +359,7 @@ mod tests {
         fn any_name_like_a_menu_is_parsed(
             name in "(l?pxelinux.cfg/01-|grub/machine/|ipxe/)[0-9a-fA-F:-]{0,40}"
         ) {
-            if let Some(Wanted::Menu(format, mac)) = Wanted::parse(&name) {
+            if let Some(Wanted::Menu(format, mac, _)) = Wanted::parse(&name) {
                 prop_assert_eq!(menu_name(format, mac), name);
             }
         }

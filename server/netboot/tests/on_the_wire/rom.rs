@@ -7,7 +7,7 @@ use crate::machine::{Firmware, Machine, UUID};
 use crate::site;
 
 /// What its firmware tells by DHCP, and by PXELINUX.
-fn is_the_machine() -> String {
+pub fn is_the_machine() -> String {
     let id: MachineId = UUID.parse().unwrap();
     format!("{MAC}: is {id}")
 }

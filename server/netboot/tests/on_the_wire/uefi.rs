@@ -4,6 +4,7 @@ use p2v_netboot::{BootDecision, Image, Mode, Settings};
 
 use crate::lab::{Lab, run};
 use crate::machine::{Firmware, Machine};
+use crate::rom::is_the_machine;
 use crate::site;
 
 #[test]
@@ -50,6 +51,13 @@ fn a_held_machine_waits_asks_again_and_then_goes_on_with_its_own_disk() {
     );
 }
 
+/// Its UUID came with the question for its menu, not only with the firmware's by DHCP.
+fn assert_identified_by(lab: &Lab, loader: &str) {
+    let lines = lab.recorder.lines();
+    let mut after = lines.iter().skip_while(|line| !line.contains(loader));
+    assert!(after.any(|line| *line == is_the_machine()), "{lines:#?}");
+}
+
 /// The GRUB images that Debian does not have, as `make image` makes them.
 fn with_our_grub(lab: &Lab, settings: Settings) -> Settings {
     run(std::process::Command::new("make")
@@ -80,6 +88,7 @@ fn under_secure_boot_the_agent_comes_up() {
     machine.says("Secure boot enabled");
     // The agent has the disk on the wire, through the card the machine booted from.
     machine.says("e7.0");
+    assert_identified_by(&lab, "grubx64.efi ");
     for line in [
         "52:54:00:12:34:56: UEFI x64, asks for boot, offered 192.168.7.200",
         "52:54:00:12:34:56: menu sent: start the agent",
@@ -145,6 +154,7 @@ fn a_machine_with_32_bit_uefi_starts_the_kernel() {
     ] {
         lab.recorder.wait_for(line);
     }
+    assert_identified_by(&lab, "grubia32.efi ");
 }
 
 /// The card's own ROM is iPXE for UEFI.
@@ -261,4 +271,6 @@ fn ipxe_for_uefi_with_its_script_by_http_starts_the_kernel() {
     lab.recorder.wait_for("52:54:00:12:34:56: initrd ");
     let said = machine.says("Linux version");
     assert!(said.contains("http://192.168.7.1/initrd..."), "{said}");
+    // No DHCP message came here.
+    lab.recorder.wait_for(&is_the_machine());
 }
