@@ -263,13 +263,7 @@ impl Exchange {
                 return Ok(());
             }
 
-            let due = self
-                .slots
-                .iter()
-                .flatten()
-                .map(|p| p.sent + p.timeout)
-                .min()
-                .unwrap_or(now + NAP);
+            let due = self.next_repeat(now).unwrap_or(now + NAP);
             let due = match self.disk {
                 Some(_) => due.min(answers.heard.max(answers.asked) + ASK_AFTER),
                 None => due,

@@ -94,12 +94,30 @@ impl Path {
         (!self.gone, !suspect, tried, self.heard)
     }
 
+    /// From when on a frame may be sent this way: one that does not answer is not flooded.
+    pub(super) fn next_try(&self) -> Option<Instant> {
+        let tried = self.lost_at.filter(|_| self.is_suspect());
+        tried.map(|at| at + TRY_EVERY)
+    }
+
+    /// Whether that is now.
+    pub(super) fn may_be_tried(&self, now: Instant) -> bool {
+        self.next_try().is_none_or(|at| now >= at)
+    }
+
+    /// A frame is sent this way now.
+    pub(super) fn tried(&mut self, now: Instant) {
+        if self.is_suspect() {
+            self.lost_at = Some(now);
+        }
+    }
+
     /// Requests that may be sent this way now.
     pub(super) fn room(&self, now: Instant) -> usize {
-        let window = match (self.gone, self.losses) {
+        let window = match (self.gone, self.is_suspect()) {
             (true, _) => 0,
-            (false, SUSPECT..) => usize::from(self.lost_at.is_none_or(|at| now - at >= TRY_EVERY)),
-            (false, _) => self.window as usize,
+            (false, true) => usize::from(self.may_be_tried(now)),
+            (false, false) => self.window as usize,
         };
         window.saturating_sub(self.in_flight)
     }

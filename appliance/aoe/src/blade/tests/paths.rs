@@ -208,6 +208,33 @@ fn a_disk_that_takes_long_is_waited_for_while_its_machine_answers() {
     assert!(matches!(whole(&mut session), Err(Error::Silent { .. })));
 }
 
+/// It may be starting, with its network card not read yet.
+#[test]
+fn a_silent_machine_is_sent_one_request_now_and_then() {
+    let cable = Cable::new();
+    let disk = MemoryDisk::new([]);
+    let _machine = Machine::start(&disk, "S", "one", &[HOST], &[(&cable, AGENT)]);
+    let mut session = cable.initiator(HOST).attach(E7_0).unwrap();
+    (0..3).for_each(|_| drop(whole(&mut session).unwrap()));
+    session.set_patience(Duration::from_secs(5));
+    let before = session.counters();
+    cable.cut.store(true, Ordering::Relaxed);
+    assert!(matches!(whole(&mut session), Err(Error::Silent { .. })));
+    let now = session.counters();
+    let (sent, again) = (
+        now.requests - before.requests,
+        now.repeated - before.repeated,
+    );
+    assert!(sent > 4, "{sent} in flight");
+    assert!(
+        (1..=3 * sent + 6).contains(&again),
+        "{sent} requests, {again} repeated"
+    );
+    // It answers again: so do all that were in flight then.
+    cable.cut.store(false, Ordering::Relaxed);
+    assert!(whole(&mut session).unwrap() == *disk.data.lock().unwrap());
+}
+
 #[test]
 fn a_machine_that_restarts_is_waited_for_and_one_with_other_disks_is_noticed() {
     let cable = Cable::new();

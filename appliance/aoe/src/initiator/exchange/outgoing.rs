@@ -97,26 +97,41 @@ impl Exchange {
         }
     }
 
-    /// Has sent again what has waited too long.
+    /// When the next request is sent again, unless its answer comes; as [`Exchange::repeat`] has left them.
+    pub(super) fn next_repeat(&self, now: Instant) -> Option<Instant> {
+        let due = |p: &Pending| p.sent + p.timeout;
+        let requests = || self.slots.iter().flatten().map(due);
+        let next = requests().filter(|at| *at > now).min();
+        // Those that are left wait until a way that does not answer is tried again.
+        let is_left = requests().any(|at| at <= now);
+        let paths = self.paths.iter().filter(|path| is_left && !path.gone);
+        let tries = paths.filter_map(Path::next_try).filter(|at| *at > now);
+        tries.chain(next).min()
+    }
+
+    /// Has sent again what has waited too long: of what goes by a way that does not answer, one request now and then.
     pub(super) fn repeat(&mut self, ask: &Ask<'_>, now: Instant) {
         let mut lost = 0;
-        for (slot, request) in self.slots.iter_mut().enumerate() {
-            let Some(request) = request.as_mut().filter(|p| now >= p.sent + p.timeout) else {
+        for slot in self.overdue(now) {
+            let Some(request) = &mut self.slots[slot] else {
                 continue;
             };
-            let timeout = (request.timeout * 2).min(RTO_MAX.max(request.timeout));
-            // One that keeps the target busy says nothing of the way.
-            let learned = ask.slow.is_zero().then_some(timeout);
-            self.paths[request.path].lose(request.sent, learned);
             let other = match ask.path {
                 Some(_) => None,
                 None => better(&self.paths, request.path, request.sent),
             };
-            if let Some(other) = other {
-                self.paths[request.path].in_flight -= 1;
-                self.paths[other].in_flight += 1;
-                request.path = other;
+            let way = other.unwrap_or(request.path);
+            if !self.paths[way].may_be_tried(now) {
+                continue;
             }
+            let timeout = (request.timeout * 2).min(RTO_MAX.max(request.timeout));
+            // One that keeps the target busy says nothing of the way.
+            let learned = ask.slow.is_zero().then_some(timeout);
+            self.paths[request.path].lose(request.sent, learned);
+            self.paths[request.path].in_flight -= 1;
+            self.paths[way].in_flight += 1;
+            self.paths[way].tried(now);
+            request.path = way;
             request.sent = now;
             request.timeout = timeout;
             request.again = true;
@@ -128,6 +143,17 @@ impl Exchange {
             self.counters.repeated += lost;
             self.paths.iter_mut().for_each(|path| path.settle(now));
         }
+    }
+
+    /// The places of requests that have waited too long. The first is the one that has not been sent for longest, so that
+    /// each has its turn.
+    fn overdue(&self, now: Instant) -> Vec<usize> {
+        let pending = |slot: usize| self.slots[slot].filter(|p| now >= p.sent + p.timeout);
+        let mut overdue: Vec<usize> = (0..self.slots.len())
+            .filter(|slot| pending(*slot).is_some())
+            .collect();
+        overdue.sort_by_key(|slot| pending(*slot).map(|p| p.sent));
+        overdue
     }
 }
 
