@@ -14,9 +14,12 @@ use p2v_lab::xen_host::XenHost;
 pub const EXPORT_LIMIT: Duration = Duration::from_secs(240);
 
 /// A Xen host with `p2v serve`, and an old server whose disk is exported.
+///
+/// Ended in this order: QEMU stops the host's processor while nobody reads from the other end of its wire, and with it
+/// what its logs are fetched by.
 pub struct Scene {
-    pub host: XenHost,
     pub old: OldServer,
+    pub host: XenHost,
     pub disk: Disk,
     pub run: Run,
     pub artifacts: Artifacts,
