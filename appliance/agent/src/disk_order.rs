@@ -272,6 +272,7 @@ mod tests {
         disks[2].layout = Layout {
             table: Some(PartitionTable {
                 kind: TableKind::Gpt,
+                id: String::new(),
                 partitions: vec![Partition {
                     kind: "c12a7328-f81f-11d2-ba4b-00a0c93ec93b".into(),
                     ..Partition::default()

@@ -110,6 +110,7 @@ fn gpt_table(gpt: &GPT, units: u64) -> PartitionTable {
         .collect();
     PartitionTable {
         kind: TableKind::Gpt,
+        id: guid(&gpt.header.disk_guid),
         partitions,
     }
 }
@@ -143,6 +144,10 @@ fn mbr_table<D: Read + Seek>(disk: &mut D, sector: u32, units: u64) -> Option<Pa
     };
     (!partitions.is_empty()).then_some(PartitionTable {
         kind: TableKind::Mbr,
+        id: match header.disk_signature {
+            [0, 0, 0, 0] => String::new(),
+            bytes => format!("{:08x}", u32::from_le_bytes(bytes)),
+        },
         partitions,
     })
 }
@@ -278,6 +283,7 @@ mod tests {
         assert!(found.efi_system());
         let table = found.table.unwrap();
         assert_eq!(table.kind, TableKind::Gpt);
+        assert_eq!(table.id, "07070707-0707-0707-0707-070707070707");
         assert_eq!(table.partitions.len(), 1);
         let p = &table.partitions[0];
         assert_eq!((p.number, p.start, p.sectors), (1, 2048, 2048));
@@ -286,6 +292,9 @@ mod tests {
         let mut bytes = disk.into_inner();
         bytes[..512].fill(0);
         entry(&mut bytes, 0, 0, 0x83, 63, 100);
-        assert_eq!(layout(bytes).table.unwrap().kind, TableKind::Mbr);
+        let table = layout(bytes.clone()).table.unwrap();
+        assert_eq!((table.kind, table.id.as_str()), (TableKind::Mbr, ""));
+        bytes[0x1B8..0x1BC].copy_from_slice(&[4, 3, 2, 1]);
+        assert_eq!(layout(bytes).table.unwrap().id, "01020304");
     }
 }

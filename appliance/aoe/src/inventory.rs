@@ -227,6 +227,10 @@ pub enum TableKind {
 pub struct PartitionTable {
     /// MBR or GPT.
     pub kind: TableKind,
+    /// By it a disk without a serial number is known again. MBR: the disk signature as eight hex digits; GPT: the disk's
+    /// GUID, lower case. Empty: it has none.
+    #[serde(default)]
+    pub id: String,
     /// The partitions in the table's order.
     pub partitions: Vec<Partition>,
 }

@@ -141,6 +141,10 @@ pub struct DiskRecord {
     pub model: String,
     /// Serial number, to know it again.
     pub serial: String,
+    /// The id of its partition table when it was first used, to know it again where it has no serial number. Empty: it
+    /// had none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub table_id: String,
     /// What is under the device-mapper device the domain uses; `None` if there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mapping: Option<Mapping>,
@@ -171,6 +175,20 @@ pub struct Mapping {
     pub backing: PathBuf,
     /// Whether that is the old machine's disk (`/dev/etherd/...`) rather than a copy of it.
     pub old_disk: bool,
+}
+
+impl fmt::Display for DiskRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "`{}` serial `{}`, {} sectors",
+            self.model, self.serial, self.sectors
+        )?;
+        match self.table_id.as_str() {
+            "" => Ok(()),
+            id => write!(f, ", partition table {id}"),
+        }
+    }
 }
 
 /// A copy, begun or done.
@@ -345,21 +363,28 @@ impl Record {
             sectors: disk.sectors,
             model: disk.model.clone(),
             serial: disk.serial.clone(),
+            table_id: inventory::table_id(disk).to_owned(),
             mapping: None,
             copy: None,
         };
+        if disk.serial.is_empty()
+            && let Some(before) = self.another_place(address)
+        {
+            return Err(DiskChanged {
+                address,
+                before,
+                now: now.to_string(),
+            });
+        }
         let known = self
             .disks
             .entry(address.slot)
             .or_insert_with(|| now.clone());
         if (known.sectors, &known.model, &known.serial) != (now.sectors, &now.model, &now.serial) {
-            let say = |d: &DiskRecord| {
-                format!("`{}` serial `{}`, {} sectors", d.model, d.serial, d.sectors)
-            };
             return Err(DiskChanged {
                 address,
-                before: say(known),
-                now: say(&now),
+                before: known.to_string(),
+                now: now.to_string(),
             });
         }
         Ok(known)

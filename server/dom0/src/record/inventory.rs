@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use p2v_aoe::MacAddr;
-use p2v_aoe::inventory::Inventory;
+use p2v_aoe::inventory::{Disk, Inventory};
+use p2v_aoe::{Address, MacAddr};
 
 use super::{Record, State, exported};
 use crate::timestamp::Timestamp;
@@ -106,6 +106,38 @@ impl Record {
         differ.then_some((was, is))
     }
 
+    /// Whether what is at this address is at another one by the last inventory, or was when it was first used: what there
+    /// was, in words. Known by the ids of partition tables; one that several disks have (mirrors, clones) tells nothing.
+    pub(super) fn another_place(&self, here: Address) -> Option<String> {
+        let at_present: Vec<(Address, &str)> = self
+            .inventory
+            .iter()
+            .flat_map(exported)
+            .map(|(address, disk)| (address, table_id(disk)))
+            .collect();
+        let place_of = |id: &str| {
+            let mut places = at_present
+                .iter()
+                .filter(|(_, at)| !id.is_empty() && *at == id);
+            match (places.next(), places.next()) {
+                (Some((address, _)), None) => Some(*address),
+                _ => None,
+            }
+        };
+        self.disks.iter().find_map(|(slot, known)| {
+            let was = Address::new(here.shelf, *slot);
+            let is = place_of(&known.table_id).filter(|is| *is != was)?;
+            let id = &known.table_id;
+            match (was == here, is == here) {
+                (true, _) => Some(format!(
+                    "one with partition table {id}, which is at {is} now,"
+                )),
+                (_, true) => Some(format!("at {was}, with partition table {id},")),
+                _ => None,
+            }
+        })
+    }
+
     /// The slots that were exported or used once and are not in the last inventory.
     pub fn missing(&self) -> BTreeSet<u8> {
         let there: BTreeSet<u8> = self
@@ -117,4 +149,9 @@ impl Record {
         let known = self.slots.iter().chain(self.disks.keys());
         known.copied().filter(|s| !there.contains(s)).collect()
     }
+}
+
+/// The id of a disk's partition table; empty: it has none.
+pub(super) fn table_id(disk: &Disk) -> &str {
+    disk.table.as_ref().map_or("", |table| &table.id)
 }

@@ -1,3 +1,5 @@
+use p2v_aoe::inventory::{PartitionTable, TableKind};
+
 use super::*;
 
 fn record() -> Record {
@@ -45,6 +47,50 @@ fn another_disk_under_the_same_address_is_refused() {
     record.use_disk(address, &a).unwrap();
     let error = record.use_disk(address, &b).unwrap_err().to_string();
     assert!(error.contains("e7.0") && error.contains("`B`"), "{error}");
+}
+
+/// Two disks of one size and model that have no serial numbers: by what their partition tables are called.
+#[test]
+fn disks_without_serial_numbers_that_changed_places_are_refused() {
+    let [a, b] = [Address::new(7, 0), Address::new(7, 1)];
+    let disk = |address, id: &str| Disk {
+        address: Some(address),
+        sectors: 10,
+        table: Some(PartitionTable {
+            kind: TableKind::Mbr,
+            id: id.to_owned(),
+            partitions: Vec::new(),
+        }),
+        ..Disk::default()
+    };
+    let inventory = |ids: [&str; 2]| {
+        Some(Inventory {
+            disks: vec![disk(a, ids[0]), disk(b, ids[1])],
+            ..Inventory::default()
+        })
+    };
+    // `first` was used, `ids` is what there is now: whether they can be used now.
+    let usable = |first: &[Address], ids: [&str; 2]| {
+        let mut record = record();
+        record.inventory = inventory(["0a", "0b"]);
+        for address in first {
+            let id = if *address == a { "0a" } else { "0b" };
+            record.use_disk(*address, &disk(*address, id)).unwrap();
+        }
+        record.inventory = inventory(ids);
+        [a, b].map(|address| {
+            let id = ids[usize::from(address.slot)];
+            record.clone().use_disk(address, &disk(address, id)).is_ok()
+        })
+    };
+    assert_eq!(usable(&[a, b], ["0a", "0b"]), [true, true]);
+    assert_eq!(usable(&[a, b], ["0b", "0a"]), [false, false]);
+    // Only one was used: the other is not taken for it, nor it for the other.
+    assert_eq!(usable(&[a], ["0b", "0a"]), [false, false]);
+    // Partitioned anew, erased, or a mirror of the other: not known to have changed places.
+    assert_eq!(usable(&[a, b], ["0c", "0b"]), [true, true]);
+    assert_eq!(usable(&[a, b], ["", ""]), [true, true]);
+    assert_eq!(usable(&[a, b], ["0a", "0a"]), [true, true]);
 }
 
 #[test]

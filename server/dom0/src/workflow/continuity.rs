@@ -324,6 +324,7 @@ mod tests {
             sectors: 4096,
             table: Some(PartitionTable {
                 kind: TableKind::Mbr,
+                id: String::new(),
                 // The second is an extended one of two sectors; a table may lie, too.
                 partitions: vec![
                     partition(2048, 1024),

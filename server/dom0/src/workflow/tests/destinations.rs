@@ -73,6 +73,7 @@ fn other_machine(lab: &Lab, path: &str, identity: &str, moved: bool) -> MachineN
         verified: None,
     };
     let disk = DiskRecord {
+        table_id: String::new(),
         sectors: SECTORS,
         model: String::new(),
         serial: String::new(),
