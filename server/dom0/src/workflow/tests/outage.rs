@@ -211,7 +211,7 @@ fn a_domain_is_paused_while_its_disk_is_away_and_unpaused_when_it_is_back() {
     assert!(look().contains("OLD MACHINE SILENT"));
     let noted = || {
         let history = lab.host.store.get(&lab.name).unwrap().history;
-        let silent = |line: &&HistoryLine| line.what.starts_with("OLD MACHINE SILENT");
+        let silent = |line: &&HistoryLine| line.what.starts_with("the old machine is silent");
         history.iter().filter(silent).count()
     };
     assert_eq!(noted(), 1, "once for one outage");
