@@ -1,16 +1,44 @@
 //! The product's main job: an old server becomes a Xen domain, and moves to LVM.
 
+use std::path::Path;
 use std::time::Duration;
 
-use p2v_lab::old_server::{self, AHCI_PC, IDE_PC};
+use p2v_lab::artifacts::Artifacts;
+use p2v_lab::disk::Disk;
+use p2v_lab::old_server::{self, AHCI_PC, IDE_PC, OldServer};
+use p2v_lab::xen_host::XenHost;
 
 use crate::drbd::moves_to_a_drbd_device;
-use crate::scene::Scene;
+use crate::scene::{Scene, guest_disk};
 use crate::start_fails::a_start_that_fails_is_taken_back;
+
+/// The old disk is half of a mirror, and the host would assemble it as its own.
+fn keep_mdadm_away(host: &mut XenHost) {
+    let doctor = host.ok("p2v doctor").unwrap();
+    assert!(
+        doctor.contains("mdadm assembles any RAID member"),
+        "{doctor}"
+    );
+    host.ok("echo AUTO -all >>/etc/mdadm/mdadm.conf").unwrap();
+}
+
+/// The superblock is seen there, and nothing has taken the disk by it.
+fn is_left_alone_by_mdadm(host: &mut XenHost, device: &str) {
+    let found = format!("udevadm settle; blkid -p -s TYPE -o value {device}; cat /proc/mdstat");
+    let found = host.ok(&found).unwrap();
+    assert!(found.starts_with("linux_raid_member"), "{found}");
+    assert!(!found.contains("\nmd"), "{found}");
+}
 
 #[test]
 fn an_old_server_runs_as_a_domain_and_moves_to_a_volume() {
-    let mut scene = Scene::with_guest("whole-path", IDE_PC);
+    let half_of_a_mirror = |artifacts: &Artifacts, work: &Path| {
+        let disk = guest_disk(artifacts, work);
+        disk.make_raid_member().unwrap();
+        disk
+    };
+    let power_on = |work: &Path, disk: &Disk| OldServer::power_on(work, disk, IDE_PC).unwrap();
+    let mut scene = Scene::prepared("whole-path", keep_mdadm_away, half_of_a_mirror, power_on);
 
     // It is found, and what it is made of is known.
     let list = scene.host.ok("p2v list").unwrap();
@@ -58,6 +86,7 @@ fn an_old_server_runs_as_a_domain_and_moves_to_a_volume() {
     scene.host.ok("p2v start e1").unwrap();
     scene.guest_says("p2v guest: boot 1");
     assert!(scene.host.ok("xl list e1").unwrap().contains("e1"));
+    is_left_alone_by_mdadm(&mut scene.host, "/dev/etherd/e1.0");
     let table = scene.host.ok("dmsetup table p2v-e1-0").unwrap();
     assert!(table.starts_with("0 98304 linear"), "{table}");
     scene
@@ -135,6 +164,7 @@ fn an_old_server_runs_as_a_domain_and_moves_to_a_volume() {
     } = scene;
     let mut host = host.restart(&artifacts).unwrap();
     host.ok("p2v devices up").unwrap();
+    is_left_alone_by_mdadm(&mut host, "/dev/vg0/e1-disk0");
     assert_eq!(
         host.ok("dmsetup table p2v-e1-0").unwrap().split(' ').nth(1),
         Some("98304")
@@ -149,9 +179,22 @@ fn an_old_server_runs_as_a_domain_and_moves_to_a_volume() {
     run.succeeded();
 }
 
+/// A switch between the host and the old machines: they are at ports of VLAN 7, and the host's port carries it tagged.
+const VLAN: &str = "modprobe 8021q && ip link set eth0 nomaster && \
+    ip link add sw0 type bridge vlan_filtering 1 vlan_default_pvid 0 forward_delay 0 && \
+    ip link add trunk0 type veth peer name trunk1 && \
+    ip link set trunk1 master sw0 up && ip link set eth0 master sw0 up && \
+    bridge vlan add dev trunk1 vid 7 && bridge vlan add dev eth0 vid 7 pvid untagged && \
+    ip link set sw0 up && ip link set trunk0 up && \
+    ip link add link trunk0 name old7 type vlan id 7 && ip link set old7 up && \
+    ip address del 192.168.7.1/24 dev xenbr0 && ip address add 192.168.7.1/24 dev old7 && \
+    sed -i 's/^iface = .*/iface = \"old7\"/' /etc/p2v/p2v.toml";
+
 #[test]
 fn a_machine_of_other_parts_gets_a_domain_that_fits_it_and_moves_to_an_image_and_to_drbd() {
-    let mut scene = Scene::with_guest("other-parts", AHCI_PC);
+    let on_a_vlan = |host: &mut XenHost| drop(host.ok(VLAN).unwrap());
+    let power_on = |work: &Path, disk: &Disk| OldServer::power_on(work, disk, AHCI_PC).unwrap();
+    let mut scene = Scene::prepared("other-parts", on_a_vlan, guest_disk, power_on);
     a_start_that_fails_is_taken_back(&mut scene);
     let show = scene.host.ok("p2v show e1").unwrap();
     assert!(show.contains("controller ahci"), "{show}");

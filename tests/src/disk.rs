@@ -40,6 +40,45 @@ impl Disk {
         })
     }
 
+    /// Makes it the first half of a mirror of whole disks: a superblock of md's version 1.0, which is at the end
+    /// (`struct mdp_superblock_1` in Linux' `include/uapi/linux/raid/md_p.h`).
+    pub fn make_raid_member(&self) -> Result<()> {
+        const ROLES: usize = 128;
+        let sectors = self.bytes()? / SECTOR;
+        // 8 KiB from the end, and on a boundary of 4 KiB.
+        let at = (sectors - 16) & !7;
+        let mut block = vec![0; 256 + 2 * ROLES];
+        let mut put = |at: usize, bytes: &[u8]| block[at..at + bytes.len()].copy_from_slice(bytes);
+        put(0, &0xa92b_4efc_u32.to_le_bytes());
+        put(4, &1_u32.to_le_bytes());
+        put(16, b"p2v's lab: array");
+        put(32, b"oldserver:0");
+        let [level, disks] = [1_u32, 2].map(u32::to_le_bytes);
+        put(72, &level);
+        put(80, &at.to_le_bytes());
+        put(92, &disks);
+        put(136, &at.to_le_bytes());
+        put(144, &at.to_le_bytes());
+        put(168, b"p2v's lab: disk ");
+        put(200, &1_u64.to_le_bytes());
+        // It was in sync everywhere.
+        put(208, &u64::MAX.to_le_bytes());
+        put(220, &(ROLES as u32).to_le_bytes());
+        // The first has role 0, the second 1, and no other any.
+        put(256, &0_u16.to_le_bytes());
+        put(258, &1_u16.to_le_bytes());
+        put(260, &[0xff; 2 * (ROLES - 2)]);
+        let words = block.chunks_exact(4);
+        let sum: u64 = words
+            .map(|w| u64::from(u32::from_le_bytes([w[0], w[1], w[2], w[3]])))
+            .sum();
+        let sum = (sum & u64::from(u32::MAX)) + (sum >> 32);
+        block[216..220].copy_from_slice(&(sum as u32).to_le_bytes());
+        let mut file = File::options().write(true).open(&self.path)?;
+        file.seek(SeekFrom::Start(at * SECTOR))?;
+        Ok(file.write_all(&block)?)
+    }
+
     /// Whether the bytes `from` to `to` still are the pattern.
     pub fn has_pattern(&self, from: u64, to: u64) -> Result<bool> {
         ensure!(from.is_multiple_of(SECTOR) && to.is_multiple_of(SECTOR));
