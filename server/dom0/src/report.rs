@@ -35,7 +35,7 @@ pub fn silence(what: &str, silence: Silence, patience: Duration) -> String {
         ),
         Silence::OfDisk(for_now) => format!(
             "{what} has not answered for {} s, though its machine does: its disk takes long, as one does that cannot \
-             read. It is waited for",
+             read, or the machine restarted and waits for `p2v resume` (see `p2v list`). It is waited for",
             for_now.as_secs()
         ),
         Silence::Ended(after) => format!("{what} answers again, after {} s", after.as_secs()),
