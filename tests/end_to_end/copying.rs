@@ -21,6 +21,24 @@ fn moved(said: &str) -> f64 {
     mib(said, "came over the wire")
 }
 
+/// LVM does not extend it: what else is in it can still be written.
+fn a_pool_that_is_too_small_is_not_filled(scene: &mut Scene) {
+    scene
+        .host
+        .ok("lvcreate -q -y -Zy --type thin-pool -L 96M -n small vg0 && lvcreate -q -V 16M -T vg0/small -n other")
+        .unwrap();
+    let full = scene.host.run("p2v copy e1 --to vg0/small").unwrap();
+    let full = full.failure().unwrap();
+    assert!(
+        full.contains("the thin pool vg0/small is nearly full"),
+        "{full}"
+    );
+    scene
+        .host
+        .ok("dd if=/dev/urandom of=/dev/vg0/other bs=1M count=8 oflag=direct && lvremove -qy vg0/small")
+        .unwrap();
+}
+
 #[test]
 fn an_old_system_is_copied_and_runs_from_each_of_its_copies() {
     let mut scene = Scene::new("copying", SATA_PC, |artifacts, work| {
@@ -151,6 +169,7 @@ fn an_old_system_is_copied_and_runs_from_each_of_its_copies() {
         .host
         .ok("lvremove -qy vg0/precious vg0/e1-disk0 && lvcreate -q -y -Zy --type thin-pool -L 400M -n pool vg0")
         .unwrap();
+    a_pool_that_is_too_small_is_not_filled(&mut scene);
     let copied = scene
         .host
         .run("p2v copy e1 --used-only --to vg0/pool")

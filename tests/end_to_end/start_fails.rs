@@ -17,7 +17,7 @@ fn nothing_is_left(host: &mut XenHost) {
     // Tried: a sector that nobody needs.
     let frame = frames::write(xen_host::MAC, 9);
     let answer = host
-        .ok(&format!("/lab/lab-guest send xenbr0 {frame}"))
+        .ok(&format!("/lab/lab-guest send old7 {frame}"))
         .unwrap();
     assert!(frames::is_refused(&answer), "{answer}");
 }
