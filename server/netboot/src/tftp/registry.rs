@@ -102,15 +102,18 @@ impl Registry {
             again.asked_again(request);
             return None;
         }
-        let of_address = table.iter().filter(|(other, _)| other.ip() == peer.ip());
-        if of_address.map(|(_, list)| list.len()).sum::<usize>() >= PER_ADDRESS {
-            return None;
-        }
         // Those that are about to end do not count: a quick client asks for its next file before they have.
         if going_on.nth(PER_PORT - 1).is_some() {
             return None;
         }
-        if table.values().map(Vec::len).sum::<usize>() >= IN_ALL && !make_room(&mut table) {
+        let its = |other: &SocketAddr| other.ip() == peer.ip();
+        let of_address = table.iter().filter(|(other, _)| its(other));
+        let of_address = of_address.map(|(_, list)| list.len()).sum::<usize>();
+        if of_address >= PER_ADDRESS && !make_room(&mut table, its) {
+            return None;
+        }
+        let in_all = table.values().map(Vec::len).sum::<usize>();
+        if in_all >= IN_ALL && !make_room(&mut table, |_| true) {
             return None;
         }
         let entry = Arc::new(Entry {
@@ -141,11 +144,12 @@ impl Registry {
     }
 }
 
-/// Ends the oldest transfer that nobody has answered to, if there is one: a flood of requests from forged
-/// addresses keeps nobody out who answers.
-fn make_room(table: &mut Table) -> bool {
+/// Ends the oldest of these transfers that nobody has answered to, if there is one: a flood of requests from forged
+/// addresses, a machine's own among them, keeps nobody out who answers.
+fn make_room(table: &mut Table, of: impl Fn(&SocketAddr) -> bool) -> bool {
     let all = table
         .iter()
+        .filter(|(peer, _)| of(peer))
         .flat_map(|(peer, list)| list.iter().map(move |entry| (*peer, entry)));
     let unproven = all.filter(|(_, entry)| !entry.is_proven());
     let oldest = unproven.min_by_key(|(_, entry)| entry.begun);
@@ -312,11 +316,30 @@ mod tests {
     }
 
     #[test]
+    fn requests_forged_with_a_machines_address_do_not_keep_it_out() {
+        let (registry, peer) = registry();
+        let begin = |port| registry.begin((peer.ip(), port).into(), b"rrq");
+        let forged: Vec<Place> = (1..=PER_ADDRESS as u16).filter_map(begin).collect();
+        let real = begin(2070).expect("the machine's own request");
+        assert!(forged[0].is_stale() && !forged[1].is_stale());
+        real.answered();
+        let more: Vec<Place> = (3000..3200).filter_map(begin).collect();
+        assert_eq!(more.len(), 200);
+        assert!(!real.is_stale());
+        let going_on = more.iter().filter(|place| !place.is_stale());
+        assert_eq!(going_on.count(), PER_ADDRESS - 1);
+    }
+
+    #[test]
     fn one_address_does_not_have_all_transfers() {
         let (registry, peer) = registry();
         let port = |port| SocketAddr::from((peer.ip(), port));
+        let answered = |place: Place| {
+            place.answered();
+            place
+        };
         let all: Vec<Place> = (1..200)
-            .filter_map(|n| registry.begin(port(n), b"rrq"))
+            .filter_map(|n| registry.begin(port(n), b"rrq").map(answered))
             .collect();
         assert_eq!(all.len(), PER_ADDRESS);
         assert!(
