@@ -283,9 +283,13 @@ impl Store {
             }
         }
         let mut record = self.find_or_make(listing, mac, wanted, None, now)?;
+        let before = record.clone();
         let menu_id = record.menus.issue(now, random_id)?;
         record.menu_fetched = Some(now);
-        self.put(&record)?;
+        // One that is made just now has a new menu. Anybody may ask, any number of times, and a write takes a while.
+        if record != before {
+            self.put(&record)?;
+        }
         Ok(MenuFacts {
             name: record.name,
             shelf: record.shelf,

@@ -140,6 +140,24 @@ fn what_was_last_given_is_read_without_writing() {
     assert_eq!(fs::read(&path).unwrap(), before);
 }
 
+/// Anybody may ask for a machine's menu, and as often as he likes: each write waits for the disk, and so would the machine.
+#[test]
+fn a_menu_that_is_asked_for_again_within_a_second_writes_nothing() {
+    use std::os::unix::fs::MetadataExt;
+    let (_dir, store) = store();
+    let menu = |seconds| store.menu(mac(1), None, at(seconds)).unwrap();
+    let first = menu(0);
+    // Each write puts a new file into the old one's place.
+    let file = || fs::metadata(store.path(&first.name)).unwrap().ino();
+    let before = file();
+    assert_eq!(menu(0).menu_id, first.menu_id);
+    assert_eq!(file(), before);
+    assert_eq!(menu(1).menu_id, first.menu_id);
+    assert_ne!(file(), before);
+    let record = store.get(&first.name).unwrap();
+    assert_eq!(record.menu_fetched, Some(at(1)));
+}
+
 #[test]
 fn the_counter_is_on_disk_before_it_is_used() {
     let (dir, store) = store();
