@@ -1,7 +1,7 @@
 //! A power cut is over: a hundred machines ask at once.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, UdpSocket};
 use std::process::Command;
 use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
@@ -10,6 +10,7 @@ use p2v_netboot::{Mode, Pool};
 use pnet::util::MacAddr;
 
 use crate::dhcp::{broadcast, client_port, message, option, pxe};
+use crate::fetch::fetch;
 use crate::lab::{CLIENT_END, LIMIT, Lab, SERVER, pattern, run};
 
 const MACHINES: u8 = 100;
@@ -49,49 +50,6 @@ fn ask_for_all(
         }
     }
     answers
-}
-
-/// A file as PXELINUX fetches it: its options, one block at a time, and again when nothing comes.
-fn fetch(socket: &UdpSocket, name: &str) -> Result<Vec<u8>, u8> {
-    let request = [
-        b"\0\x01",
-        name.as_bytes(),
-        b"\0octet\0tsize\x000\0blksize\x001408\0",
-    ]
-    .concat();
-    let (mut last, mut to) = (request, SocketAddr::from((SERVER, 69)));
-    let (mut file, mut next) = (Vec::new(), 1_u16);
-    let until = Instant::now() + LIMIT;
-    let mut send = true;
-    loop {
-        assert!(Instant::now() < until, "{name} does not come");
-        if std::mem::replace(&mut send, false) {
-            socket.send_to(&last, to).unwrap();
-        }
-        let mut buffer = [0; 2048];
-        let Ok((len, from)) = socket.recv_from(&mut buffer) else {
-            println!("{name}: nothing comes from {to}, block {next}: asked again");
-            send = true;
-            continue;
-        };
-        let block = u16::from_be_bytes([buffer[2], buffer[3]]);
-        match buffer[1] {
-            5 => return Err(buffer[3]),
-            6 if to.port() == 69 => (to, last) = (from, vec![0, 4, 0, 0]),
-            3 if from == to && block == next => {
-                file.extend(&buffer[4..len]);
-                last = [&[0, 4], &block.to_be_bytes()[..]].concat();
-                next = next.wrapping_add(1);
-                if len < 1412 {
-                    socket.send_to(&last, to).unwrap();
-                    return Ok(file);
-                }
-            }
-            // Of a transfer before, or twice.
-            _ => continue,
-        }
-        send = true;
-    }
 }
 
 #[test]
@@ -153,13 +111,13 @@ fn a_hundred_machines_at_once_all_boot_and_share_fairly() {
                 start.wait();
                 let begun = Instant::now();
                 let whole = |(name, bytes): &(&str, Vec<u8>)| {
-                    assert!(fetch(&socket, name).as_ref() == Ok(bytes), "{name}");
+                    assert!(fetch(&socket, SERVER, name).as_ref() == Ok(bytes), "{name}");
                 };
                 expected[..2].iter().for_each(whole);
                 let uuid = "pxelinux.cfg/4c4c4544-0042-3010-8051-b4c04f4d3232";
-                assert_eq!(fetch(&socket, uuid), Err(1));
+                assert_eq!(fetch(&socket, SERVER, uuid), Err(1));
                 let own = mac(number).to_string().replace(':', "-");
-                let menu = fetch(&socket, &format!("pxelinux.cfg/01-{own}")).unwrap();
+                let menu = fetch(&socket, SERVER, &format!("pxelinux.cfg/01-{own}")).unwrap();
                 assert!(
                     String::from_utf8(menu)
                         .unwrap()

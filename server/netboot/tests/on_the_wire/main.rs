@@ -3,6 +3,7 @@
 //! ones for what no well-behaved client does. Needs root.
 
 mod dhcp;
+mod fetch;
 mod http;
 mod hundred;
 mod lab;

@@ -8,3 +8,4 @@ mod site_dhcp;
 mod system_calls;
 mod systemd;
 mod wire;
+mod wire_campaign;
