@@ -70,7 +70,7 @@ GRUB_MODULES := efinet tftp http normal configfile linux echo sleep test true re
 help:
 	@echo "make demo      an old server is moved onto Xen before your eyes, all in QEMU (about 10 minutes the first time)"
 	@echo "make test      every test"
-	@echo "make campaign  long outages of old machines while a guest writes (about an hour)"
+	@echo "make campaign  long outages of old machines while a guest writes, and millions of strangers' frames (two hours)"
 	@echo "make install   p2v, its units and the netboot image onto this Xen host (DESTDIR= and PREFIX= as usual)"
 	@echo "make bench     figures beside vblade, nbdcopy, dd, dnsmasq and tftpd-hpa, as ratios in one run (about an hour)"
 	@echo "make fuzz      each fuzz target for a minute"
@@ -184,6 +184,9 @@ test:
 # What is too long for every day: each outage of an old machine with a Linux guest that keeps a record (about an hour).
 campaign: image lab
 	$(CARGO) test --workspace --locked --test end_to_end -- --ignored --nocapture --test-threads=$(STORIES)
+	@# Ten million frames of strangers, beside machines that boot (about half an hour).
+	$(CARGO) build --release --locked -q -p p2v-agent
+	P2V_CAMPAIGN=10000000 $(CARGO) test --release --locked -p p2v --test service -- wire_campaign --nocapture
 
 # Not installed, only unpacked: Debian's package starts its server.
 TFTPD := $(CACHE)/tftpd-hpa/usr/sbin/in.tftpd
