@@ -33,6 +33,21 @@ pub(super) struct Claim {
 }
 
 impl Claim {
+    /// That of the machine of a record, with what its disks were copied to before.
+    fn of(record: &Record, mut copied: Vec<(u8, Destination)>) -> Claim {
+        for copy in copies(record) {
+            if !copied.contains(&copy) {
+                copied.push(copy);
+            }
+        }
+        Claim {
+            name: record.name.clone(),
+            boot_mac: record.boot_mac,
+            shelf: record.shelf,
+            copies: copied,
+        }
+    }
+
     /// Why a record is not one that root wrote, but for what the boot service may change; `None`: it is.
     fn forged(&self, record: &Record) -> Option<String> {
         if (self.boot_mac, self.shelf) != (record.boot_mac, record.shelf) {
@@ -103,19 +118,8 @@ impl Store {
                 owner: known.boot_mac,
             });
         }
-        let mut copied = known.map(|known| known.copies).unwrap_or_default();
-        for copy in copies(record) {
-            if !copied.contains(&copy) {
-                copied.push(copy);
-            }
-        }
-        let claim = Claim {
-            name: record.name.clone(),
-            boot_mac: record.boot_mac,
-            shelf: record.shelf,
-            copies: copied,
-        };
-        self.write_claim(&claim)
+        let copied = known.map(|known| known.copies).unwrap_or_default();
+        self.write_claim(&Claim::of(record, copied))
     }
 
     fn write_claim(&self, claim: &Claim) -> Result<(), StoreError> {
@@ -144,18 +148,9 @@ impl Store {
     pub fn trust(&self, name: &MachineName) -> Result<Record, StoreError> {
         let _lock = self.write_lock()?;
         let record = super::file::read(&self.path(name))?;
-        let claim = self.claim_path(name);
-        match fs::remove_file(&claim) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(StoreError::Io {
-                doing: "remove",
-                path: claim,
-                source,
-            }),
-            _ => {
-                self.claim(&record)?;
-                Ok(record)
-            }
-        }
+        // In one step: a name that nothing is noted for could be given to another machine.
+        self.write_claim(&Claim::of(&record, Vec::new()))?;
+        Ok(record)
     }
 
     /// The disk's copy is another machine's now: it is no longer this one's.

@@ -348,3 +348,38 @@ fn a_name_that_something_was_made_for_is_no_other_machines() {
     assert!(copies.join("e10-disk0.journal").exists());
     assert_eq!(store.menu(mac(9), None, at(5)).unwrap().shelf, 1);
 }
+
+/// A record of a machine with two cards and a UUID, one disk of which was copied.
+fn copied(store: &Store) -> MachineName {
+    let name = store.menu(mac(1), None, at(0)).unwrap().name;
+    let copied = serde_json::json!({
+        "sectors": 9, "model": "m", "serial": "s",
+        "copy": {
+            "destination": {"kind": "volume", "vg": "vg0", "lv": "e1-disk0", "uuid": "u"},
+            "begun": "2026-11-20T22:16:40Z",
+        },
+    });
+    let change = |record: &mut Record| {
+        record.cards = BTreeSet::from([mac(1), mac(2)]);
+        record.uuids = BTreeSet::from(["44454c4c-ffff".to_owned()]);
+        let disk = serde_json::from_value(copied).unwrap();
+        record.disks.insert(0, disk);
+        Ok::<_, StoreError>(())
+    };
+    store.update(&name, change).unwrap();
+    name
+}
+
+#[test]
+fn a_trust_that_fails_leaves_what_was_noted() {
+    let (dir, store) = store();
+    let name = copied(&store);
+    // What is written beside the note, and then put in its place, cannot be made.
+    let note = format!(".{name}.json.{}.new", std::process::id());
+    fs::create_dir_all(dir.path().join("names").join(note)).unwrap();
+    let mut text = fs::read_to_string(store.path(&name)).unwrap();
+    text = text.replace("e1-disk0", "other");
+    fs::write(store.path(&name), text).unwrap();
+    store.trust(&name).unwrap_err();
+    assert_eq!(store.copied_by_mac(mac(1)).unwrap(), Some(name));
+}
