@@ -160,6 +160,7 @@ impl Store {
         listing
             .records
             .sort_by(|a, b| (a.shelf, &a.name).cmp(&(b.shelf, &b.name)));
+        listing.hidden = self.hidden(&listing.records);
         Ok(listing)
     }
 

@@ -4,6 +4,7 @@
 //! Records are files of the boot service's user, who answers strangers. So root takes from a record no copy, and no
 //! machine, that it did not note here before it wrote it there.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -30,6 +31,15 @@ pub(super) struct Claim {
     /// What its disks were ever copied to, with their slots.
     #[serde(default)]
     pub copies: Vec<(u8, Destination)>,
+    /// A domain was started on its old disks.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub runs: bool,
+    /// Its network cards, for when the record cannot be read.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub cards: BTreeSet<MacAddr>,
+    /// Its SMBIOS UUIDs, too.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub uuids: BTreeSet<String>,
 }
 
 impl Claim {
@@ -45,7 +55,15 @@ impl Claim {
             boot_mac: record.boot_mac,
             shelf: record.shelf,
             copies: copied,
+            runs: record.has_domain_on_old_disks(),
+            cards: record.cards.clone(),
+            uuids: record.uuids.clone(),
         }
+    }
+
+    /// Its server may be on this host.
+    fn may_be_here(&self) -> bool {
+        self.runs || !self.copies.is_empty()
     }
 
     /// Why a record is not one that root wrote, but for what the boot service may change; `None`: it is.
@@ -59,6 +77,16 @@ impl Claim {
         let foreign = copies(record).find(|copy| !self.copies.contains(copy));
         foreign.map(|(slot, copy)| format!("p2v never copied disk {slot} to {copy}"))
     }
+}
+
+/// A machine whose server may be on this host, and whose record does not tell.
+#[derive(Clone, Debug)]
+pub(super) struct Hidden {
+    pub name: MachineName,
+    /// Where it is noted.
+    pub note: PathBuf,
+    /// There is no record at all.
+    pub is_lost: bool,
 }
 
 fn copies(record: &Record) -> impl Iterator<Item = (u8, Destination)> + '_ {
@@ -179,14 +207,42 @@ impl Store {
         Ok(copies.map(|(_, copy)| copy).collect())
     }
 
-    /// The machine that boots from `mac`, if its disks were copied: also where its record is lost.
+    /// The machine that has the card `mac`, if its disks were copied or its domain had them: also where its record is lost.
     ///
     /// # Errors
     /// They cannot be read.
     pub fn copied_by_mac(&self, mac: MacAddr) -> Result<Option<MachineName>, StoreError> {
         let mut claims = self.claims()?.into_iter();
-        let its = claims.find(|claim| claim.boot_mac == mac && !claim.copies.is_empty());
+        let has_it = |claim: &Claim| claim.boot_mac == mac || claim.cards.contains(&mac);
+        let its = claims.find(|claim| claim.may_be_here() && has_it(claim));
         Ok(its.map(|claim| claim.name))
+    }
+
+    /// What is noted of machines whose server may be on this host, and whose record is none of `readable`.
+    pub(super) fn hidden(&self, readable: &[Record]) -> Vec<Hidden> {
+        let mut hidden = Vec::new();
+        for entry in fs::read_dir(&self.names).into_iter().flatten().flatten() {
+            let note = entry.path();
+            let name = note
+                .file_stem()
+                .and_then(|stem| stem.to_str()?.parse().ok());
+            let Some(name) = name.filter(|_| note.extension().is_some_and(|e| e == "json")) else {
+                continue;
+            };
+            let read = || readable.iter().any(|record| record.name == name);
+            // One that cannot be read may say anything.
+            let may_be_here =
+                || !matches!(self.claim_of(&name), Ok(Some(claim)) if !claim.may_be_here());
+            if !read() && may_be_here() {
+                let is_lost = !self.path(&name).exists();
+                hidden.push(Hidden {
+                    name,
+                    note,
+                    is_lost,
+                });
+            }
+        }
+        hidden
     }
 
     /// What is known of a machine whose record is lost; `None`: nothing was made for one of this name.

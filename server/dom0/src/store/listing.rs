@@ -4,8 +4,10 @@ use std::path::Path;
 
 use p2v_aoe::MacAddr;
 
+use super::claims::Hidden;
 use super::error::StoreError;
 use super::file::{boot_mac_in, text_of};
+use crate::name::MachineName;
 use crate::record::Record;
 
 /// All that could be read, and what could not.
@@ -15,6 +17,8 @@ pub struct Listing {
     pub records: Vec<Record>,
     /// One error per record that is not.
     pub unreadable: Vec<StoreError>,
+    /// Of machines whose server may be on this host, and whose record is lost or one of these.
+    pub(super) hidden: Vec<Hidden>,
 }
 
 impl Listing {
@@ -33,8 +37,14 @@ impl Listing {
             .any(|error| error.path() == Some(path))
     }
 
-    /// Whether a record that cannot be understood has this address in its text: it may be that
-    /// machine's.
+    /// Machines whose server may be on this host, and that have no record any more.
+    pub fn lost(&self) -> impl Iterator<Item = &MachineName> {
+        let lost = self.hidden.iter().filter(|hidden| hidden.is_lost);
+        lost.map(|hidden| &hidden.name)
+    }
+
+    /// Whether a record that cannot be understood or is lost has this address in its text, or in what is noted of its machine:
+    /// it may be that machine's.
     pub fn names_in_unreadable(&self, mac: MacAddr) -> bool {
         let mac = mac.to_string();
         self.unreadable_that(&|text| text.contains(&mac)).is_some()
@@ -46,15 +56,19 @@ impl Listing {
         self.unreadable_that(&names).is_some()
     }
 
-    /// A record that cannot be understood and whose text `names` something.
+    /// A record that cannot be understood, or what is noted of its machine or of one without a record, whose text `names`
+    /// something.
     pub fn unreadable_that(&self, names: &dyn Fn(&str) -> bool) -> Option<&Path> {
-        self.unreadable.iter().find_map(|error| match error {
+        let records = self.unreadable.iter().filter_map(|error| match error {
             StoreError::Unreadable { path, .. } | StoreError::NotRoots { path, .. } => {
-                let text = text_of(path).ok()?;
-                names(&String::from_utf8_lossy(&text)).then_some(path.as_path())
+                Some(path.as_path())
             }
             _ => None,
-        })
+        });
+        let notes = self.hidden.iter().map(|hidden| hidden.note.as_path());
+        records
+            .chain(notes)
+            .find(|path| text_of(path).is_ok_and(|text| names(&String::from_utf8_lossy(&text))))
     }
 
     /// Records that cannot be understood, and whose text does not even say which card their machine boots

@@ -383,3 +383,51 @@ fn a_trust_that_fails_leaves_what_was_noted() {
     store.trust(&name).unwrap_err();
     assert_eq!(store.copied_by_mac(mac(1)).unwrap(), Some(name));
 }
+
+#[test]
+fn a_machine_whose_record_does_not_tell_is_known_by_all_its_cards_and_its_uuid() {
+    let (dir, store) = store();
+    let name = copied(&store);
+    let served = Store::open_for_boot_service(dir.path()).unwrap();
+    let whole = fs::read(store.path(&name)).unwrap();
+    let said = || {
+        let listing = served.list().unwrap();
+        let by_card = [1, 2, 3].map(|n| listing.names_in_unreadable(mac(n)));
+        let by_id = |id: &str| listing.names_id_in_unreadable(&[id.to_owned()]);
+        let lost: Vec<String> = listing.lost().map(ToString::to_string).collect();
+        (by_card, by_id("44454c4c-ffff"), by_id("other"), lost)
+    };
+    assert_eq!(said(), ([false; 3], false, false, vec![]));
+    // Half of it is there, and not the half with these.
+    fs::write(store.path(&name), &whole[..20]).unwrap();
+    assert_eq!(said(), ([true, true, false], true, false, vec![]));
+    fs::remove_file(store.path(&name)).unwrap();
+    assert_eq!(
+        said(),
+        ([true, true, false], true, false, vec!["e1".to_owned()])
+    );
+    assert_eq!(served.copied_by_mac(mac(2)).unwrap(), Some(name.clone()));
+    assert_eq!(served.copied_by_mac(mac(3)).unwrap(), None);
+    // Others get their shelves all the same.
+    assert_eq!(store.menu(mac(9), None, at(1)).unwrap().shelf, 2);
+
+    // One whose domain is on its old disk was copied nowhere, and its server is here too.
+    fs::write(store.path(&name), &whole).unwrap();
+    let runs = |state| {
+        let change = |record: &mut Record| {
+            record.disks.clear();
+            record.state = state;
+            record.config = Some(crate::record::WrittenConfig {
+                path: "/etc/xen/e1.cfg".into(),
+                blake3: String::new(),
+                at: at(0),
+            });
+            Ok::<_, StoreError>(())
+        };
+        store.update(&name, change).unwrap();
+        store.trust(&name).unwrap();
+        store.copied_by_mac(mac(2)).unwrap().is_some()
+    };
+    assert!(runs(State::Running));
+    assert!(!runs(State::Exported));
+}

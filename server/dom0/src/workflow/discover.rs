@@ -73,6 +73,13 @@ pub fn discover(context: Context<'_>) -> Result<Vec<MachineView>, Error> {
     for error in &listing.unreadable {
         report.warn(&error.to_string());
     }
+    for name in listing.lost() {
+        report.warn(&format!(
+            "the record of {name} is lost, and its server may be on this host: put it back in {}, then `p2v trust {name}`; \
+             or, if nothing of it is left, `p2v forget {name}`",
+            host.store.machines().display()
+        ));
+    }
     let mut views = Vec::new();
     for record in listing.records {
         let answers = shelves.remove(&record.shelf).unwrap_or_default();

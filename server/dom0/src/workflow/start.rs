@@ -53,8 +53,9 @@ pub fn start(
         .find(|card| listing.names_in_unreadable(**card))
     {
         return refused(format!(
-            "a record that cannot be read has the network card {card} of {name}: if it is one of the same machine, its \
-             server may be here already. `p2v list` names that record; correct it, or move it away if it is not wanted"
+            "a record that is lost or cannot be read has the network card {card} of {name}: if it is one of the same \
+             machine, its server may be here already. `p2v list` names that record; put it back or correct it, or move it \
+             away if it is not wanted"
         ));
     }
     let disks = addresses(&contact.disks);

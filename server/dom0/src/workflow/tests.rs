@@ -368,3 +368,38 @@ fn discovery_shows_what_is_and_keeps_secrets() {
     assert_eq!(views[0].name, None);
     assert!(lab.host.store.list().unwrap().records.is_empty());
 }
+
+/// Booted by its other card, it has a record of its own.
+#[test]
+fn a_machine_whose_other_record_is_lost_starts_nothing() {
+    let lab = lab(1);
+    let other = MacAddr::new(0x00, 0x0c, 0x29, 9, 9, 9);
+    let mut nic = lab.machine().inventory.nics[0].clone();
+    (nic.mac, nic.boot) = (other, false);
+    lab.machine().inventory.nics.push(nic);
+    lab.copy("vg").unwrap();
+    lab.cutover().unwrap();
+    let second = lab.host.store.menu(other, None, Timestamp::now()).unwrap();
+    {
+        let mut machine = lab.machine();
+        let inventory = &mut machine.inventory;
+        inventory.menu_id = second.menu_id;
+        for nic in &mut inventory.nics {
+            nic.boot = nic.mac == other;
+        }
+        inventory.disks[0].address = Some(Address::new(second.shelf, 0));
+    }
+    let node = |name: &str| lab.host.paths.dev_etherd.join(name);
+    fs::rename(node("e1.0"), node("e2.0")).unwrap();
+    fs::remove_file(lab.host.store.path(&lab.name)).unwrap();
+    let warnings = Warnings::default();
+    let context = Context {
+        report: &warnings,
+        ..lab.context()
+    };
+    discover(context).unwrap();
+    let warnings = warnings.0.into_inner().unwrap().join("\n");
+    assert!(warnings.contains("`p2v trust e1`"), "{warnings}");
+    let error = text(start(lab.context(), &second.name, StartOptions::default()));
+    assert!(error.contains("lost or cannot be read"), "{error}");
+}
