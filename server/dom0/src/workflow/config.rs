@@ -132,15 +132,8 @@ pub(super) fn ready(
     let path = path(host, &record.name);
     if config_file::owner(&path, record.config.as_ref())? == Owner::Operator {
         let text = std::fs::read_to_string(&path).unwrap_or_default();
-        let acting: Vec<&str> = text
-            .lines()
-            .filter(|l| !l.trim_start().starts_with('#'))
-            .collect();
-        let names_all = config.disks.iter().all(|d| {
-            acting
-                .iter()
-                .any(|l| l.contains(&*d.path.to_string_lossy()))
-        });
+        let acting = acting(&text);
+        let names_all = names_all(&acting, config);
         if let Some(uuid) = uuid_in(&acting).filter(|uuid| *uuid != config.uuid.value) {
             return refused(format!(
                 "{} is the config of another domain: its uuid is {uuid}, and that of {} is {}. Move it away; or, if it is for \
@@ -169,6 +162,29 @@ pub(super) fn ready(
         ));
     }
     replace(host, record, config, report)
+}
+
+/// Whether there is a config of the machine that names the disks which its domain has by the record.
+pub(super) fn is_there(host: &Host, record: &Record) -> bool {
+    let text = std::fs::read_to_string(path(host, &record.name));
+    let config = of_record(host, record);
+    let named = text.ok().zip(config.ok());
+    named.is_some_and(|(text, config)| names_all(&acting(&text), &config))
+}
+
+/// The lines that `xl` acts on.
+fn acting(text: &str) -> Vec<&str> {
+    text.lines()
+        .filter(|l| !l.trim_start().starts_with('#'))
+        .collect()
+}
+
+fn names_all(acting: &[&str], config: &DomainConfig) -> bool {
+    config.disks.iter().all(|d| {
+        acting
+            .iter()
+            .any(|l| l.contains(&*d.path.to_string_lossy()))
+    })
 }
 
 /// The value of `uuid` in a config's lines.

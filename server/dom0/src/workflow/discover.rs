@@ -10,7 +10,7 @@ use p2v_aoe::{Address, MacAddr};
 use serde::Serialize;
 
 use super::resume::{self, ExportState};
-use super::{Context, Error, Outage, watch};
+use super::{Context, Error, Outage, config, watch};
 use crate::name::MachineName;
 use crate::record::{DiskRecord, HistoryLine, NotOurs, Record, State};
 use crate::timestamp::Timestamp;
@@ -178,10 +178,13 @@ fn known(
     // The machine itself does not answer, then.
     let heard = if stranger { Heard::Nothing } else { heard };
     let outage = watch::outage(context.host, &record.name);
+    let is_moved = matches!(record.state, State::Moved | State::Released);
+    let has_config = domain.is_some() || !is_moved || config::is_there(context.host, &record);
     differences.extend(compare(
         &record,
         heard,
         domain.is_some(),
+        has_config,
         outage.as_ref(),
         &context.host.key.public(),
     ));
@@ -281,12 +284,14 @@ fn heard(
 }
 
 /// Where a record and what is seen disagree.
+/// `has_config`: that of a moved machine is there.
 /// `outage`: what `p2v watch` remembers of one.
 /// `key`: this host's.
 fn compare(
     record: &Record,
     heard: Heard,
     runs: bool,
+    has_config: bool,
     outage: Option<&Outage>,
     key: &PublicKey,
 ) -> Vec<String> {
@@ -306,7 +311,14 @@ fn compare(
             record.state
         )),
         State::Moved | State::Released if !runs => {
-            differences.push(format!("its domain does not run: `xl create` its config to start it ({name})"));
+            let write = match has_config {
+                true => String::new(),
+                // A cutover that was cut off.
+                false => format!("`p2v config {name} --write`, "),
+            };
+            differences.push(format!(
+                "its domain does not run: `p2v devices up`, {write}then `xl create` with its config starts it ({name})"
+            ));
         }
         _ => {}
     }
@@ -370,7 +382,7 @@ mod tests {
             } else {
                 Heard::Nothing
             };
-            compare(&record, heard, runs, None, &key).len()
+            compare(&record, heard, runs, true, None, &key).len()
         };
         for (state, answers, runs, count) in [
             (State::Seen, false, false, 0),

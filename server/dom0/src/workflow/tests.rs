@@ -369,6 +369,30 @@ fn discovery_shows_what_is_and_keeps_secrets() {
     assert!(lab.host.store.list().unwrap().records.is_empty());
 }
 
+/// As after a cutover that was killed before it wrote the config.
+#[test]
+fn a_moved_machine_without_its_config_is_told_to_write_it() {
+    let lab = lab(1);
+    lab.copy("vg").unwrap();
+    let config = lab.cutover().unwrap();
+    fs::write(lab.dir.path().join("domains"), "").unwrap();
+    let said = || discover(lab.context()).unwrap()[0].differences.join("\n");
+    assert!(
+        said().contains("`p2v devices up`, then `xl create`"),
+        "{}",
+        said()
+    );
+    fs::remove_file(&config).unwrap();
+    assert!(
+        said().contains("`p2v config e1 --write`, then `xl create`"),
+        "{}",
+        said()
+    );
+    // Or with one that is for other disks.
+    fs::write(&config, "name = \"e1\"\n").unwrap();
+    assert!(said().contains("`p2v config e1 --write`"), "{}", said());
+}
+
 /// Booted by its other card, it has a record of its own.
 #[test]
 fn a_machine_whose_other_record_is_lost_starts_nothing() {
