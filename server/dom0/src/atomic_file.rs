@@ -70,7 +70,11 @@ fn replace_with(
         prepare(&file, dir)?;
         file.write_all(bytes)?;
         file.sync_all()?;
+        #[cfg(test)]
+        crate::boundary::reached(&format!("before {}", path.display()));
         std::fs::rename(&temporary, path)?;
+        #[cfg(test)]
+        crate::boundary::reached(&format!("after {}", path.display()));
         File::open(dir)?.sync_all()
     })();
     if written.is_err() {

@@ -8,6 +8,8 @@
 //! Nothing here knows DHCP.
 
 pub mod atomic_file;
+#[cfg(test)]
+mod boundary;
 pub mod config_file;
 pub mod copy;
 pub mod disk_user;

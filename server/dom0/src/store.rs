@@ -14,7 +14,7 @@ use crate::lock::{Held, MachineLock};
 use crate::name::MachineName;
 use crate::record::{Record, State};
 use crate::shelves::Shelves;
-use crate::timestamp::Timestamp;
+use crate::timestamp::{Timestamp, clock};
 
 mod claims;
 mod error;
@@ -351,7 +351,8 @@ impl Store {
     /// # Errors
     /// As [`Store::update`].
     pub fn next_counter(&self, name: &MachineName) -> Result<u64, StoreError> {
-        let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+        let now = clock().duration_since(SystemTime::UNIX_EPOCH);
+        let now = now.unwrap_or_default();
         let now = u64::try_from(now.as_millis()).unwrap_or_default();
         self.update(name, |record| {
             record.counter = now.max(record.counter.saturating_add(1));

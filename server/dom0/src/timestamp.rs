@@ -5,6 +5,14 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
+/// What the clock says.
+pub(crate) fn clock() -> SystemTime {
+    #[cfg(test)]
+    return crate::boundary::clock();
+    #[cfg(not(test))]
+    SystemTime::now()
+}
+
 /// A point in time, written `2026-11-20T22:16:40Z`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -14,7 +22,7 @@ impl Timestamp {
     /// The present, to the second.
     pub fn now() -> Timestamp {
         Timestamp::from_unix(
-            SystemTime::now()
+            clock()
                 .duration_since(SystemTime::UNIX_EPOCH)
                 .map_or(0, |d| d.as_secs()),
         )

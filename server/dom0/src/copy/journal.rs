@@ -192,7 +192,10 @@ impl Journal {
                 *place = Some(*done);
             }
         }
-        self.file.sync_data()
+        self.file.sync_data()?;
+        #[cfg(test)]
+        crate::boundary::reached("after journal");
+        Ok(())
     }
 
     /// The root of all pieces' hashes: BLAKE3 of them one after the other, in the order of the disk.

@@ -3,7 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::PathBuf;
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Output, Stdio};
 
 pub mod aoe_driver;
 pub mod blkid;
@@ -22,7 +22,14 @@ const STDERR_SHOWN: usize = 4096;
 #[derive(Clone, Debug, Default)]
 pub struct Tools {
     dir: Option<PathBuf>,
+    /// Does what the programs of the directory would do.
+    #[cfg(test)]
+    stand_in: Option<StandIn>,
 }
+
+/// Stands in for the program of this name in a directory.
+#[cfg(test)]
+pub(crate) type StandIn = fn(&std::path::Path, &str, &[OsString]) -> Output;
 
 /// What went wrong with an external program.
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +83,17 @@ impl Tools {
     pub fn in_dir(dir: impl Into<PathBuf>) -> Tools {
         Tools {
             dir: Some(dir.into()),
+            #[cfg(test)]
+            stand_in: None,
+        }
+    }
+
+    /// No programs, but what stands in for those of one directory.
+    #[cfg(test)]
+    pub(crate) fn stood_in_for(dir: &std::path::Path, stand_in: StandIn) -> Tools {
+        Tools {
+            stand_in: Some(stand_in),
+            ..Tools::in_dir(dir)
         }
     }
 
@@ -91,8 +109,7 @@ impl Tools {
         let args: Vec<OsString> = args.into_iter().map(|a| a.as_ref().to_owned()).collect();
         let command = command_line(program, &args);
         let output = self
-            .command(program, &args)
-            .output()
+            .output(program, &args)
             .map_err(|source| not_started(program, &command, source))?;
         if !output.status.success() {
             return Err(failed(
@@ -103,6 +120,14 @@ impl Tools {
             ));
         }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    fn output(&self, program: &str, args: &[OsString]) -> io::Result<Output> {
+        #[cfg(test)]
+        if let (Some(stand_in), Some(dir)) = (self.stand_in, &self.dir) {
+            return Ok(stand_in(dir, program, args));
+        }
+        self.command(program, args).output()
     }
 
     fn command(&self, program: &str, args: &[OsString]) -> Command {

@@ -23,6 +23,7 @@ use crate::{Paths, Settings};
 use lab::{Lab, Warnings, lab};
 use machine::{FakeWire, Machine, SECTORS};
 
+mod campaign;
 mod destinations;
 mod images;
 mod lab;
