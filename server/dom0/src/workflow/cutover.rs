@@ -76,8 +76,14 @@ pub fn cutover(
         Some(contact)
     };
     let record = host.store.get(name)?;
+    context.refuse_second_server(&record)?;
     context.refuse_missing(&record, &options.without)?;
-    same_boot(&record)?;
+    let copied_in = same_boot(&record)?;
+    if contact.is_none()
+        && let Some(at) = record.inventory_read
+    {
+        context.refuse_other_start(&record, &copied_in, at)?;
+    }
     if let Some(contact) = &contact {
         guarded(context, contact, &options)?;
     }
@@ -294,8 +300,8 @@ fn refuse_if_heard(context: Context<'_>, record: &Record) -> Result<(), Error> {
     Ok(())
 }
 
-/// As far as is known, the old machine did not restart since the copy.
-fn same_boot(record: &Record) -> Result<(), Error> {
+/// As far as the record knows, the old machine did not restart since the copy: the id of its start.
+fn same_boot(record: &Record) -> Result<String, Error> {
     let inventory = record.inventory.as_ref();
     let all: Vec<Address> = inventory
         .into_iter()
@@ -310,7 +316,7 @@ fn same_boot(record: &Record) -> Result<(), Error> {
             record.name
         ));
     }
-    Ok(())
+    Ok(copied_in)
 }
 
 /// The old disks cannot be written from here on.

@@ -41,6 +41,7 @@ mod discover;
 mod error;
 mod forget;
 mod guests;
+mod other_record;
 mod release;
 mod resume;
 mod start;

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use p2v_aoe::{Address, MacAddr};
+use p2v_aoe::Address;
 
 use super::{Context, Error, addresses, config, refused, watch};
 use crate::name::MachineName;
@@ -45,19 +45,7 @@ pub fn start(
     let contact = context.contact(name)?;
     context.refuse_missing(&contact.record, &options.without)?;
     context.refuse_forgotten(&contact.record)?;
-    let cards: Vec<MacAddr> = contact.inventory.nics.iter().map(|card| card.mac).collect();
-    let listing = host.store.list()?;
-    refuse_second_record(name, &cards, &listing.records)?;
-    if let Some(card) = cards
-        .iter()
-        .find(|card| listing.names_in_unreadable(**card))
-    {
-        return refused(format!(
-            "a record that is lost or cannot be read has the network card {card} of {name}: if it is one of the same \
-             machine, its server may be here already. `p2v list` names that record; put it back or correct it, or move it \
-             away if it is not wanted"
-        ));
-    }
+    context.refuse_second_server(&contact.record)?;
     let disks = addresses(&contact.disks);
     context.refuse_while_in_use(name, &disks)?;
     context.need_orders(&contact)?;
@@ -164,27 +152,6 @@ fn may_start(record: &Record, options: &StartOptions) -> Result<(), Error> {
     }
 }
 
-/// A machine that booted once by each of two cards has two records. Where one of them says that its server
-/// runs or was moved here, a domain by the other would be a second server.
-fn refuse_second_record(
-    name: &MachineName,
-    cards: &[MacAddr],
-    records: &[Record],
-) -> Result<(), Error> {
-    let begun = |r: &&Record| matches!(r.state, State::Running | State::Moved | State::Released);
-    let others = records.iter().filter(|r| r.name != *name).filter(begun);
-    let known = |r: &Record| r.cards.iter().any(|card| cards.contains(card));
-    let mut same = others.filter(|r| cards.contains(&r.boot_mac) || known(r));
-    match same.next() {
-        None => Ok(()),
-        Some(other) => refused(format!(
-            "{name} is the same machine as {} (network card {}), which is {}: a domain on its old disk would be a second \
-             server beside it. See `p2v show {}`",
-            other.name, other.boot_mac, other.state, other.name
-        )),
-    }
-}
-
 fn mark_stopped(context: Context<'_>, before: &Record) -> Result<(), Error> {
     context.host.store.update(&before.name, |record| {
         // What was checked stays forgotten: write access had been asked for.
@@ -268,6 +235,7 @@ pub(super) fn destroy_if_there(context: Context<'_>, name: &MachineName) -> Resu
 #[cfg(test)]
 mod tests {
     use super::*;
+    use p2v_aoe::MacAddr;
 
     #[test]
     fn what_was_copied_or_moved_is_not_given_up_unasked() {
@@ -303,28 +271,6 @@ mod tests {
         assert!(ok(&record(State::Copied), true, false));
         for state in [State::Moved, State::Released] {
             assert!(!ok(&record(state), true, false) && ok(&record(state), false, true));
-        }
-    }
-
-    #[test]
-    fn a_second_record_of_a_machine_that_is_moved_starts_nothing() {
-        let mac = |n| MacAddr::new(2, 0, 0, 0, 0, n);
-        let mut one = Record::new("e1".parse().unwrap(), mac(1), 1);
-        let two = Record::new("e2".parse().unwrap(), mac(2), 2);
-        let cards = [mac(1), mac(2)];
-        let may = |name: &MachineName, one: &Record| {
-            refuse_second_record(name, &cards, &[one.clone(), two.clone()]).is_ok()
-        };
-        for (state, free) in [
-            (State::Exported, true),
-            (State::Copied, true),
-            (State::Running, false),
-            (State::Moved, false),
-            (State::Released, false),
-        ] {
-            one.state = state;
-            assert_eq!(may(&two.name, &one), free, "{state}");
-            assert!(may(&one.name, &one));
         }
     }
 }
