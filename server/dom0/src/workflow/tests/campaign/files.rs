@@ -95,6 +95,12 @@ fn scenes(story: &mut Story<'_>) -> Vec<(&'static str, Scene)> {
             Some(wanted) => story.killed_at(last, wanted),
         }
         scenes.push((what, story.keep()));
+        if what == "stopped" {
+            story.forgets_all();
+            story.power_cycle(0);
+            story.command(&Command::List);
+            scenes.push(("forgotten and back", story.keep()));
+        }
     }
     scenes
 }
@@ -128,10 +134,11 @@ fn damages(scenes: &[(&str, Scene)], seed: u64, bits: u64) -> Vec<(usize, String
     for _ in 0..bits {
         let at = chance.below(scenes.len() as u64) as usize;
         let files = scenes[at].1.state_files();
-        // The same chance for each file, however small.
+        // The same chance for each file, however small; but the record and what is noted of it decide.
+        let decides = chance.one_in(2);
         let files: Vec<_> = files
             .iter()
-            .filter(|(_, bytes)| !bytes.is_empty())
+            .filter(|(file, bytes)| !bytes.is_empty() && (file.contains("/e1.json") || !decides))
             .collect();
         let (file, bytes) = *chance.pick(&files);
         let bit = chance.below(bytes.len() as u64 * 8);
