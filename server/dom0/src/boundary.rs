@@ -1,7 +1,7 @@
 //! For campaigns of tests: where a process is killed, and what its clock says. Only a process that does one command of a
 //! campaign at a time ever sets anything here.
 
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use nix::sys::signal::{Signal, kill};
@@ -13,6 +13,22 @@ static REACHED: AtomicU64 = AtomicU64::new(0);
 static DEADLY: AtomicU64 = AtomicU64::new(u64::MAX);
 /// Seconds by which the clock is wrong.
 static CLOCK: AtomicI64 = AtomicI64::new(0);
+
+/// Sectors of a piece of a copy; 0: as many as ever.
+static PIECE: AtomicU32 = AtomicU32::new(0);
+
+/// Has copies of small disks made in several pieces.
+pub(crate) fn set_piece(sectors: u32) {
+    PIECE.store(sectors, Ordering::SeqCst);
+}
+
+/// Sectors of a piece, which else would have so many.
+pub(crate) fn piece(sectors: u32) -> u32 {
+    match PIECE.load(Ordering::SeqCst) {
+        0 => sectors,
+        fewer => fewer,
+    }
+}
 
 /// Begins to count, with the clock so many seconds off. `deadly`: the process is killed at that boundary; the first is 0.
 pub(crate) fn set(deadly: Option<u64>, clock: i64) {

@@ -35,7 +35,7 @@ fn advice_in(text: &str, name: &MachineName) -> Vec<Advice> {
             advice.extend(of_command(part, name));
         } else {
             for (words, what) in [
-                ("Restart the old machine", Advice::LookAtTheOldServer),
+                ("estart the old machine", Advice::LookAtTheOldServer),
                 ("estart it so that it boots", Advice::LookAtTheOldServer),
                 ("old machine and boot it again", Advice::LookAtTheOldServer),
                 ("look at its screen", Advice::LookAtTheOldServer),

@@ -136,8 +136,14 @@ fn command(story: &mut Story<'_>) -> Command {
     let chance = &mut story.chance;
     match chance.below(30) {
         // What comes next, so that all states are come to.
-        _ if chance.one_in(3) => match state {
-            Some(State::Copying) => Command::Copy {
+        _ if chance.one_in(2) => match state {
+            Some(State::Seen) | None => Command::List,
+            Some(State::Exported) if chance.one_in(2) => Command::Start {
+                name,
+                discard_copy: false,
+                discard_moved: false,
+            },
+            Some(State::Exported | State::Copying) => Command::Copy {
                 name,
                 to: "vg".into(),
                 precopy: false,
@@ -146,14 +152,14 @@ fn command(story: &mut Story<'_>) -> Command {
             Some(State::Copied) => Command::Cutover {
                 name,
                 autostart: chance.one_in(2),
-                gone: false,
+                gone: is_off && !own_system_ran,
             },
             Some(State::Running) => Command::Stop {
                 name,
                 destroy: false,
             },
-            Some(State::Moved) => Command::Release { name, off: false },
-            _ => Command::List,
+            Some(State::Moved) if chance.one_in(2) => Command::Release { name, off: false },
+            Some(State::Moved | State::Released) => Command::List,
         },
         0..5 => Command::Start {
             name,

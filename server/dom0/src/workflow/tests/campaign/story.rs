@@ -215,11 +215,16 @@ impl<'w> Story<'w> {
         self.served().list().unwrap().records
     }
 
+    /// A machine: mostly the one that answers, as far as there is one.
     pub(super) fn some_name(&mut self) -> MachineName {
-        let names: Vec<MachineName> = self.records().into_iter().map(|r| r.name).collect();
-        match names.is_empty() {
-            true => "e1".parse().unwrap(),
-            false => self.chance.pick(&names).clone(),
+        let records = self.records();
+        let shelf = self.world().old.agent().map(|agent| agent.shelf);
+        let answers = records.iter().find(|record| Some(record.shelf) == shelf);
+        let other = self.chance.one_in(3);
+        match answers.filter(|_| !other) {
+            Some(record) => record.name.clone(),
+            None if records.is_empty() => "e1".parse().unwrap(),
+            None => self.chance.pick(&records).name.clone(),
         }
     }
 

@@ -114,6 +114,9 @@ pub(super) struct Worker {
     pub(super) boundaries: u64,
 }
 
+/// Sectors of a piece of a copy, of which a disk has several: what is in the midst of it is in neither end.
+const PIECE: u32 = 32;
+
 /// Says to the process that it is one.
 const VARIABLE: &str = "P2V_CAMPAIGN_WORKER";
 
@@ -185,6 +188,7 @@ fn works_for_a_campaign() {
     if std::env::var_os(VARIABLE).is_none() {
         return;
     }
+    boundary::set_piece(PIECE);
     for line in std::io::stdin().lines() {
         let order: Order = serde_json::from_str(&line.unwrap()).unwrap();
         world::set_trouble(order.trouble);
