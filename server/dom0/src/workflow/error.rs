@@ -76,9 +76,10 @@ fn todo(name: &MachineName, why: &NotOurs) -> String {
         NotOurs::NoCard | NotOurs::OtherKey => {
             "End what answers there, and look at the old machine's screen".to_owned()
         }
-        NotOurs::OtherCard { .. } => {
-            "Two machines may have been given one shelf, or a record was moved; `p2v list` shows both".to_owned()
-        }
+        NotOurs::OtherCard { was, .. } => format!(
+            "If it is {name}, restart the old machine so that it boots from the network by {was}. Else two machines may have \
+             been given one shelf, or a record was moved; `p2v list` shows both"
+        ),
         NotOurs::OtherUuid { .. } => format!(
             "If its disks were put into this one on purpose: `p2v stop {name} --destroy`, then `p2v start {name}`"
         ),

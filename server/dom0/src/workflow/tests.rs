@@ -196,6 +196,8 @@ fn the_wrong_disk_is_not_started() {
     lab.machine().inventory.nics[0].mac = MacAddr::new(0, 1, 2, 3, 4, 5);
     let error = text(lab.start());
     assert!(error.contains("not known to be e1"), "{error}");
+    let remedy = "boots from the network by 00:0c:29:01:02:03";
+    assert!(error.contains(remedy), "{error}");
 }
 
 #[test]
