@@ -14,7 +14,7 @@ use super::{Chance, Figures, number, seed};
 use crate::MachineName;
 
 /// Bits of a short run that are turned, and places where a file is cut off.
-const SHORT: u64 = 150;
+const SHORT: u64 = 80;
 /// From so many bits on, files are cut off wherever they can be.
 const ALL: u64 = 10_000;
 /// A longer file is cut off at so many places.
@@ -252,7 +252,7 @@ fn hit(story: &mut Story<'_>, file: &str, damage: Damage) {
                     .chance
                     .pick(&[Word::None, Word::Always, Word::Revoked]);
                 let card = story.chance.below(2) as u8;
-                story.power_cycle(card);
+                story.troubled_power_cycle(card);
             }
             1 | 2 => {
                 story.command(&Command::Copy {

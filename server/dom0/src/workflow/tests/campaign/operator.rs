@@ -14,7 +14,7 @@ use super::{Chance, Figures, number, seed};
 use crate::State;
 
 /// Sequences of a short run.
-const SHORT: u64 = 80;
+const SHORT: u64 = 50;
 /// Steps of a sequence at most.
 const STEPS: u64 = 40;
 /// Sequences at a time.
@@ -85,7 +85,7 @@ fn step(story: &mut Story<'_>) {
     match story.chance.below(100) {
         0..6 => {
             let card = u8::from(story.chance.one_in(2));
-            story.power_cycle(card);
+            story.troubled_power_cycle(card);
         }
         6..8 => {
             story.change(|world| world.old.does = Does::Off);

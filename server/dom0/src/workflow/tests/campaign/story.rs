@@ -319,6 +319,16 @@ impl<'w> Story<'w> {
 
     /// The old server is switched on, or off and on, and boots by one of its cards.
     pub(super) fn power_cycle(&mut self, n: u8) {
+        self.boots(n, None);
+    }
+
+    /// The same, and the boot service may be killed while it makes the menu.
+    pub(super) fn troubled_power_cycle(&mut self, n: u8) {
+        let deadly = self.chance.one_in(8).then(|| self.chance.below(4));
+        self.boots(n, deadly);
+    }
+
+    fn boots(&mut self, n: u8, deadly: Option<u64>) {
         self.change(|world| world.old.does = Does::Off);
         let told = self.told_by(n);
         self.figures.count(format!("boots: {told:?}"));
@@ -330,7 +340,6 @@ impl<'w> Story<'w> {
                 self.own_system_ran = true;
             }
             Told::Agent => {
-                let deadly = self.chance.one_in(8).then(|| self.chance.below(4));
                 let menu = Command::Menu { card: card(n) };
                 match self.command_with(&menu, deadly, None) {
                     Outcome::Done(text) => {
