@@ -110,7 +110,7 @@ fn damages(scenes: &[(&str, Scene)], seed: u64, bits: u64) -> Vec<(usize, String
     let mut chance = Chance::of(seed, u64::MAX);
     let mut all = Vec::new();
     for (at, (_, scene)) in scenes.iter().enumerate() {
-        for (file, bytes) in scene.state_files() {
+        for (file, bytes) in scene.files.state_files() {
             let length = bytes.len() as u64;
             let cuts = match length < CUTS {
                 true => (0..length).collect::<BTreeSet<u64>>(),
@@ -133,7 +133,7 @@ fn damages(scenes: &[(&str, Scene)], seed: u64, bits: u64) -> Vec<(usize, String
     }
     for _ in 0..bits {
         let at = chance.below(scenes.len() as u64) as usize;
-        let files = scenes[at].1.state_files();
+        let files = scenes[at].1.files.state_files();
         // The same chance for each file, however small; but the record and what is noted of it decide.
         let decides = chance.one_in(2);
         let files: Vec<_> = files
@@ -145,7 +145,7 @@ fn damages(scenes: &[(&str, Scene)], seed: u64, bits: u64) -> Vec<(usize, String
         all.push((at, file.clone(), Damage::Bit(bit)));
     }
     for (at, (_, scene)) in scenes.iter().enumerate() {
-        for (file, _) in scene.state_files() {
+        for (file, _) in scene.files.state_files() {
             all.push((at, file, Damage::Removed));
         }
         for years in [-YEARS, YEARS] {

@@ -11,6 +11,7 @@ mod files;
 mod lead_on;
 mod old_server;
 mod operator;
+mod snapshot;
 mod story;
 mod worker;
 mod world;

@@ -1,14 +1,14 @@
 //! One server's story: what happens to it, and what must hold all the while.
 
 use std::fs;
-use std::io::Write;
-use std::os::unix::fs::{FileExt, symlink};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use p2v_aoe::SECTOR;
 
 use super::boot::{self, Cards, Told, Word};
 use super::old_server::{Does, Lets, card, old_disk};
+use super::snapshot::Snapshot;
 use super::worker::{Command, Outcome, Worker};
 use super::world::{self, SECTORS, Trouble, World};
 use super::{Chance, Figures};
@@ -28,26 +28,12 @@ pub(super) enum Place {
 /// A moment of a story that it can go back to.
 #[derive(Clone)]
 pub(super) struct Scene {
-    /// Every file by its path: what is in it before the zeros at its end, and its length.
-    files: Vec<(PathBuf, Vec<u8>, u64)>,
-    links: Vec<(PathBuf, PathBuf)>,
-    dirs: Vec<PathBuf>,
+    pub(super) files: Snapshot,
     cards: Option<Cards>,
     truth: Vec<Vec<u8>>,
     place: Place,
     own_system_ran: bool,
     writes: u64,
-}
-
-impl Scene {
-    /// The files under the state directory.
-    pub(super) fn state_files(&self) -> Vec<(String, Vec<u8>)> {
-        let all = self.files.iter().filter_map(|(path, bytes, _)| {
-            let path = path.to_str().unwrap().to_owned();
-            path.starts_with("state/").then(|| (path, bytes.clone()))
-        });
-        all.collect()
-    }
 }
 
 pub(super) struct Story<'w> {
@@ -102,36 +88,8 @@ impl<'w> Story<'w> {
 
     /// All as it is now.
     pub(super) fn keep(&self) -> Scene {
-        let (mut files, mut links, mut dirs) = (Vec::new(), Vec::new(), Vec::new());
-        let mut next = vec![self.root().to_owned()];
-        while let Some(dir) = next.pop() {
-            for entry in fs::read_dir(dir).unwrap() {
-                let path = entry.unwrap().path();
-                let place = path.strip_prefix(self.root()).unwrap().to_owned();
-                let kind = path.symlink_metadata().unwrap().file_type();
-                if kind.is_dir() {
-                    dirs.push(place);
-                    next.push(path);
-                } else if kind.is_symlink() {
-                    links.push((place, fs::read_link(path).unwrap()));
-                } else {
-                    let mut bytes = fs::read(path).unwrap();
-                    let length = bytes.len() as u64;
-                    // Those of the state directory are damaged: all of their bytes count.
-                    if !place.starts_with("state") {
-                        let end = bytes.iter().rposition(|byte| *byte != 0);
-                        bytes.truncate(end.map_or(0, |end| end + 1));
-                    }
-                    files.push((place, bytes, length));
-                }
-            }
-        }
-        dirs.sort();
-        files.sort();
         Scene {
-            files,
-            links,
-            dirs,
+            files: Snapshot::of(self.root()),
             cards: self.cards.clone(),
             truth: self.truth.clone(),
             place: self.place,
@@ -142,24 +100,7 @@ impl<'w> Story<'w> {
 
     /// All as it was.
     pub(super) fn back(&mut self, scene: &Scene) {
-        for entry in fs::read_dir(self.root()).unwrap() {
-            let path = entry.unwrap().path();
-            match path.is_dir() {
-                true => fs::remove_dir_all(path).unwrap(),
-                false => fs::remove_file(path).unwrap(),
-            }
-        }
-        for dir in &scene.dirs {
-            fs::create_dir_all(self.root().join(dir)).unwrap();
-        }
-        for (place, bytes, length) in &scene.files {
-            let mut file = fs::File::create(self.root().join(place)).unwrap();
-            file.write_all(bytes).unwrap();
-            file.set_len(*length).unwrap();
-        }
-        for (place, to) in &scene.links {
-            symlink(to, self.root().join(place)).unwrap();
-        }
+        scene.files.put_back(self.root());
         self.cards.clone_from(&scene.cards);
         self.truth.clone_from(&scene.truth);
         self.place = scene.place;
