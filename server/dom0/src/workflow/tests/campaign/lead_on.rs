@@ -34,6 +34,14 @@ fn advice_in(text: &str, name: &MachineName) -> Vec<Advice> {
         if quoted {
             advice.extend(of_command(part, name));
         } else {
+            if part.contains("Copy to another volume") {
+                advice.push(Advice::Command(Command::Copy {
+                    name: name.clone(),
+                    to: "vg/another".into(),
+                    precopy: false,
+                    overwrite: false,
+                }));
+            }
             for (words, what) in [
                 ("estart the old machine", Advice::LookAtTheOldServer),
                 ("estart it so that it boots", Advice::LookAtTheOldServer),
