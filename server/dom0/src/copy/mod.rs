@@ -22,6 +22,7 @@ use p2v_aoe::SECTOR;
 use crate::report::Progress;
 
 mod ahead;
+pub mod allowance;
 pub mod bad;
 pub mod certificate;
 pub mod compare;
@@ -40,6 +41,7 @@ pub mod sink;
 pub mod thin_pool;
 mod write;
 
+pub use allowance::Allowance;
 pub use bad::{BadAreas, Salvage};
 pub use journal::Journal;
 pub use limit::Limit;
@@ -294,6 +296,8 @@ pub struct Options<'a> {
     pub memory: usize,
     /// Limit on what crosses the wire.
     pub limit: Option<&'a Limit>,
+    /// What may still be written to the thin pool that the destination is in.
+    pub allowance: Option<&'a Allowance>,
 }
 
 impl Default for Options<'_> {
@@ -305,6 +309,7 @@ impl Default for Options<'_> {
             changing: false,
             memory: MEMORY,
             limit: None,
+            allowance: None,
         }
     }
 }

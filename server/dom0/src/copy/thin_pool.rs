@@ -52,11 +52,20 @@ fn spared(size: u64) -> u64 {
     part.min(size / SPARED_OF_SMALL)
 }
 
-/// Whether the pool is in danger, and is not made larger by LVM.
-pub fn full(pool: &ThinPool) -> Option<Full> {
+/// Bytes that can be written before the pool is in danger; `None`: any number, as LVM makes it larger.
+pub fn left(pool: &ThinPool) -> Option<u64> {
+    let left = pool
+        .data
+        .rest_of(pool.size)
+        .saturating_sub(spared(pool.size));
+    pool.fixed().map(|_| left)
+}
+
+/// Whether the pool is in danger or will be by `wanted` bytes more, and is not made larger by LVM.
+pub fn full(pool: &ThinPool, wanted: u64) -> Option<Full> {
     let what = if pool.metadata >= METADATA_LIMIT {
         What::Metadata
-    } else if pool.data.rest_of(pool.size) <= spared(pool.size) {
+    } else if pool.data.rest_of(pool.size) <= spared(pool.size) + wanted {
         What::Data
     } else {
         return None;
@@ -70,7 +79,7 @@ pub fn full(pool: &ThinPool) -> Option<Full> {
 
 /// Whether up to `bytes` bytes can be written to the pool.
 pub fn room(pool: &ThinPool, bytes: u64) -> Room {
-    if let Some(full) = full(pool) {
+    if let Some(full) = full(pool, 0) {
         return Room::None(Box::new(full));
     }
     let free = pool.data.rest_of(pool.size);
@@ -171,7 +180,7 @@ mod tests {
 
     #[test]
     fn when_a_pool_is_too_full() {
-        let what = |pool| full(&pool).map(|full| full.what);
+        let what = |pool| full(&pool, 0).map(|full| full.what);
         let (data, metadata) = (Some(What::Data), Some(What::Metadata));
         for (pool, expected) in [
             (pool(100 * GIB, 0, 0), None),
@@ -233,7 +242,7 @@ mod tests {
 
     #[test]
     fn what_is_short_is_what_the_remedy_is_for() {
-        let says = |pool| full(&pool).unwrap().to_string();
+        let says = |pool| full(&pool, 0).unwrap().to_string();
         let data = says(pool(40 * GIB, 9612, 350));
         for part in [
             "vg/pool is nearly full: 96.12 % of its 40960 MiB and 3.50 % of its metadata",

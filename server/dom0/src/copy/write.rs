@@ -7,7 +7,7 @@ use p2v_aoe::SECTOR;
 
 use super::journal::{Done, Kind};
 use super::pool::{Buffer, Giver};
-use super::{CopyError, Pass, Piece, lock};
+use super::{Allowance, CopyError, Pass, Piece, lock};
 use crate::report::Progress;
 
 /// Bytes that are synced and read back together, at the most.
@@ -60,7 +60,18 @@ pub(super) fn write_all(
             // Reading it back tells whether it is so.
             Content::Zero if options.fresh && options.blank && options.verify.written => Ok(()),
             Content::Zero => sink.zero(piece.offset(), piece.bytes()),
-            Content::Data(data) => sink.write_at(piece.offset(), &data[..piece.bytes()]),
+            Content::Data(data) => {
+                let bytes = piece.bytes() as u64;
+                let may = |allowance: &Allowance| allowance.take(bytes, pass.stop);
+                if !options.allowance.is_none_or(may) {
+                    return Err(CopyError::Interrupted);
+                }
+                let result = sink.write_at(piece.offset(), &data[..piece.bytes()]);
+                options
+                    .allowance
+                    .inspect(|allowance| allowance.wrote(bytes));
+                result
+            }
         };
         result.map_err(|source| CopyError::Sink {
             doing: "write",

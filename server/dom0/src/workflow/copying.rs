@@ -359,10 +359,15 @@ fn copy_disks<'a>(
     let pools = pools::check(job.context, open.iter().filter_map(DiskCopy::fills))?;
     let (at_work, over) = std::sync::mpsc::channel();
     let results: Vec<_> = std::thread::scope(|scope| {
-        scope.spawn(move || pools::watch(job, &pools, &over));
+        scope.spawn(|| pools::watch(job, &pools, &{ over }));
         let threads: Vec<_> = open
             .iter_mut()
-            .map(|disk| scope.spawn(|| disk.run(job)))
+            .map(|disk| {
+                let place = disk.fills().map(|(place, _)| place);
+                let name = place.map(|place| (place.vg.clone(), place.pool.clone()));
+                let allowance = name.and_then(|name| pools.get(&name));
+                scope.spawn(move || disk.run(job, allowance))
+            })
             .collect();
         let results = threads.into_iter().map(|thread| {
             thread

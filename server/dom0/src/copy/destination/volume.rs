@@ -71,7 +71,7 @@ pub(super) fn find(
 fn refuse_full(host: &Host, vg: &str, pool: &str) -> Result<(), DestinationError> {
     // Of one that is not active nothing is known yet.
     let pool = lvm::thin::pool(&host.tools, vg, pool)?;
-    match pool.as_ref().and_then(thin_pool::full) {
+    match pool.as_ref().and_then(|pool| thin_pool::full(pool, 0)) {
         None => Ok(()),
         Some(full) => Err(DestinationError::PoolFull(Box::new(full))),
     }

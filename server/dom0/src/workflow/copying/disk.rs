@@ -12,7 +12,8 @@ use crate::copy::destination::{self, InPool, Prepared, Wanted};
 use crate::copy::journal::{Identity, Journal};
 use crate::copy::thin_pool::Full;
 use crate::copy::{
-    self, BadAreas, CopyError, Limit, Options, Piece, RANGE_SECTORS, Sources, Summary, pieces,
+    self, Allowance, BadAreas, CopyError, Limit, Options, Piece, RANGE_SECTORS, Sources, Summary,
+    pieces,
 };
 use crate::name::MachineName;
 use crate::record::{CopyRecord, Destination, State};
@@ -308,8 +309,12 @@ impl DiskCopy {
         Ok(journal.map_err(|source| CopyError::Journal { path, source })?)
     }
 
-    /// Copies.
-    pub(super) fn run(&mut self, job: &Job<'_>) -> Result<Summary, Error> {
+    /// Copies. `allowance`: of the thin pool that it is copied to.
+    pub(super) fn run(
+        &mut self,
+        job: &Job<'_>,
+        allowance: Option<&Allowance>,
+    ) -> Result<Summary, Error> {
         let Some(prepared) = &self.prepared else {
             return refused(format!("{} has no destination", self.address));
         };
@@ -334,6 +339,7 @@ impl DiskCopy {
             changing: job.request.precopy,
             memory: job.memory,
             limit: job.limit,
+            allowance,
         };
         let sources = Sources {
             digests: &mut *self.digests,
