@@ -70,7 +70,8 @@ GRUB_MODULES := efinet tftp http normal configfile linux echo sleep test true re
 help:
 	@echo "make demo      an old server is moved onto Xen before your eyes, all in QEMU (about 10 minutes the first time)"
 	@echo "make test      every test"
-	@echo "make campaign  any commands, killed anywhere; damaged files; long outages; millions of strangers' frames (three hours)"
+	@echo "make campaign  commands killed at any point, damaged files, long outages, millions of strangers' frames (three hours;"
+	@echo "               P2V_CAMPAIGN_SEED=N repeats one)"
 	@echo "make install   p2v, its units and the netboot image onto this Xen host (DESTDIR= and PREFIX= as usual)"
 	@echo "make bench     figures beside vblade, nbdcopy, dd, dnsmasq and tftpd-hpa, as ratios in one run (about an hour)"
 	@echo "make fuzz      each fuzz target for a minute"
