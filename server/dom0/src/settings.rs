@@ -75,8 +75,8 @@ pub struct Settings {
     /// the kernel's `aoe_deadsecs` while such a domain runs. 60 to 604800 (a week). Default 3600.
     #[serde(deserialize_with = "a_minute_to_a_week")]
     pub domain_waits_seconds: u32,
-    /// Seconds from the last sign of an old machine to the first question of its boot ROM within which it cannot have run
-    /// its own system: then its domain gets its disks back without being asked for. Default 120; 0: never.
+    /// Seconds from the last sign of an old machine to the end of its network boot within which it cannot have run its own
+    /// system: then its domain gets its disks back without being asked for. Default 120; 0: never.
     pub unseen_seconds: u32,
 }
 

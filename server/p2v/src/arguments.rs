@@ -166,7 +166,7 @@ pub enum Command {
         /// You know that the old machine did not start its own system from its disk while it was away
         #[arg(long)]
         old_system_did_not_run: bool,
-        /// You know, too, that a disk is not as it was because the domain itself has written to it
+        /// In its place where a disk is NOT AS IT WAS: you know that the domain itself has written to it
         #[arg(long)]
         although_changed: bool,
     },

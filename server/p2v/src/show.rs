@@ -63,7 +63,8 @@ pub fn list(machines: &[MachineView], askers: &[Asker], json: bool) -> Result<Ex
     }
     if machines.is_empty() && askers.is_empty() {
         println!(
-            "no machines yet: start `p2v serve`, then restart an old machine so that it boots from the network"
+            "no machines yet: see that p2v-serve runs (`systemctl status p2v-serve`), restart an old machine so that it boots from \
+             the network, then `p2v approve` it"
         );
         return Ok(ExitCode::SUCCESS);
     }

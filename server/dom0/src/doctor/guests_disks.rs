@@ -19,8 +19,8 @@ pub(super) fn examine(host: &Host) -> Vec<Finding> {
                 "mdadm assembles any RAID member that it finds, also one on a copy, whose domain cannot start then ({})",
                 host.paths.mdadm_conf.display()
             ),
-            "put AUTO -all there, and an ARRAY line for each array of this host (mdadm --detail --scan), then \
-             update-initramfs -u",
+            "end arrays that are not this host's (mdadm --stop), put an ARRAY line for each of its own there (mdadm --detail \
+             --scan), then AUTO -all, then update-initramfs -u",
         ));
     }
     let filters = ["devices/filter", "devices/global_filter"];

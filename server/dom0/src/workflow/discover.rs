@@ -216,16 +216,17 @@ fn unknown(
         Ok(inventory) => (inventory, Vec::new()),
         Err(why) => (None, vec![why]),
     };
-    let agent = inventory.as_ref().is_some_and(|i| !i.nics.is_empty());
-    differences.push(if agent {
-        format!(
+    differences.push(match &inventory {
+        Some(inventory) if !inventory.nics.is_empty() => format!(
             "it answers and has no record here: it was booted by another server, or its record was lost. \
              `p2v copy e{shelf}.0 --not-booted-by-this-host --to ...` can read it"
-        )
-    } else {
-        "it is a plain AoE target (vblade, `p2v-agent export`), not an old machine that booted p2v's image: `p2v` \
-         leaves it alone, the kernel's aoe driver can use it"
-            .into()
+        ),
+        Some(_) => "it is a plain AoE target (`p2v-agent export`), not an old machine that booted p2v's image: `p2v` leaves \
+                    it alone, the kernel's aoe driver can use it"
+            .into(),
+        None => "it tells this host nothing: it is an old machine of another p2v host's, or a plain AoE target. Leave it alone, \
+                 unless you know what it is"
+            .into(),
     });
     MachineView {
         name: None,

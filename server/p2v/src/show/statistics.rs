@@ -20,10 +20,11 @@ const TROUBLE: [(&str, &str); 8] = [
 /// The lines for one export.
 pub(super) fn lines(address: Address, stats: &Stats) -> Vec<String> {
     let get = |name: &str| stats.get(name).unwrap_or(0);
-    let access = if get("read_write") == 1 {
-        "read-write"
-    } else {
-        "read-only"
+    // The values of `ExportState`.
+    let access = match get("read_write") {
+        1 => "read-write",
+        2 => "WAITING for `p2v resume`",
+        _ => "read-only",
     };
     let mut lines = vec![format!(
         "{address} is {access}: {} requests, {} read, {} written, at most {} at once",
@@ -110,5 +111,7 @@ mod tests {
                 "  refused or lost: 3 the disk failed; 1 from stations not on its list",
             ]
         );
+        let waits = lines(address, &stats(&[("read_write", 2)]));
+        assert!(waits[0].starts_with("e7.0 is WAITING for `p2v resume`:"));
     }
 }
