@@ -207,13 +207,16 @@ impl Store {
         Ok(copies.map(|(_, copy)| copy).collect())
     }
 
-    /// The machine that has the card `mac`, if its disks were copied or its domain had them: also where its record is lost.
+    /// The machine that boots by the card `mac`, or whose record does not tell and which has that card, if its disks were
+    /// copied or its domain had them.
     ///
     /// # Errors
     /// They cannot be read.
     pub fn copied_by_mac(&self, mac: MacAddr) -> Result<Option<MachineName>, StoreError> {
         let mut claims = self.claims()?.into_iter();
-        let has_it = |claim: &Claim| claim.boot_mac == mac || claim.cards.contains(&mac);
+        let tells = |claim: &Claim| super::file::read(&self.path(&claim.name)).is_ok();
+        let has_it =
+            |claim: &Claim| claim.boot_mac == mac || (claim.cards.contains(&mac) && !tells(claim));
         let its = claims.find(|claim| claim.may_be_here() && has_it(claim));
         Ok(its.map(|claim| claim.name))
     }

@@ -375,8 +375,17 @@ fn a_machine_with_a_record_for_each_card_is_held_where_one_would_let_it_go() {
 
 #[test]
 fn a_server_that_was_copied_on_trial_is_held_only_where_its_first_card_starts_the_agent() {
-    let (_dir, mut records) = records();
+    let (dir, mut records) = records();
     let machine = |text: &str| toml::from_str::<Machine>(text).unwrap();
+    with_second_card(&records, 1, State::Copying);
+    // As root notes it.
+    let claim = serde_json::json!({
+        "name": "e1", "boot_mac": mac(1), "shelf": 1, "cards": [mac(1), mac(11)],
+        "copies": [[0, {"kind": "device", "path": "/dev/drbd0", "identity": "drbd"}]],
+    });
+    let names = dir.path().join("names");
+    fs::create_dir_all(&names).unwrap();
+    fs::write(names.join("e1.json"), claim.to_string()).unwrap();
     for (state, words) in [
         (State::Copying, "whose disks are being copied"),
         (State::Copied, "whose disks were copied"),
