@@ -118,10 +118,17 @@ struct Opening<S> {
 impl<S: Source> Opening<S> {
     async fn open(mut self, direction: Direction) {
         let (local, peer) = (self.local, self.place.peer);
+        // Its place is another's by now: a flood of requests is not worth a decision each.
+        if self.place.is_stale() {
+            return;
+        }
         let opened = match direction {
             Direction::Read => self.file().await,
             Direction::Write => Err(self.refusal().await),
         };
+        if self.place.is_stale() {
+            return;
+        }
         if let Err(error) = opened.and_then(|file| self.begin(file)) {
             refuse(local, peer, &error);
         }
