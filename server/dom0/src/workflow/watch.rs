@@ -190,35 +190,25 @@ fn look_at(
     for act in acts {
         match act {
             Act::Tell => {
-                let (noted, told) = match seen {
-                    Seen::Waits => (
-                        "the old machine restarted; the domain waits for its disk",
-                        "OLD MACHINE RESTARTED: the domain waits for its disk; nothing is lost so far".to_owned(),
+                // In the history later: the store may have to be waited for, and the domain is not paused yet.
+                let told = match seen {
+                    Seen::Waits => {
+                        "OLD MACHINE RESTARTED: the domain waits for its disk; nothing is lost so far".to_owned()
+                    }
+                    Seen::Failed => "OLD DISK FAILED: the old machine was away for longer than domain_waits_seconds, and \
+                         what the domain had not written is lost. The domain is ended"
+                        .to_owned(),
+                    Seen::RefusesWrites => format!(
+                        "OLD DISK READ-ONLY: the domain gets errors for what it writes. \
+                         `p2v stop {name} --destroy`, then `p2v start {name}`"
                     ),
-                    Seen::Failed => (
-                        "the old disk failed; what the domain had not written is lost",
-                        "OLD DISK FAILED: the old machine was away for longer than domain_waits_seconds, and what the \
-                         domain had not written is lost. The domain is ended"
-                            .to_owned(),
-                    ),
-                    Seen::RefusesWrites => (
-                        "the old disk is read-only; the domain gets errors for what it writes",
-                        format!(
-                            "OLD DISK READ-ONLY: the domain gets errors for what it writes. \
-                             `p2v stop {name} --destroy`, then `p2v start {name}`"
-                        ),
-                    ),
-                    Seen::Silent | Seen::Serves => (
-                        "the old machine is silent; the domain waits for its disk",
-                        format!(
-                            "OLD MACHINE SILENT: the domain waits for its disk (at most {} s); nothing is lost so far. \
-                             Look at the old machine's power and cable",
-                            host.settings.domain_waits_seconds
-                        ),
+                    Seen::Silent | Seen::Serves => format!(
+                        "OLD MACHINE SILENT: the domain waits for its disk (at most {} s); nothing is lost so far. \
+                         Look at the old machine's power and cable",
+                        host.settings.domain_waits_seconds
                     ),
                 };
                 report.warn(&format!("{name}: {told}"));
-                context.note_or_warn(name, noted);
             }
             Act::Pause => {
                 xl::pause(&host.tools, name.as_str())?;
@@ -229,6 +219,10 @@ fn look_at(
                 report.warn(&format!(
                     "{name}: the domain is paused until its disk is back, so that its own time-outs do not run"
                 ));
+                context.note_or_warn(
+                    name,
+                    "its old disks are away: the domain waits, and is paused",
+                );
             }
             Act::Resume => {
                 let quiet = Context {
