@@ -110,7 +110,10 @@ fn gpt_table(gpt: &GPT, units: u64) -> PartitionTable {
         .collect();
     PartitionTable {
         kind: TableKind::Gpt,
-        id: guid(&gpt.header.disk_guid),
+        id: match gpt.header.disk_guid {
+            bytes if bytes == [0; 16] => String::new(),
+            bytes => guid(&bytes),
+        },
         partitions,
     }
 }

@@ -177,6 +177,20 @@ pub struct Mapping {
     pub old_disk: bool,
 }
 
+impl DiskRecord {
+    /// That of a disk with which nothing was done.
+    fn new(disk: &Disk) -> DiskRecord {
+        DiskRecord {
+            sectors: disk.sectors,
+            model: disk.model.clone(),
+            serial: disk.serial.clone(),
+            table_id: inventory::table_id(disk).to_owned(),
+            mapping: None,
+            copy: None,
+        }
+    }
+}
+
 impl fmt::Display for DiskRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
@@ -359,22 +373,9 @@ impl Record {
         address: Address,
         disk: &Disk,
     ) -> Result<&mut DiskRecord, DiskChanged> {
-        let now = DiskRecord {
-            sectors: disk.sectors,
-            model: disk.model.clone(),
-            serial: disk.serial.clone(),
-            table_id: inventory::table_id(disk).to_owned(),
-            mapping: None,
-            copy: None,
-        };
-        if disk.serial.is_empty()
-            && let Some(before) = self.another_place(address)
-        {
-            return Err(DiskChanged {
-                address,
-                before,
-                now: now.to_string(),
-            });
+        let now = DiskRecord::new(disk);
+        if let Some(inventory) = &self.inventory {
+            self.same_place(inventory, address, disk)?;
         }
         let known = self
             .disks
@@ -386,6 +387,9 @@ impl Record {
                 before: known.to_string(),
                 now: now.to_string(),
             });
+        }
+        if known.table_id.is_empty() {
+            known.table_id = now.table_id;
         }
         Ok(known)
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use p2v_aoe::inventory::{Disk, Inventory};
 use p2v_aoe::{Address, MacAddr};
 
-use super::{Record, State, exported};
+use super::{DiskChanged, DiskRecord, Record, State, exported};
 use crate::timestamp::Timestamp;
 
 /// Why an inventory does not count as a machine's.
@@ -106,28 +106,40 @@ impl Record {
         differ.then_some((was, is))
     }
 
-    /// Whether what is at this address is at another one by the last inventory, or was when it was first used: what there
-    /// was, in words. Known by the ids of partition tables; one that several disks have (mirrors, clones) tells nothing.
-    pub(super) fn another_place(&self, here: Address) -> Option<String> {
-        let at_present: Vec<(Address, &str)> = self
-            .inventory
-            .iter()
-            .flat_map(exported)
+    /// Refuses a disk without a serial number that has changed places with another one since they were first used. Known by
+    /// the ids of partition tables; one that several disks have or had (mirrors, clones) tells nothing.
+    ///
+    /// # Errors
+    /// Where it was, or where what was there is now.
+    pub fn same_place(
+        &self,
+        inventory: &Inventory,
+        here: Address,
+        disk: &Disk,
+    ) -> Result<(), DiskChanged> {
+        let at_present: Vec<(Address, &str)> = exported(inventory)
+            .into_iter()
             .map(|(address, disk)| (address, table_id(disk)))
             .collect();
         let place_of = |id: &str| {
-            let mut places = at_present
-                .iter()
-                .filter(|(_, at)| !id.is_empty() && *at == id);
+            let mut places = at_present.iter().filter(|(_, at)| *at == id);
             match (places.next(), places.next()) {
                 (Some((address, _)), None) => Some(*address),
                 _ => None,
             }
         };
-        self.disks.iter().find_map(|(slot, known)| {
+        let known = || {
+            self.disks
+                .iter()
+                .filter(|(_, known)| known.serial.is_empty())
+        };
+        let before = known().find_map(|(slot, disk)| {
+            let id = &disk.table_id;
+            if id.is_empty() || known().filter(|(_, other)| other.table_id == *id).count() > 1 {
+                return None;
+            }
             let was = Address::new(here.shelf, *slot);
-            let is = place_of(&known.table_id).filter(|is| *is != was)?;
-            let id = &known.table_id;
+            let is = place_of(id).filter(|is| *is != was)?;
             match (was == here, is == here) {
                 (true, _) => Some(format!(
                     "one with partition table {id}, which is at {is} now,"
@@ -135,7 +147,15 @@ impl Record {
                 (_, true) => Some(format!("at {was}, with partition table {id},")),
                 _ => None,
             }
-        })
+        });
+        match before.filter(|_| disk.serial.is_empty()) {
+            None => Ok(()),
+            Some(before) => Err(DiskChanged {
+                address: here,
+                before,
+                now: DiskRecord::new(disk).to_string(),
+            }),
+        }
     }
 
     /// The slots that were exported or used once and are not in the last inventory.

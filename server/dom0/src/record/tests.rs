@@ -91,6 +91,14 @@ fn disks_without_serial_numbers_that_changed_places_are_refused() {
     assert_eq!(usable(&[a, b], ["0c", "0b"]), [true, true]);
     assert_eq!(usable(&[a, b], ["", ""]), [true, true]);
     assert_eq!(usable(&[a, b], ["0a", "0a"]), [true, true]);
+    // One of two mirrored disks is left, and comes up as the first.
+    let mut record = record();
+    record.inventory = inventory(["0a", "0a"]);
+    for address in [a, b] {
+        record.use_disk(address, &disk(address, "0a")).unwrap();
+    }
+    record.inventory = inventory(["0a", ""]);
+    record.use_disk(a, &disk(a, "0a")).unwrap();
 }
 
 #[test]

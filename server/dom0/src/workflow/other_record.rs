@@ -25,8 +25,8 @@ impl Context<'_> {
         if let Some(card) = cards.find(|card| listing.names_in_unreadable(*card)) {
             return refused(format!(
                 "a record that is lost or cannot be read has the network card {card} of {name}: if it is one of the same \
-                 machine, its server may be here already. `p2v list` names that record; put it back or correct it, or move it \
-                 away if it is not wanted"
+                 machine, its server may be here already. `p2v list` names that record: put it back, or `p2v forget` it if \
+                 nothing of it is left"
             ));
         }
         Ok(())

@@ -173,6 +173,9 @@ fn same_disks(before: &Record, contact: &Contact, by_content: bool) -> Result<()
                 disk.sectors, disk.model, disk.serial, known.sectors, known.model, known.serial
             ));
         }
+        if !contact.inventory.stands_in {
+            before.same_place(&contact.inventory, address, disk)?;
+        }
     }
     Ok(())
 }

@@ -56,6 +56,8 @@ pub fn start(
     let driver = AoeDriver::new(&host.tools, &host.paths);
     for (address, disk) in &contact.disks {
         drop(context.attach(&contact, *address, disk)?);
+        // What is known of a moved machine's disks stays as it was.
+        planned.same_place(&contact.inventory, *address, disk)?;
         planned.use_disk(*address, disk)?.mapping = Some(Mapping {
             kind: MappingKind::Linear,
             backing: driver.device(*address),
