@@ -129,7 +129,7 @@ fn a_host_without_machines_says_how_to_get_one() {
     // Loopback carries no AoE: nobody answers, and the records are empty.
     let output = p2v(state.path(), &["--iface", "lo", "list"]);
     assert_eq!(output.status.code(), Some(0), "{}", err(&output));
-    assert!(out(&output).contains("p2v serve"), "{}", out(&output));
+    assert!(out(&output).contains("p2v-serve"), "{}", out(&output));
     let output = p2v(state.path(), &["--iface", "lo", "list", "--json"]);
     assert_eq!(out(&output).trim(), "[]");
 }
