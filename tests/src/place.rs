@@ -40,6 +40,9 @@ impl Place {
         let places: usize = places.parse()?;
         let directory = lab.join("places");
         fs::create_dir_all(&directory)?;
+        // One looks at a time, so that who has waited longest is next.
+        let turn = File::create(directory.join("turn"))?;
+        turn.lock()?;
         loop {
             if Path::new(&alone).exists() {
                 return Ok(Place { _lock: None });
