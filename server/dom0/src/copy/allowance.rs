@@ -77,7 +77,7 @@ impl Allowance {
     }
 
     /// The pool was looked at when at least `before` of the bytes were in it, and had room for `room` more; `None`: for any
-    /// number. Returns what somebody waits for in vain: all that was taken is in it, and there is too little room.
+    /// number. Returns what a writer waits for without end: all that was taken is in the pool, and there is too little room.
     pub fn looked(&self, before: u64, room: Option<u64>) -> Option<u64> {
         let mut all = self.bytes();
         all.most = room.map(|room| before + room);

@@ -15,7 +15,7 @@ pub(crate) const ANNOUNCED_EVERY: Duration = Duration::from_secs(60);
 /// Option 60, before the shelves.
 const CLASS: &str = "p2v-serve";
 
-/// What a service says of itself.
+/// What a service reports to the others.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Announcement {
     /// Its address.

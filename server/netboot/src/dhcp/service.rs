@@ -164,7 +164,7 @@ impl Dhcp {
         }
     }
 
-    /// Another service is told of once, and told at once of this one.
+    /// Logs another service once, and announces this one to it at once.
     fn heard(&mut self, other: &Announcement) {
         let is_new = other.server != self.server.address
             && self.others.len() < OTHERS_MAX

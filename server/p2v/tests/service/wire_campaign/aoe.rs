@@ -61,7 +61,7 @@ pub fn frame(random: &mut Random, known: &Known) -> Vec<u8> {
 }
 
 /// AoE knows a host by its MAC address alone, and so do the agents: with the host's, anybody writes to an export that is
-/// read-write, and reserves one that takes no orders. That is told in the README, and is not looked for here.
+/// read-write, and reserves one that takes no orders. The README says so, and it is not tested here.
 fn keep_to_what_is_refused(frame: &mut [u8], own: MacAddr) {
     let Some(header) = frame.first_chunk::<HEADER_LEN>() else {
         return;

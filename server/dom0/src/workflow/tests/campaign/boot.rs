@@ -11,7 +11,7 @@ use super::old_server::UUID;
 use crate::store::Listing;
 use crate::{MachineName, Record, State, Store};
 
-/// What the machine is told.
+/// The boot decision for a machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Told {
     Agent,
@@ -84,7 +84,7 @@ fn hides(cards: Option<&Cards>, store: &Store, listing: Option<&Listing>, mac: M
         })
 }
 
-/// What the machine is told by its card `mac`. `cards`: what the service knew of the cards before; `None`: it was started for
+/// The boot decision for the machine's card `mac`. `cards`: what the service knew of the cards before; `None`: it was started for
 /// the first time.
 pub(super) fn told(store: &Store, cards: &mut Option<Cards>, mac: MacAddr, word: Word) -> Told {
     let not_ours = |ours: bool| match ours || word == Word::Always {

@@ -113,7 +113,7 @@ fn step(story: &mut Story<'_>) {
         20..22 => {
             let name = story.some_name();
             let config = story.root().join(format!("xen/{name}.cfg"));
-            // As it is told to: of a machine that is moved.
+            // As `p2v show` says for a moved machine.
             if story.place == Place::Copies && config.exists() {
                 story.xl_create(&config);
             }

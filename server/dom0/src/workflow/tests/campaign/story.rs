@@ -253,7 +253,7 @@ impl<'w> Story<'w> {
         outcome
     }
 
-    /// What the machine is told when it asks by one of its cards.
+    /// The boot decision when the machine asks by one of its cards.
     pub(super) fn told_by(&mut self, n: u8) -> Told {
         boot::told(&self.served(), &mut self.cards, card(n), self.word)
     }
