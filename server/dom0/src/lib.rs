@@ -12,6 +12,7 @@ pub mod atomic_file;
 mod boundary;
 pub mod config_file;
 pub mod copy;
+pub mod disarm;
 pub mod disk_user;
 pub mod doctor;
 pub mod domain;

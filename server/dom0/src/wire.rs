@@ -92,6 +92,12 @@ pub trait Export: Source + Send {
     /// It does not answer, or is no p2v agent.
     fn inventory(&mut self) -> Result<Inventory, WireError>;
 
+    /// Writes whole sectors from `lba` on; they are on stable storage when it returns.
+    ///
+    /// # Errors
+    /// The target takes no writes, or does not answer: then it is not known what is there.
+    fn write(&mut self, lba: u64, data: &[u8]) -> Result<(), WireError>;
+
     /// Sets what may be done with the machine's disks, by an order that is signed with `key`.
     ///
     /// # Errors

@@ -251,9 +251,26 @@ pub enum Command {
         /// copy. Refused while it is heard
         #[arg(long)]
         old_machine_gone: bool,
+        /// Make the old disks unable to start, as `p2v disarm` does: after a power cut of the whole site the old machine
+        /// cannot come up beside its domain, whatever its boot order is
+        #[arg(long, conflicts_with = "old_machine_gone")]
+        disarm_old_disk: bool,
         /// A disk (its number in e7.N) that the machine had once, and that is meant to be gone
         #[arg(long, value_name = "N", value_parser = slot)]
         without_disk: Vec<u8>,
+    },
+    /// Make the old disks of a moved machine unable to start
+    ///
+    /// Replaces the code in the first sector of each disk, and the first sector of each FAT file system (UEFI starts from
+    /// such), and keeps what was there. The partition table and all other sectors stay as they are.
+    Disarm {
+        /// Name of the machine, or the MAC address it boots from
+        name: String,
+    },
+    /// Put back what disarm replaced on the old disks (`p2v start --discard-moved` does it by itself)
+    Rearm {
+        /// Name of the machine, or the MAC address it boots from
+        name: String,
     },
     /// Keep an eye on the old machines of running domains (see the p2v-watch unit; runs until stopped)
     ///

@@ -274,6 +274,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             accept_unreadable,
             accept_unguarded,
             old_machine_gone,
+            disarm_old_disk,
             without_disk,
         } => with_wire(&host, &settings, &told, |context| {
             let name = name_of(&host.store, &settings, name)?;
@@ -282,9 +283,19 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
                 accept_unreadable: *accept_unreadable,
                 accept_unguarded: *accept_unguarded,
                 old_machine_gone: *old_machine_gone,
+                will_disarm: *disarm_old_disk,
                 without: without_disk.clone(),
             };
             let config = workflow::cutover(context, &name, options)?;
+            let disarmed = match disarm_old_disk {
+                false => Vec::new(),
+                true => workflow::disarm(context, &name).with_context(|| {
+                    format!(
+                        "{name} runs from its volume ({}), but its old disk can still start; `p2v disarm {name}` tries again",
+                        config.display()
+                    )
+                })?,
+            };
             let starts = if *autostart {
                 "It starts with this host, if the unit p2v-devices is enabled.".to_owned()
             } else {
@@ -297,11 +308,45 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             };
             done(
                 json,
-                json!({ "machine": name, "config": config }),
+                json!({ "machine": name, "config": config, "disarmed": disarmed }),
                 &format!(
-                    "{name} runs from its volume ({}). {starts} When you are content with it: `p2v release {name}` \
+                    "{name} runs from its volume ({}). {starts} {}When you are content with it: `p2v release {name}` \
                      switches the old machine off",
-                    config.display()
+                    config.display(),
+                    match disarmed.is_empty() {
+                        true => String::new(),
+                        false => format!("Nothing starts from {} any more. ", listed(&disarmed)),
+                    }
+                ),
+            );
+            Ok(ExitCode::SUCCESS)
+        }),
+        Command::Disarm { name } => with_wire(&host, &settings, &told, |context| {
+            let name = name_of(&host.store, &settings, name)?;
+            let disarmed = workflow::disarm(context, &name)?;
+            let sentence = match disarmed.is_empty() {
+                true => format!("there is nothing to start on the old disks of {name}"),
+                false => format!(
+                    "nothing starts from {} any more; `p2v rearm {name}` puts back what was there",
+                    listed(&disarmed)
+                ),
+            };
+            done(
+                json,
+                json!({ "machine": name, "disarmed": disarmed }),
+                &sentence,
+            );
+            Ok(ExitCode::SUCCESS)
+        }),
+        Command::Rearm { name } => with_wire(&host, &settings, &told, |context| {
+            let name = name_of(&host.store, &settings, name)?;
+            let rearmed = workflow::rearm(context, &name)?;
+            done(
+                json,
+                json!({ "machine": name, "rearmed": rearmed }),
+                &format!(
+                    "{} can start again: only `p2v serve`, and a boot order with the network first, keep the old machine from it",
+                    listed(&rearmed)
                 ),
             );
             Ok(ExitCode::SUCCESS)
@@ -320,6 +365,11 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }),
     }
+}
+
+fn listed(addresses: &[Address]) -> String {
+    let texts: Vec<String> = addresses.iter().map(Address::to_string).collect();
+    texts.join(" and ")
 }
 
 fn askers(store: &Store, settings: &Settings) -> Result<Vec<asks::Asker>> {

@@ -223,6 +223,12 @@ pub fn one(
             );
         }
     }
+    for slot in &machine.disarmed {
+        println!(
+            "  old disk {slot}: disarmed, nothing starts from it (`p2v rearm {}` takes that back)",
+            name(machine)
+        );
+    }
     for difference in &machine.differences {
         println!("! {}", difference);
     }

@@ -104,6 +104,10 @@ impl Export for Session {
         Ok(Session::inventory(self)?)
     }
 
+    fn write(&mut self, lba: u64, data: &[u8]) -> Result<(), WireError> {
+        Ok(Session::write(self, lba, data)?)
+    }
+
     fn access(&mut self, key: &SecretKey, counter: u64, access: Access) -> Result<(), WireError> {
         let access = match access {
             Access::ReadOnly => vendor::Access::ReadOnly,

@@ -34,6 +34,8 @@ pub struct CutoverOptions {
     /// Go on without the old machine: the operator knows that it is off, and that it did not run its
     /// own system since the copy. Refused while it is heard.
     pub old_machine_gone: bool,
+    /// The old disks are to be disarmed afterwards: what that needs is looked at before.
+    pub will_disarm: bool,
     /// Slots of disks that are gone for good.
     pub without: Vec<u8>,
 }
@@ -83,6 +85,9 @@ pub fn cutover(
         && let Some(at) = record.inventory_read
     {
         context.refuse_other_start(&record, &copied_in, at)?;
+    }
+    if let Some(contact) = contact.as_ref().filter(|_| options.will_disarm) {
+        context.need_orders(contact)?;
     }
     if let Some(contact) = &contact {
         guarded(context, contact, &options)?;

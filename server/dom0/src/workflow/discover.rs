@@ -10,7 +10,7 @@ use p2v_aoe::{Address, MacAddr};
 use serde::Serialize;
 
 use super::resume::{self, ExportState};
-use super::{Context, Error, Outage, config, watch};
+use super::{Context, Error, Outage, config, disarm, watch};
 use crate::name::MachineName;
 use crate::record::{DiskRecord, HistoryLine, NotOurs, Record, State};
 use crate::timestamp::Timestamp;
@@ -35,6 +35,8 @@ pub struct MachineView {
     pub inventory_read: Option<Timestamp>,
     /// What was done with its disks, by slot.
     pub disks: BTreeMap<u8, DiskRecord>,
+    /// Slots of its old disks that are disarmed.
+    pub disarmed: Vec<u8>,
     /// Number of its domain, if it runs.
     pub domain: Option<u32>,
     /// Its domain waits for its old disks: they do not answer, or not yet.
@@ -191,6 +193,7 @@ fn known(
     let waits = domain.is_some()
         && record.has_domain_on_old_disks()
         && matches!(heard, Heard::Nothing | Heard::Waits);
+    let disarmed = disarm::disarmed(context.host, &record);
     MachineView {
         name: Some(record.name),
         shelf: record.shelf,
@@ -199,6 +202,7 @@ fn known(
         answers,
         inventory: record.inventory,
         inventory_read: record.inventory_read,
+        disarmed,
         disks: record.disks,
         domain,
         waits,
@@ -240,6 +244,7 @@ fn unknown(
         inventory_read: inventory.as_ref().map(|_| Timestamp::now()),
         inventory,
         disks: BTreeMap::new(),
+        disarmed: Vec::new(),
         domain: None,
         waits: false,
         differences,

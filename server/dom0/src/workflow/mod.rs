@@ -3,7 +3,8 @@
 //!
 //! The rules, whatever the order in which commands are typed:
 //! - The old disk has one writer. The export is read-write only between `start` and the next
-//!   `stop`, `copy` or `cutover`, all of which first look for a domain that uses it.
+//!   `stop`, `copy` or `cutover`, all of which first look for a domain that uses it; and while `disarm` or `rearm` writes
+//!   a boot sector.
 //! - A copy counts as current only until the old disk may have been written: `start` takes the mark
 //!   away before it asks for write access, and a restart of the old machine is noticed by the id of its agent's start.
 //! - Nothing is copied over, or started from, what another domain has as a disk.
@@ -37,6 +38,7 @@ mod continuity;
 mod copying;
 mod cutover;
 mod devices;
+mod disarm;
 mod discover;
 mod error;
 mod forget;
@@ -55,6 +57,7 @@ pub use continuity::{LastBoot, ServedBoot};
 pub use copying::{CopyDone, CopyPlan, CopyRequest, CopyTarget, copy, plan_copy};
 pub use cutover::{CutoverOptions, cutover};
 pub use devices::{DeviceResult, devices_down, devices_up};
+pub use disarm::{disarm, disarmed, rearm};
 pub use discover::{MachineView, discover, statistics};
 pub use error::Error;
 pub use forget::forget;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use p2v_aoe::Address;
 
-use super::{Context, Error, addresses, config, refused, watch};
+use super::{Context, Error, addresses, config, disarm, refused, watch};
 use crate::name::MachineName;
 use crate::record::{Mapping, MappingKind, Record, State};
 use crate::table::Table;
@@ -81,6 +81,14 @@ pub fn start(
             record.note(Timestamp::now(), "starting a domain on the old disks");
             Ok::<_, Error>(())
         })?;
+
+        if !disarm::disarmed(host, &before).is_empty() {
+            let old = contact.clone();
+            undo.push("disarming the old disks", move || {
+                disarm::disarm_disks(context, &old).map(drop)
+            });
+            disarm::rearm_disks(context, &contact)?;
+        }
 
         report.step(&format!("loading the aoe driver for {}", host.iface));
         if driver.load(&host.iface)? {

@@ -25,6 +25,7 @@ use machine::{FakeWire, Machine, SECTORS};
 
 mod campaign;
 mod destinations;
+mod disarm;
 mod images;
 mod lab;
 mod machine;

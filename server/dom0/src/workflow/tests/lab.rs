@@ -213,6 +213,7 @@ pub(super) fn lab(disks: u8) -> Lab {
         orders: Vec::new(),
         deaf: None,
         restarts_after: None,
+        writes_left: None,
         on_read: None,
     })));
     Lab {

@@ -24,6 +24,8 @@ pub(super) struct Machine {
     pub(super) deaf: Option<usize>,
     /// Restarts after so many readings of its inventory.
     pub(super) restarts_after: Option<u32>,
+    /// Takes so many writes, and no more.
+    pub(super) writes_left: Option<u32>,
     /// What else happens when a sector is read.
     pub(super) on_read: Option<Arc<dyn Fn(u64) + Send + Sync>>,
 }
@@ -92,10 +94,13 @@ impl Source for FakeExport {
         if !bad.is_empty() {
             return Err(SourceError::Unreadable { bad });
         }
-        assert!(!machine.writable, "copied while the disk could be written");
-        // One that takes other hosts' orders only cannot be reserved.
-        let ours = machine.inventory.menu_id.len() == 32;
-        assert!(machine.reserved || !ours, "copied without a reservation");
+        // A sector is no copy.
+        if buffer.len() > SECTOR as usize {
+            assert!(!machine.writable, "copied while the disk could be written");
+            // One that takes other hosts' orders only cannot be reserved.
+            let ours = machine.inventory.menu_id.len() == 32;
+            assert!(machine.reserved || !ours, "copied without a reservation");
+        }
         buffer.copy_from_slice(&machine.data[self.slot][(lba * SECTOR) as usize..][..buffer.len()]);
         Ok(())
     }
@@ -165,6 +170,19 @@ impl Export for FakeExport {
             None => {}
         }
         Ok(machine.inventory.clone())
+    }
+
+    fn write(&mut self, lba: u64, data: &[u8]) -> Result<(), WireError> {
+        let mut machine = self.machine.lock().unwrap();
+        if !machine.writable {
+            return Err(WireError("is read-only".into()));
+        }
+        if let Some(0) = machine.writes_left {
+            return Err(WireError("does not answer".into()));
+        }
+        machine.writes_left = machine.writes_left.map(|left| left - 1);
+        machine.data[self.slot][(lba * SECTOR) as usize..][..data.len()].copy_from_slice(data);
+        Ok(())
     }
 
     fn access(&mut self, key: &SecretKey, counter: u64, access: Access) -> Result<(), WireError> {

@@ -340,6 +340,12 @@ impl Export for Session {
         Ok(old.inventory(&agent))
     }
 
+    fn write(&mut self, _: u64, _: &[u8]) -> Result<(), WireError> {
+        Err(WireError(
+            "no command of the campaign writes by itself".into(),
+        ))
+    }
+
     fn access(&mut self, key: &SecretKey, counter: u64, access: Access) -> Result<(), WireError> {
         let slot = usize::from(self.address.slot);
         self.order(key, counter, &format!("{access:?}"), |agent| {

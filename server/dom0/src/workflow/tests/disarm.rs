@@ -1,0 +1,210 @@
+//! Old disks that start nothing, and that start again.
+
+use p2v_aoe::inventory::{Partition, PartitionTable, TableKind};
+
+use super::*;
+
+const ESP: u64 = 2048;
+
+/// A moved machine. Its first disk has code to start and an EFI system partition, its second nothing of that.
+fn moved() -> Lab {
+    let lab = lab(2);
+    {
+        let mut machine = lab.machine();
+        machine.inventory.disks[0].table = Some(PartitionTable {
+            kind: TableKind::Gpt,
+            id: "c0ffee".into(),
+            partitions: vec![Partition {
+                number: 1,
+                start: ESP,
+                sectors: 1000,
+                kind: "c12a7328-f81f-11d2-ba4b-00a0c93ec93b".into(),
+                ..Partition::default()
+            }],
+        });
+        machine.data[0][510..512].copy_from_slice(&[0x55, 0xAA]);
+        machine.data[1][510..512].copy_from_slice(&[0, 0]);
+    }
+    lab.copy("vg").unwrap();
+    lab.cutover().unwrap();
+    lab
+}
+
+fn kept(lab: &Lab) -> PathBuf {
+    lab.host.store.copy_file(&lab.name, 0, "disarmed.json")
+}
+
+/// The sectors in which two states of a disk differ.
+fn differ(one: &[u8], other: &[u8]) -> Vec<u64> {
+    let sectors = one.chunks(512).zip(other.chunks(512));
+    let different = (0..).zip(sectors).filter(|(_, (a, b))| a != b);
+    different.map(|(lba, _)| lba).collect()
+}
+
+#[test]
+fn a_moved_machines_disks_start_nothing_until_they_are_rearmed() {
+    let lab = moved();
+    let before = lab.machine().data.clone();
+    let disks = vec![Address::new(1, 0)];
+    assert_eq!(disarm(lab.context(), &lab.name).unwrap(), disks);
+    let after = lab.machine().data.clone();
+    assert_eq!(differ(&before[0], &after[0]), [0, ESP]);
+    assert!(before[1] == after[1]);
+    assert!(!lab.machine().writable);
+    assert_eq!(discover(lab.context()).unwrap()[0].disarmed, [0]);
+
+    // Once more changes nothing, and asks for nothing.
+    let orders = lab.machine().orders.len();
+    assert_eq!(disarm(lab.context(), &lab.name).unwrap(), disks);
+    assert!(lab.machine().data == after);
+    assert_eq!(lab.machine().orders.len(), orders);
+
+    assert_eq!(rearm(lab.context(), &lab.name).unwrap(), disks);
+    assert!(lab.machine().data == before);
+    assert!(!lab.machine().writable && !kept(&lab).exists());
+    assert!(text(rearm(lab.context(), &lab.name)).contains("no old disk of e1 is disarmed"));
+}
+
+#[test]
+fn one_that_goes_back_to_its_old_disk_can_start_from_it() {
+    let lab = moved();
+    let before = lab.machine().data.clone();
+    disarm(lab.context(), &lab.name).unwrap();
+    let after = lab.machine().data.clone();
+    fs::write(lab.dir.path().join("domains"), "").unwrap();
+    fs::write(lab.dir.path().join("dm"), "").unwrap();
+    let obstacle = lab.obstacle("fail-xl-create");
+    let error = text(start(lab.context(), &lab.name, FORCE));
+    assert!(
+        error.contains("taken back") && !error.contains("NOT"),
+        "{error}"
+    );
+    assert!(lab.machine().data == after, "disarmed again");
+    assert!(!lab.machine().writable);
+    fs::remove_file(obstacle).unwrap();
+    start(lab.context(), &lab.name, FORCE).unwrap();
+    assert!(lab.machine().data == before);
+    assert!(!kept(&lab).exists());
+}
+
+#[test]
+fn only_a_moved_machine_is_disarmed_and_a_disarmed_disk_is_not_copied() {
+    let lab = lab(1);
+    lab.machine().data[0][510..512].copy_from_slice(&[0x55, 0xAA]);
+    assert!(text(disarm(lab.context(), &lab.name)).contains("not moved"));
+    lab.copy("vg").unwrap();
+    assert!(text(disarm(lab.context(), &lab.name)).contains("not moved"));
+    lab.cutover().unwrap();
+    disarm(lab.context(), &lab.name).unwrap();
+    // As a start that was killed leaves it.
+    fs::write(lab.dir.path().join("domains"), "").unwrap();
+    let store = &lab.host.store;
+    let back = |record: &mut Record| {
+        record.state = State::Exported;
+        Ok::<_, Error>(())
+    };
+    store.update(&lab.name, back).unwrap();
+    assert!(text(lab.copy("vg")).contains("`p2v rearm e1`"));
+}
+
+#[test]
+fn cutover_says_beforehand_that_a_disk_cannot_be_disarmed() {
+    let lab = lab(1);
+    lab.copy("vg").unwrap();
+    lab.machine().inventory.host_keys.clear();
+    let options = CutoverOptions {
+        will_disarm: true,
+        accept_unguarded: true,
+        ..CutoverOptions::default()
+    };
+    let error = text(cutover(lab.context(), &lab.name, options));
+    assert!(error.contains("without this host's key"), "{error}");
+    assert_eq!(lab.state(), State::Copied);
+}
+
+/// Killed, or the wire cut, after any number of writes.
+#[test]
+fn what_was_half_done_is_finished_or_taken_back() {
+    for writes in 0..2 {
+        for finish in [true, false] {
+            let lab = moved();
+            let before = lab.machine().data.clone();
+            lab.machine().writes_left = Some(writes);
+            let error = text(disarm(lab.context(), &lab.name));
+            assert!(error.contains("does not answer"), "{error}");
+            assert!(!lab.machine().writable);
+            lab.machine().writes_left = None;
+            if finish {
+                disarm(lab.context(), &lab.name).unwrap();
+                let after = lab.machine().data.clone();
+                assert_eq!(differ(&before[0], &after[0]), [0, ESP]);
+                lab.machine().writes_left = Some(writes);
+                text(rearm(lab.context(), &lab.name));
+                assert!(!lab.machine().writable);
+                lab.machine().writes_left = None;
+            }
+            rearm(lab.context(), &lab.name).unwrap();
+            assert!(lab.machine().data == before);
+        }
+    }
+}
+
+#[test]
+fn what_somebody_else_wrote_is_left_alone() {
+    let lab = moved();
+    disarm(lab.context(), &lab.name).unwrap();
+    lab.machine().data[0][(ESP * SECTOR) as usize] ^= 1;
+    let changed = lab.machine().data.clone();
+    for refused in [
+        text(rearm(lab.context(), &lab.name)),
+        text(disarm(lab.context(), &lab.name)),
+    ] {
+        assert!(
+            refused.contains(&format!("sector {ESP} of e1.0")),
+            "{refused}"
+        );
+        assert!(
+            refused.contains(&kept(&lab).display().to_string()),
+            "{refused}"
+        );
+    }
+    assert!(lab.machine().data == changed);
+    assert!(!lab.machine().writable);
+}
+
+#[test]
+fn a_damaged_file_is_not_written_to_a_disk() {
+    let lab = moved();
+    disarm(lab.context(), &lab.name).unwrap();
+    let (path, disarmed) = (kept(&lab), lab.machine().data.clone());
+    let whole = fs::read(&path).unwrap();
+    for bit in (0..whole.len() * 8).step_by(331) {
+        let mut damaged = whole.clone();
+        damaged[bit / 8] ^= 1 << (bit % 8);
+        fs::write(&path, &damaged).unwrap();
+        if rearm(lab.context(), &lab.name).is_ok() {
+            // White space.
+            let json = |text: &[u8]| serde_json::from_slice::<serde_json::Value>(text).unwrap();
+            assert_eq!(json(&damaged), json(&whole), "bit {bit}");
+            fs::write(&path, &whole).unwrap();
+            lab.machine().data.clone_from(&disarmed);
+        }
+        assert!(lab.machine().data == disarmed, "bit {bit}");
+    }
+    for bytes in (0..whole.len()).step_by(97) {
+        fs::write(&path, &whole[..bytes]).unwrap();
+        text(rearm(lab.context(), &lab.name));
+    }
+    fs::write(&path, &whole).unwrap();
+    rearm(lab.context(), &lab.name).unwrap();
+}
+
+#[test]
+fn a_machine_that_restarts_just_then_is_not_written_to() {
+    let lab = moved();
+    let before = lab.machine().data.clone();
+    lab.machine().restarts_after = Some(1);
+    let error = text(disarm(lab.context(), &lab.name));
+    assert!(error.contains("restarted"), "{error}");
+    assert!(lab.machine().data == before && !lab.machine().writable);
+}
