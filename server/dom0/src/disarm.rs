@@ -99,7 +99,7 @@ pub fn block(disk: &Disk) -> u64 {
 pub fn replaced(name: &MachineName, disk: &Disk, lba: u64, was: &[u8]) -> Option<Place> {
     let text = format!(
         "\r\nThis server runs on a Xen host now. p2v has made this old disk unable to start,\r\nso that there are not two of \
-         it. On the Xen host, `p2v rearm {name}` takes that back.\r\n"
+         it. To take that back, on the Xen host:\r\n  p2v rearm {name}\r\n"
     );
     let mut now = was.to_vec();
     if lba == 0 && was.get(510..512)? == SIGNATURE {
@@ -203,10 +203,7 @@ mod tests {
             assert_eq!((place.was(), now.len()), (was.clone(), 512), "{case}");
             assert!(!is_fat(&now), "{case}");
             let text = String::from_utf8_lossy(&now).into_owned();
-            assert!(
-                text.contains("`p2v rearm web` takes that back.\r\n\0"),
-                "{case}"
-            );
+            assert!(text.contains("p2v rearm web\r\n\0"), "{case}");
             // The disk's signature and its partition table.
             if lba == 0 {
                 assert_eq!(now[CODE_LEN..], was[CODE_LEN..]);
