@@ -9,7 +9,7 @@ use p2v_lab::old_server::{self, AHCI_PC, IDE_PC, OldServer};
 use p2v_lab::xen_host::XenHost;
 
 use crate::drbd::moves_to_a_drbd_device;
-use crate::scene::{Scene, guest_disk};
+use crate::scene::{EXPORT_LIMIT, Scene, guest_disk};
 use crate::start_fails::a_start_that_fails_is_taken_back;
 
 /// The old disk is half of a mirror, which a host with mdadm assembles as its own. This one is as `p2v doctor` asks for
@@ -189,9 +189,41 @@ const VLAN: &str = "modprobe 8021q && ip link set eth0 nomaster && \
     ip address del 192.168.7.1/24 dev xenbr0 && ip address add 192.168.7.1/24 dev old7 && \
     sed -i 's/^iface = .*/iface = \"old7\"/' /etc/p2v/p2v.toml";
 
+/// The power was cut, and its disk is first in its boot order: it comes by the network, as before.
+fn the_old_machine_does_not_start_by_itself(scene: Scene) -> Scene {
+    let Scene {
+        host,
+        old,
+        disk,
+        run,
+        artifacts,
+    } = scene;
+    let boots = disk.boots().unwrap();
+    drop(old);
+    let mut old = OldServer::power_on_its_own_system(run.directory(), &disk, AHCI_PC).unwrap();
+    old.wait_for("exporting e1.0 read-only", EXPORT_LIMIT)
+        .unwrap();
+    assert_eq!(disk.boots().unwrap(), boots);
+    Scene {
+        host,
+        old,
+        disk,
+        run,
+        artifacts,
+    }
+}
+
 #[test]
 fn a_machine_of_other_parts_gets_a_domain_that_fits_it_and_moves_to_an_image_and_to_drbd() {
-    let on_a_vlan = |host: &mut XenHost| drop(host.ok(VLAN).unwrap());
+    let on_a_vlan = |host: &mut XenHost| {
+        host.ok(VLAN).unwrap();
+        // Also when it is moved.
+        let shows_its_disks = format!(
+            "printf '[machines.\"{}\"]\nboot = \"agent\"\n' >>/etc/p2v/p2v.toml",
+            old_server::MAC
+        );
+        host.ok(&shows_its_disks).unwrap();
+    };
     let power_on = |work: &Path, disk: &Disk| OldServer::power_on(work, disk, AHCI_PC).unwrap();
     let mut scene = Scene::prepared("other-parts", on_a_vlan, guest_disk, power_on);
     a_start_that_fails_is_taken_back(&mut scene);
@@ -209,11 +241,15 @@ fn a_machine_of_other_parts_gets_a_domain_that_fits_it_and_moves_to_an_image_and
 
     // It runs from an image as well.
     let image = "/var/tmp/e1.qcow2";
+    let before = scene.old_checksum();
     scene
         .host
-        .ok(&format!("p2v copy e1 --to {image} && p2v cutover e1"))
+        .ok(&format!(
+            "p2v copy e1 --to {image} && p2v cutover e1 --disarm-old-disk"
+        ))
         .unwrap();
     scene.guest_says("p2v guest: boot 3");
+    let mut scene = the_old_machine_does_not_start_by_itself(scene);
     scene.host.ok("p2v stop e1 --destroy").unwrap();
     let compared = scene
         .host
@@ -222,7 +258,7 @@ fn a_machine_of_other_parts_gets_a_domain_that_fits_it_and_moves_to_an_image_and
             Scene::checksum("/var/tmp/e1.raw", scene.disk.bytes().unwrap())
         ))
         .unwrap();
-    assert_eq!(compared, scene.old_checksum());
+    assert_eq!(compared, before);
 
     // Back to the old disk, and to a device that another host has as well.
     scene.host.ok("p2v start e1 --discard-moved").unwrap();

@@ -135,7 +135,7 @@ impl OldServer {
         Self::start(work, hardware, place, &disk)
     }
 
-    /// The same as [`OldServer::power_on`], with its disk first in the boot order.
+    /// The same as [`OldServer::power_on`], with its disk first in the boot order, and the network next.
     pub fn power_on_its_own_system(
         work: &Path,
         disk: &Disk,
@@ -143,7 +143,7 @@ impl OldServer {
     ) -> Result<OldServer> {
         let file = disk.path.display().to_string();
         let mut arguments = disk_arguments(&file, ",cache=writethrough", hardware)?;
-        arguments.extend(["-boot", "c"].map(str::to_owned));
+        arguments.extend(["-boot", "cn"].map(str::to_owned));
         Self::start(work, hardware, FIRST, &arguments)
     }
 
