@@ -52,7 +52,7 @@ UNIT_THREADS ?= 3
 STORIES ?= 2
 
 # What building, testing and the lab run; all from Debian 12.
-PACKAGES := gcc g++ libc6-dev binutils pkg-config \
+PACKAGES := gcc g++ libc6-dev binutils pkg-config libzstd-dev \
 	qemu-system-x86 qemu-utils ipxe-qemu seabios nbdkit mmdebstrap e2fsprogs fdisk gddrescue \
 	pxelinux syslinux-common shim-signed grub-efi-amd64-signed grub-efi-amd64-bin grub-efi-ia32-bin grub-common \
 	grub-pc-bin xorriso ovmf ovmf-ia32 iproute2 procps util-linux systemd \
@@ -65,7 +65,7 @@ PACKAGES := gcc g++ libc6-dev binutils pkg-config \
 # GRUB for 32-bit UEFI, which Debian does not sign, and for 64-bit UEFI beside another DHCP server (see boot_set.rs).
 GRUB_MODULES := efinet tftp http normal configfile linux echo sleep test true reboot minicmd smbios all_video
 
-.PHONY: help setup cargo-auditable cargo-deny build image grub lab demo test check test-programs unit end-to-end campaign bench fuzz install install-files install-debug clean
+.PHONY: help setup cargo-auditable cargo-deny build image grub lab demo test check format lint test-programs unit end-to-end campaign bench fuzz install install-files install-debug clean
 
 help:
 	@echo "make demo      an old server is moved onto Xen before your eyes, all in QEMU (about 10 minutes the first time)"
@@ -143,9 +143,13 @@ lab: setup
 demo: image lab
 	$(TARGET)/release/demo
 
-check: setup cargo-deny
+check: format lint
+
+format:
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --workspace --all-targets --locked -q -- -D warnings
+
+lint: setup cargo-deny
+	nice $(CARGO) clippy --workspace --all-targets --locked -q -- -D warnings
 	$(CARGO) deny --locked check bans licenses sources
 
 test-programs: setup
@@ -162,7 +166,7 @@ end-to-end: image lab
 
 # What keeps one core busy at most is done beside what uses all; no phase does again what another has done (`-o`). The
 # end-to-end tests run beside the unit tests, which mostly wait, one more at a time when those have ended, and are shown
-# after them: their summary ends the output, with the table of times before it.
+# after them: their summary ends the output, with the table of times before it. The lints take what is left over then.
 test: export P2V_TIMES := $(abspath $(TARGET))/test-times
 test:
 	@mkdir -p $(TARGET); : >$(P2V_TIMES); export P2V_BEGAN=$$(date +%s); \
@@ -172,13 +176,14 @@ test:
 	waited() { wait $$2 || { cat $(TARGET)/$$1.log; exit 1; }; made="$$made -o $$1"; }; \
 	phase setup; made="-o setup"; \
 	beside lab; lab=$$!; \
-	phase check; phase build; made="$$made -o check -o build"; \
+	phase format; phase build; made="$$made -o build"; \
 	beside image; image=$$!; \
 	phase test-programs; waited lab $$lab; waited image $$image; \
 	export P2V_STORIES_AT_FIRST=$(STORIES) P2V_ALONE=$(abspath $(TARGET))/stories-alone; rm -f $$P2V_ALONE; \
 	set -m; made="$$made STORIES=$$(($(STORIES) + 1))" beside end-to-end; stories=$$!; set +m; \
 	trap 'kill -- -'$$stories' 2>/dev/null || true' EXIT; \
 	phase unit; touch $$P2V_ALONE; \
+	beside lint; waited lint $$!; \
 	tail -n +1 --pid=$$stories -f $(TARGET)/end-to-end.log | tests/times table; \
 	wait $$stories
 
