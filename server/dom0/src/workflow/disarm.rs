@@ -234,7 +234,8 @@ fn changes(places: &[Place], ends: impl Fn(&Place) -> (Vec<u8>, Vec<u8>)) -> Vec
     places.iter().map(change).collect()
 }
 
-/// Makes the changes that are not made yet, and reads them back. The disk can be written for no longer than that takes.
+/// Makes the changes that are not made yet, and reads them back. The disk can be written for no longer than that takes, but
+/// where p2v is killed meanwhile: then until this is done again.
 fn put(
     context: Context<'_>,
     contact: &Contact,
@@ -242,6 +243,8 @@ fn put(
     session: &mut dyn Export,
     changes: &[Change],
 ) -> Result<(), Error> {
+    let all = [address];
+    context.set_access(contact, &all, Access::ReadOnly)?;
     let mut left = Vec::new();
     for change in changes {
         let mut have = vec![0; change.to.len()];
@@ -263,7 +266,6 @@ fn put(
     if left.is_empty() {
         return Ok(());
     }
-    let all = [address];
     let written = context
         .set_access(contact, &all, Access::ReadWrite)
         .and_then(|()| {

@@ -53,11 +53,12 @@ fn a_moved_machines_disks_start_nothing_until_they_are_rearmed() {
     assert!(!lab.machine().writable);
     assert_eq!(discover(lab.context()).unwrap()[0].disarmed, [0]);
 
-    // Once more changes nothing, and asks for nothing.
+    // Once more changes nothing; and ends what one that was killed has left.
+    lab.machine().writable = true;
     let orders = lab.machine().orders.len();
     assert_eq!(disarm(lab.context(), &lab.name).unwrap(), disks);
-    assert!(lab.machine().data == after);
-    assert_eq!(lab.machine().orders.len(), orders);
+    assert!(lab.machine().data == after && !lab.machine().writable);
+    assert_eq!(lab.machine().orders[orders..], ["ReadOnly"]);
 
     assert_eq!(rearm(lab.context(), &lab.name).unwrap(), disks);
     assert!(lab.machine().data == before);

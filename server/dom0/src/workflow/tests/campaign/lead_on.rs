@@ -102,6 +102,8 @@ fn of_command(text: &str, about: &MachineName) -> Option<Advice> {
             autostart: false,
             gone: false,
         },
+        ["p2v", "disarm"] => Command::Disarm { name },
+        ["p2v", "rearm"] => Command::Rearm { name },
         ["p2v", "devices"] if has("up") => Command::DevicesUp,
         ["p2v", "config"] if has("--write") => Command::Config { name },
         ["p2v", "trust"] => Command::Trust { name },

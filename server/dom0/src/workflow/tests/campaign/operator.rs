@@ -134,7 +134,7 @@ fn command(story: &mut Story<'_>) -> Command {
     let is_off = story.world().old.does == Does::Off;
     let image = story.root().join("image").to_str().unwrap().to_owned();
     let chance = &mut story.chance;
-    match chance.below(30) {
+    match chance.below(32) {
         // What comes next, so that all states are come to.
         _ if chance.one_in(2) => match state {
             Some(State::Seen) | None => Command::List,
@@ -159,6 +159,7 @@ fn command(story: &mut Story<'_>) -> Command {
                 destroy: false,
             },
             Some(State::Moved) if chance.one_in(2) => Command::Release { name, off: false },
+            Some(State::Moved) if chance.one_in(2) => Command::Disarm { name },
             Some(State::Moved | State::Released) => Command::List,
         },
         0..5 => Command::Start {
@@ -208,6 +209,8 @@ fn command(story: &mut Story<'_>) -> Command {
             to: "vg".into(),
         },
         28 => Command::Trust { name },
+        29 => Command::Disarm { name },
+        30 => Command::Rearm { name },
         _ => Command::List,
     }
 }

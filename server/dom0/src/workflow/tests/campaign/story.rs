@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use p2v_aoe::SECTOR;
+use p2v_aoe::{Address, SECTOR};
 
 use super::boot::{self, Cards, Told, Word};
 use super::old_server::{Does, Lets, card, old_disk};
@@ -13,6 +13,14 @@ use super::worker::{Command, Outcome, Worker};
 use super::world::{self, SECTORS, Trouble, World};
 use super::{Chance, Figures};
 use crate::{MachineName, Record, Store};
+
+/// What `p2v disarm` has left in a disk's first sector.
+fn is_disarmed(disk: &[u8]) -> bool {
+    let text = b"p2v rearm";
+    disk[..SECTOR as usize]
+        .windows(text.len())
+        .any(|window| window == text)
+}
 
 /// The sector that a running system writes, and the one that it writes when it starts from its own disk.
 const WRITTEN: u64 = 60;
@@ -183,7 +191,7 @@ impl<'w> Story<'w> {
         let most = match command.word().as_str() {
             "copy" => 60,
             "start" | "cutover" => 40,
-            "stop" => 20,
+            "stop" | "disarm" | "rearm" => 20,
             _ => 8,
         };
         // The first are reached by more than the last.
@@ -246,6 +254,19 @@ impl<'w> Story<'w> {
             self.own_system_ran = false;
             self.check_copies(&name.clone());
         }
+        if let (Command::Disarm { name } | Command::Rearm { name }, Outcome::Done(_)) =
+            (command, &outcome)
+        {
+            let shelf = self.served().get(name).unwrap().shelf;
+            for slot in 0..self.disks {
+                if self.world().lets(Address::new(shelf, slot)) != Some(Lets::Read) {
+                    self.fail("the old disk can be written after that");
+                }
+                if is_disarmed(&self.old_disk(slot)) != (word == "disarm") {
+                    self.fail("the old disk does not hold what it should");
+                }
+            }
+        }
         if let (Command::Start { .. }, Outcome::Done(_)) = (command, &outcome) {
             self.own_system_ran = false;
         }
@@ -276,6 +297,10 @@ impl<'w> Story<'w> {
         self.tell(format!("the old server boots by card {n}: {told:?}"));
         match told {
             Told::Held => self.change(|world| world.old.does = Does::Held),
+            // The BIOS finds nothing to start, and asks the network again.
+            Told::LocalDisk if is_disarmed(&self.old_disk(0)) => {
+                self.change(|world| world.old.does = Does::Held);
+            }
             Told::LocalDisk => {
                 self.change(|world| world.old.does = Does::OwnSystem);
                 self.own_system_ran = true;
@@ -499,6 +524,9 @@ impl<'w> Story<'w> {
                     self.write(disk, WRITTEN);
                 }
                 self.truth[slot] = self.content(disk);
+                if is_disarmed(&self.truth[slot]) {
+                    self.fail("a domain has a disk that starts nothing");
+                }
                 if slot + 1 == usize::from(self.disks) {
                     self.place = place;
                     self.discards = false;

@@ -61,6 +61,12 @@ pub(super) enum Command {
         name: MachineName,
         off: bool,
     },
+    Disarm {
+        name: MachineName,
+    },
+    Rearm {
+        name: MachineName,
+    },
     Forget {
         name: MachineName,
         gone: bool,
@@ -317,6 +323,8 @@ fn act(context: Context<'_>, command: &Command) -> Result<String, Error> {
             cutover(context, name, options)?;
         }
         Command::Release { name, off } => release(context, name, ReleaseOptions { off: *off })?,
+        Command::Disarm { name } => drop(disarm(context, name)?),
+        Command::Rearm { name } => drop(rearm(context, name)?),
         Command::Forget { name, gone } => drop(forget(context, name, *gone)?),
         Command::Trust { name } => drop(host.store.trust(name)?),
         Command::Config { name } => drop(write_config(host, name, &Silent)?),

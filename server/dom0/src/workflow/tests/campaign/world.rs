@@ -407,7 +407,9 @@ pub(super) fn make(root: &Path, disks: u8) -> World {
     };
     for slot in 0..disks {
         let byte = |i: u64| (i * 31 / 7 + u64::from(slot)) as u8;
-        let data: Vec<u8> = (0..SECTORS * SECTOR).map(byte).collect();
+        let mut data: Vec<u8> = (0..SECTORS * SECTOR).map(byte).collect();
+        // A BIOS starts from it.
+        data[510..512].copy_from_slice(&[0x55, 0xAA]);
         fs::write(root.join(format!("disk{slot}")), data).unwrap();
     }
     world.save(root);
