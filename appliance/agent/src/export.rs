@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{io, thread};
 
 use p2v_aoe::Address;
@@ -20,6 +20,7 @@ use p2v_aoe::vendor::Access;
 use p2v_aoe::wire::{OpenError, PacketSocket, Wire};
 
 use crate::inventory;
+use crate::refusals::Refusals;
 use crate::standing::Standing;
 
 /// How often, and how long each time, the wire is asked whether an address is free.
@@ -97,6 +98,7 @@ pub fn assign_slots(disks: &mut [Disk], shelf: u16) {
 /// Hands the engine's events to the worker's loop.
 struct Told {
     events: mpsc::Sender<Event>,
+    refusals: Arc<Refusals>,
     standing: Mutex<Standing>,
     disks: Vec<Disk>,
 }
@@ -113,6 +115,10 @@ impl Events for Told {
             // In memory: it fails only where there is none left.
             let _ = standing.ordered(address, disk, access);
         }
+        // Before they queue up: the worker may wait for a slow serial line meanwhile.
+        if !self.refusals.admit(&event, Instant::now()) {
+            return;
+        }
         // The receiver is gone only when the worker ends.
         let _ = self.events.send(event);
     }
@@ -126,6 +132,7 @@ pub struct Exporter {
     thread: Option<JoinHandle<io::Result<()>>>,
     /// What the engine has to tell.
     pub events: mpsc::Receiver<Event>,
+    refusals: Arc<Refusals>,
 }
 
 impl Exporter {
@@ -177,6 +184,7 @@ impl Exporter {
             return Err(ExportError::Conflict(*conflict));
         }
         let (sender, events) = mpsc::channel();
+        let refusals = Arc::new(Refusals::new(Instant::now()));
         let target = Target::new(
             TargetConfig {
                 exports,
@@ -187,6 +195,7 @@ impl Exporter {
             },
             Arc::new(Told {
                 events: sender,
+                refusals: Arc::clone(&refusals),
                 standing: Mutex::new(standing.clone()),
                 disks: inventory.disks.clone(),
             }),
@@ -198,6 +207,7 @@ impl Exporter {
             stop: Arc::new(AtomicBool::new(false)),
             thread: None,
             events,
+            refusals,
         };
         exporter.serve(wire).map_err(ExportError::Start)?;
         exporter.announce();
@@ -245,6 +255,11 @@ impl Exporter {
             });
         }
         said
+    }
+
+    /// Once in a while, how many orders were refused for which there was no event.
+    pub fn refusals_left_out(&self) -> Option<String> {
+        self.refusals.left_out(Instant::now())
     }
 
     /// State and counters of every export.

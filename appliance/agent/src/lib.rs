@@ -20,6 +20,7 @@ pub mod mounts;
 pub mod nics;
 pub mod partitions;
 pub mod power;
+mod refusals;
 mod reset;
 pub mod standing;
 mod status;

@@ -368,6 +368,9 @@ impl Worker {
                     exporter.announce();
                 }
                 self.status.exports = exporter.status();
+                if let Some(line) = exporter.refusals_left_out() {
+                    self.console.say(&line);
+                }
             }
             for line in self.status.changes(&before) {
                 self.console.say(&line);

@@ -17,6 +17,7 @@ mod header;
 pub mod initiator;
 pub mod inventory;
 pub mod key;
+pub mod line_limit;
 pub mod vendor;
 pub mod wire;
 

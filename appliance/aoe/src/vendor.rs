@@ -78,7 +78,7 @@ pub mod op {
 }
 
 /// Why a vendor request was not carried out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
 #[repr(u8)]
 pub enum Status {
     /// An operation this agent does not know.

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use p2v_aoe::SECTOR;
@@ -20,6 +20,7 @@ use super::disk::{self, DiskRefused};
 use crate::export::{ASK_TRIES, ASK_WAIT, words};
 use crate::inventory;
 use crate::link::Links;
+use crate::refusals::Refusals;
 
 /// A line for whoever reads; nobody need.
 macro_rules! say {
@@ -60,12 +61,14 @@ fn system(what: &'static str) -> impl Fn(io::Error) -> ServeError {
     move |source| ServeError::System { what, source }
 }
 
-/// A line for each event.
-struct Say;
+/// A line for each event, but for those that anybody can cause in any number.
+struct Say(Refusals);
 
 impl Events for Say {
     fn event(&self, event: Event) {
-        say!("{}", words(&event));
+        if self.0.admit(&event, Instant::now()) {
+            say!("{}", words(&event));
+        }
     }
 }
 
@@ -115,6 +118,7 @@ pub(super) fn serve(options: &Options) -> Result<(), ServeError> {
             bytes / SECTOR,
         )];
     }
+    let said = Arc::new(Say(Refusals::new(Instant::now())));
     let target = Target::new(
         TargetConfig {
             exports: vec![Export {
@@ -135,7 +139,7 @@ pub(super) fn serve(options: &Options) -> Result<(), ServeError> {
                 .map_err(|e| system("describe this machine")(e.into()))?,
             boot_id: machine.boot_id,
         },
-        Arc::new(Say),
+        Arc::clone(&said) as Arc<dyn Events>,
     )
     .map_err(system("open the disk for writing"))?;
     if options.fast_writes {
@@ -154,7 +158,7 @@ pub(super) fn serve(options: &Options) -> Result<(), ServeError> {
             audience(options),
         );
     }
-    keep_serving(options, &target, wires);
+    keep_serving(options, &target, &said.0, wires);
     say!("{} is no longer exported", options.address);
     drop(opened.claim);
     Ok(())
@@ -177,12 +181,17 @@ fn open_all(interfaces: &[String]) -> Vec<Result<Arc<dyn Wire>, OpenError>> {
 
 /// Serves on all interfaces there are, and takes it up again when one goes, comes back, or changes so
 /// that a new socket is needed.
-fn keep_serving(options: &Options, target: &Target, mut wires: Vec<Arc<dyn Wire>>) {
+fn keep_serving(
+    options: &Options,
+    target: &Target,
+    refusals: &Refusals,
+    mut wires: Vec<Arc<dyn Wire>>,
+) {
     let end = || STOP.load(Ordering::Acquire);
     while !end() {
         let again = AtomicBool::new(false);
         let ended = std::thread::scope(|scope| {
-            let watcher = scope.spawn(|| watch(options, &again, wires.len()));
+            let watcher = scope.spawn(|| watch(options, refusals, &again, wires.len()));
             let _ = announce(options, &wires);
             let ended = target.serve(&wires, &again);
             again.store(true, Ordering::Release);
@@ -222,8 +231,8 @@ fn announce(options: &Options, wires: &[Arc<dyn Wire>]) -> io::Result<()> {
 }
 
 /// Sets `again` at a signal, and when an interface that was away is back. Announces the target when a
-/// link has come up.
-fn watch(options: &Options, again: &AtomicBool, served: usize) {
+/// link has come up. Tells of refused orders without a line.
+fn watch(options: &Options, refusals: &Refusals, again: &AtomicBool, served: usize) {
     let Ok(handle) = Links::open() else {
         return;
     };
@@ -231,6 +240,9 @@ fn watch(options: &Options, again: &AtomicBool, served: usize) {
     let mut links: Vec<bool> = options.interfaces.iter().map(carrier).collect();
     while !again.load(Ordering::Acquire) {
         std::thread::sleep(LOOK);
+        if let Some(line) = refusals.left_out(Instant::now()) {
+            say!("{line}");
+        }
         let there = options.interfaces.iter();
         let there = there.filter(|name| handle.has_link(name).is_some()).count();
         if STOP.load(Ordering::Acquire) || there > served {
