@@ -165,6 +165,30 @@ pub enum BootEvent {
 }
 
 impl BootEvent {
+    /// What kind of thing happened, for counting.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            BootEvent::Asked { .. } => "asks for boot",
+            BootEvent::Given { .. } => "given an address",
+            BootEvent::Refused { .. } => "told to ask anew",
+            BootEvent::ProxyAnswered => "answered on port 4011",
+            BootEvent::NotServed { .. } => "asks for what is not served",
+            BootEvent::SentToItsDisk { .. } => "sent to its own disk",
+            BootEvent::Ignored { .. } => "not answered",
+            BootEvent::NoAddress { .. } => "no address for it",
+            BootEvent::Declined { .. } => "address declined",
+            BootEvent::InUse { .. } => "address in use",
+            BootEvent::Released => "address given back",
+            BootEvent::Relayed => "asks through a relay",
+            BootEvent::Menu { .. } => "menu sent",
+            BootEvent::Fetched { .. } => "file fetched",
+            BootEvent::SizeAsked { .. } => "size asked",
+            BootEvent::Aborted { .. } => "transfer stopped",
+            BootEvent::Silent { .. } => "transfer fell silent",
+            BootEvent::Failed { .. } => "transfer failed",
+        }
+    }
+
     /// The machine has a whole initial RAM disk, the last of what it is told to fetch.
     pub fn is_last_of_boot(&self) -> bool {
         self.booted_image().is_some()

@@ -1,13 +1,17 @@
 //! `p2v serve`: the netboot service, with the machine records as its policy.
 
+use std::collections::BTreeSet;
 use std::fs;
+use std::panic::PanicHookInfo;
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use p2v_aoe::MacAddr;
 use p2v_aoe::cmdline::Hosts;
 use p2v_aoe::key::PublicKey;
+use p2v_aoe::line_limit::LineLimit;
 use p2v_dom0::{Store, host_key};
 use p2v_netboot::{Machines, Notice};
 use tokio::signal::unix::{SignalKind, signal};
@@ -19,10 +23,16 @@ use crate::in_one_line;
 use crate::settings::Settings;
 use crate::{descriptors, privileges, serve_log, service_manager};
 use last_known::LastKnown;
+use lines::Lines;
 use records::Records;
 
 mod last_known;
+mod lines;
 mod records;
+
+/// Panics with a line in each [`PANICS_PERIOD`].
+const PANICS: u32 = 20;
+const PANICS_PERIOD: Duration = Duration::from_secs(60);
 
 /// Serves until SIGINT or SIGTERM.
 pub fn run(settings: Settings, options: &ServeOptions) -> Result<ExitCode> {
@@ -88,12 +98,12 @@ fn serve(settings: Settings, options: &ServeOptions) -> Result<()> {
         eprintln!("p2v serve: {error:#}; it goes on with them");
     }
     // The usual one waits for who reads, and whoever panicked would be waited for.
-    std::panic::set_hook(Box::new(|panic| {
-        serve_log::line(format_args!("p2v serve: {panic}"));
-    }));
+    std::panic::set_hook(Box::new(panic_lines()));
     let mut last_known = LastKnown::keep(&settings.serve.state_dir);
+    let mut met = BTreeSet::new();
     match store.list() {
         Ok(listing) => {
+            met.extend(records::met(&listing));
             last_known.learn(&store, &listing);
             for error in &listing.unreadable {
                 serve_log::line(format_args!("p2v serve: {error}"));
@@ -120,6 +130,8 @@ fn serve(settings: Settings, options: &ServeOptions) -> Result<()> {
         last_known: Mutex::new(last_known),
         ids: Mutex::default(),
         shared_ids: settings.shared_uuids,
+        met: Mutex::new(met),
+        lines: Lines::default(),
     });
     for (name, macs) in unknown_images {
         let macs: Vec<String> = macs.iter().map(MacAddr::to_string).collect();
@@ -143,11 +155,29 @@ fn serve(settings: Settings, options: &ServeOptions) -> Result<()> {
             service_manager::stopping();
         };
         tokio::select! {
-            end = service.serve(machines, stopped) => end,
+            end = service.serve(Arc::clone(&machines) as Arc<dyn Machines>, stopped) => end,
             () = service_manager::keep_alive() => Ok(()),
+            () = machines.lines.keep_telling() => Ok(()),
         }
     })?;
+    machines.lines.tell_left_out();
     Ok(())
+}
+
+/// What writes the line of a panic: of one that a frame causes, which anybody can send again, some are enough.
+fn panic_lines() -> impl Fn(&PanicHookInfo<'_>) {
+    let limit = Mutex::new(LineLimit::new(PANICS, PANICS_PERIOD));
+    move |panic| {
+        let mut limit = limit.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        if !limit.admits((), now) {
+            return;
+        }
+        for ((), count) in limit.take_left_out(now) {
+            serve_log::line(format_args!("p2v serve: {count} more panics before this"));
+        }
+        serve_log::line(format_args!("p2v serve: {panic}"));
+    }
 }
 
 /// This host's public key. Without one it serves all the same: else moved machines would start their own disks.

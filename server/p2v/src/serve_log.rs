@@ -49,9 +49,17 @@ impl Lines {
 
 static LOG: OnceLock<Option<&'static Aside<Lines>>> = OnceLock::new();
 
+#[cfg(test)]
+thread_local! {
+    /// What the test on this thread was told.
+    pub static SAID: std::cell::RefCell<Vec<String>> = const { std::cell::RefCell::new(Vec::new()) };
+}
+
 /// Says one line. Not before the service has given root up: it starts a thread.
 pub fn line(line: impl Display) {
     let line = with_priority(line.to_string(), output::is_the_journal);
+    #[cfg(test)]
+    SAID.with_borrow_mut(|said| said.push(line.clone()));
     // Tests keep what is said of those that succeed to themselves.
     let start = || match cfg!(test) {
         true => None,

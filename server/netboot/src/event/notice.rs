@@ -98,6 +98,28 @@ pub enum Notice {
     },
 }
 
+impl Notice {
+    /// What kind of thing happened, if anybody on the wire can make it happen any number of times.
+    pub fn strangers_kind(&self) -> Option<&'static str> {
+        match self {
+            Notice::Serving { .. }
+            | Notice::OtherDhcpServer { .. }
+            | Notice::OtherService { .. }
+            | Notice::NoDhcpServer
+            | Notice::SignedGrubBesideDhcp { .. }
+            | Notice::ProbeFailed { .. }
+            | Notice::Missing { .. }
+            | Notice::NamedMissing { .. }
+            | Notice::ImageMissing { .. } => None,
+            Notice::NotFound { .. } => Some("file not served"),
+            Notice::WriteRefused { .. } => Some("write refused"),
+            Notice::ManyConnections { .. } => Some("too many connections"),
+            Notice::Transfer { event, .. } => Some(event.kind()),
+            Notice::Failed { .. } => Some("something failed"),
+        }
+    }
+}
+
 impl fmt::Display for Notice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

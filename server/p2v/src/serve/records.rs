@@ -1,19 +1,21 @@
 //! What each machine is told when it asks: its record, and the settings, as the netboot service's policy.
 
-use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use p2v_aoe::MacAddr;
 use p2v_aoe::cmdline::{BootArgs, Hosts};
-use p2v_dom0::store::StoreError;
-use p2v_dom0::{MachineName, Record, Store, Timestamp};
+use p2v_dom0::store::{Listing, StoreError};
+use p2v_dom0::{MachineName, Record, State, Store, Timestamp};
 use p2v_netboot::{BootDecision, BootEvent, Image, MachineId, Machines, Notice};
 
 use super::last_known::LastKnown;
+use super::lines::{Kind, Lines, Whose};
 use crate::approvals::{Approval, Approvals, Word};
 use crate::boot_policy::{self, Facts, Grounds, Rules, Verdict};
 use crate::boots::Boots;
-use crate::network_cards::{ids_of, instead_of, not_by_this_card, second_card_of};
+use crate::network_cards::{cards, ids_of, instead_of, not_by_this_card, second_card_of};
 use crate::serve_log;
 use crate::service_manager;
 use crate::settings::Machine;
@@ -40,6 +42,9 @@ pub(super) struct Records {
     pub ids: Mutex<BTreeMap<MacAddr, Vec<MachineId>>>,
     /// Those that several machines have.
     pub shared_ids: Vec<MachineId>,
+    /// The cards of machines that have booted the agent.
+    pub met: Mutex<BTreeSet<MacAddr>>,
+    pub lines: Lines,
 }
 
 /// Cards whose UUIDs are remembered at most.
@@ -85,6 +90,7 @@ impl Records {
             ours: last_known.hides(&self.store, None, mac),
         })?;
         last_known.learn(&self.store, &listing);
+        self.lock_met().extend(met(&listing));
         let has_record = listing.records.iter().any(|record| record.boot_mac == mac);
         // One that booted by this card has told its agent's own UUID, which counts more than what asks now.
         let own = listing.records.iter().find(|record| record.boot_mac == mac);
@@ -116,7 +122,10 @@ impl Records {
             }),
             // Its record is lost; what was noted for it is not.
             Ok(None) => match self.store.copied_by_mac(mac) {
-                Ok(Some(name)) => Ok(Asks::Lost(name)),
+                Ok(Some(name)) => {
+                    self.lock_met().insert(mac);
+                    Ok(Asks::Lost(name))
+                }
                 Ok(None) if doubtful && !ids.is_empty() => Ok(Asks::Doubtful),
                 Ok(None) => Ok(Asks::Stranger),
                 Err(error) => Err(Undecided {
@@ -147,7 +156,8 @@ impl Records {
     /// What the operator said of a machine. What cannot be read approves nobody.
     fn approval(&self, mac: MacAddr) -> Option<Approval> {
         self.approvals.get(mac).unwrap_or_else(|error| {
-            serve_log::line(format_args!("{mac}: {error:#}"));
+            let line = format_args!("{mac}: {error:#}");
+            self.say(mac, "approval cannot be read", line);
             None
         })
     }
@@ -182,10 +192,11 @@ impl Records {
         let rules = self.rules(mac, record, listed);
         let decision = self.decide_of(mac, asks, rules, for_its_menu)?;
         if decision.is_some() && !rules.approved {
-            serve_log::line(format_args!(
+            let line = format_args!(
                 "{mac}: nobody has approved it, or `deny` leaves it out. It is answered: its server is on this host, or its \
                  disks were copied"
-            ));
+            );
+            self.say(mac, "answered without approval", line);
         }
         Ok(decision)
     }
@@ -250,7 +261,7 @@ impl Records {
             Verdict::Agent => match self.agent(mac, settings, waits) {
                 Ok(agent) => Ok(Some(agent)),
                 Err(error @ StoreError::TooManySeen { .. }) => {
-                    serve_log::line(format_args!("{mac}: held: {error}"));
+                    self.say(mac, "no shelf for it", format_args!("{mac}: held: {error}"));
                     hold(format!("The Xen host does not know this machine.\n{error}"))
                 }
                 // If it is not approved, it is here only because its server is.
@@ -296,9 +307,8 @@ impl Records {
             .or_else(|error| match self.store.last_menu(mac) {
                 Ok(Some(facts)) => {
                     // The file system is full, or cannot be written. An older one is as good.
-                    serve_log::line(format_args!(
-                        "{mac}: given the boot id it had before: {error}"
-                    ));
+                    let line = format_args!("{mac}: given the boot id it had before: {error}");
+                    self.say(mac, "boot id of before", line);
                     Ok(facts)
                 }
                 _ => Err(error),
@@ -369,9 +379,10 @@ impl Records {
             _ => Ok(()),
         });
         if let Err(error) = noted {
-            serve_log::line(format_args!(
+            let line = format_args!(
                 "{mac}: it may be booted a second time, because that it was cannot be noted: {error}"
-            ));
+            );
+            self.say(mac, "boot cannot be noted", line);
         }
     }
 
@@ -382,7 +393,7 @@ impl Records {
                 why: "nobody has approved it".to_owned(),
             },
             // Its disk must not be started because of our trouble: its server may run as a domain.
-            Err(undecided) => held(mac, &undecided.error),
+            Err(undecided) => self.held(mac, &undecided.error),
         }
     }
 
@@ -392,22 +403,47 @@ impl Records {
             // Other people's machines are not held up by a broken record, unless it is of them.
             Err(undecided) => {
                 let is_wanted = undecided.ours || self.rules(mac, None, false).approved;
-                is_wanted.then(|| held(mac, &undecided.error))
+                is_wanted.then(|| self.held(mac, &undecided.error))
             }
         }
     }
+
+    fn held(&self, mac: MacAddr, error: &StoreError) -> BootDecision {
+        let line = format_args!("{mac}: held, because its record cannot be used: {error}");
+        self.say(mac, "held for its record", line);
+        BootDecision::Hold {
+            message: format!(
+                "The Xen host cannot use its record of this machine, and its server may be running there, so its disk \
+                 is not started.\n{error}"
+            ),
+        }
+    }
+
+    /// Whom lines about `mac` are about. What is approved and cannot be read was approved all the same.
+    fn whose_lines(&self, mac: MacAddr) -> Whose {
+        let is_met = || self.lock_met().contains(&mac);
+        let is_named = self.known.contains_key(&mac) || self.lists.names(mac);
+        match is_named || is_met() || !matches!(self.approvals.get(mac), Ok(None)) {
+            true => Whose::Machine(mac),
+            false => Whose::Stranger,
+        }
+    }
+
+    /// Logs a line about a machine, if there is room for one more of its kind. Whether there was.
+    fn say(&self, mac: MacAddr, kind: Kind, line: impl Display) -> bool {
+        self.lines.say(self.whose_lines(mac), kind, line)
+    }
+
+    fn lock_met(&self) -> MutexGuard<'_, BTreeSet<MacAddr>> {
+        self.met.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
-fn held(mac: MacAddr, error: &StoreError) -> BootDecision {
-    serve_log::line(format_args!(
-        "{mac}: held, because its record cannot be used: {error}"
-    ));
-    BootDecision::Hold {
-        message: format!(
-            "The Xen host cannot use its record of this machine, and its server may be running there, so its disk is \
-             not started.\n{error}"
-        ),
-    }
+/// The cards of machines that have booted the agent: a record that is no more than seen may be anybody's.
+pub(super) fn met(listing: &Listing) -> impl Iterator<Item = MacAddr> {
+    let met = listing.records.iter();
+    met.filter(|record| record.state != State::Seen)
+        .flat_map(cards)
 }
 
 impl Machines for Records {
@@ -440,14 +476,16 @@ impl Machines for Records {
     }
 
     fn seen(&self, mac: MacAddr, event: &BootEvent) {
-        serve_log::line(format_args!("{mac}: {event}"));
+        let is_said = self.say(mac, event.kind(), format_args!("{mac}: {event}"));
         if let Some(warning) = self.warning(mac, event) {
-            serve_log::line(format_args!("{mac}: {warning}"));
+            self.say(mac, "WARNING", format_args!("{mac}: {warning}"));
         }
         if let Some(boot) = self.boots.seen(mac, self.told_id(mac), event) {
-            serve_log::line(format_args!("{mac}: has booted: {boot}"));
+            self.say(mac, "has booted", format_args!("{mac}: has booted: {boot}"));
         }
-        service_manager::status(&format!("last: {mac}: {event}"));
+        if is_said {
+            service_manager::status(&format!("last: {mac}: {event}"));
+        }
         let Some(image) = event.booted_image() else {
             return;
         };
@@ -457,16 +495,21 @@ impl Machines for Records {
         }
         // One that was to suit the machine was not there: this may have got it nowhere.
         if image == Image::Usual && self.has_own_image(mac) {
-            serve_log::line(format_args!(
+            let line = format_args!(
                 "{mac}: this does not count as its one boot: it was started with the usual image, in the place of its own"
-            ));
+            );
+            self.say(mac, "not its one boot", line);
         } else {
             self.note_the_one_boot(mac, by_hand.map(|said| said.at));
         }
     }
 
     fn noticed(&self, notice: &Notice) {
-        serve_log::line(format_args!("p2v serve: {notice}"));
+        let line = format_args!("p2v serve: {notice}");
+        match notice.strangers_kind() {
+            None => serve_log::line(line),
+            Some(kind) => drop(self.lines.say(Whose::Stranger, kind, line)),
+        }
         if let Notice::Serving { .. } = notice {
             service_manager::ready(&notice.to_string());
         }

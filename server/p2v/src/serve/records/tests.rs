@@ -1,6 +1,6 @@
 use super::*;
 use p2v_aoe::inventory::Inventory;
-use p2v_dom0::State;
+use p2v_netboot::MenuKind;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -27,6 +27,8 @@ fn records_in(dir: &Path) -> Records {
         last_known: Mutex::new(LastKnown::keep(dir)),
         ids: Mutex::default(),
         shared_ids: Vec::new(),
+        met: Mutex::default(),
+        lines: Lines::default(),
     }
 }
 
@@ -774,4 +776,62 @@ fn two_records_of_one_machine_leave_it_a_way_to_the_agent_and_none_to_its_disk()
             }
         }
     }
+}
+
+/// What is logged meanwhile.
+fn logged(what: impl FnOnce()) -> Vec<String> {
+    serve_log::SAID.take();
+    what();
+    serve_log::SAID.take()
+}
+
+#[test]
+fn ten_thousand_strangers_have_few_lines_and_a_known_machine_among_them_has_its_own() {
+    let (_dir, records) = records();
+    with_second_card(&records, 1, State::Running);
+    records.boot(mac(2));
+    let strangers = |from: u16| {
+        for n in from..from + 5_000 {
+            let [high, low] = n.to_be_bytes();
+            let stranger = MacAddr::new(0x52, 0x54, 0, 0xff, high, low);
+            let peer = std::net::IpAddr::from([10, 0, high, low]);
+            records.seen(stranger, &BootEvent::Relayed);
+            records.seen(stranger, &fetched("initrd"));
+            records.noticed(&Notice::NotFound {
+                peer,
+                name: n.to_string(),
+            });
+            let event = BootEvent::Released;
+            records.noticed(&Notice::Transfer { peer, event });
+        }
+    };
+    let lines = logged(|| {
+        // A question of whoever it is tells which machines there are.
+        records.boot_at_first(mac(3), true);
+        strangers(0);
+        records.seen(mac(1), &BootEvent::Relayed);
+        records.seen(mac(1), &fetched("initrd"));
+        strangers(5_000);
+        records.lines.tell_left_out();
+    });
+    let of = |text: &str| lines.iter().filter(|line| line.contains(text)).count();
+    assert!(lines.len() < 110, "{} lines", lines.len());
+    let known = mac(1).to_string();
+    for part in ["relay", "WARNING", "initrd", "has booted"] {
+        let of_it = |line: &&String| line.starts_with(&known) && line.contains(part);
+        assert!(lines.iter().any(|line| of_it(&line)), "{part}: {lines:#?}");
+    }
+    assert!(of("9980 lines \"file not served\"") == 1, "{lines:#?}");
+    // Others may speak in its name. What they say hides nothing else of it.
+    let lines = logged(|| {
+        (0..10_000).for_each(|_| records.seen(mac(1), &BootEvent::Released));
+        let usual = MenuKind::Agent {
+            image: Image::Usual,
+        };
+        records.seen(mac(1), &BootEvent::Menu { kind: usual });
+        records.lines.tell_left_out();
+    });
+    assert!(lines.len() < 40, "{} lines", lines.len());
+    let has = |part: &str| lines.iter().any(|line| line.contains(part));
+    assert!(has("menu sent") && has("9970 lines"), "{lines:#?}");
 }

@@ -102,7 +102,7 @@ fn agent(network: &Network, dir: &Path, number: usize, key: &SecretKey) -> Servi
         _ => command.args(["--waiting", "--key", &key.public().to_string()]),
     };
     command.arg(dir.join(format!("disk{number}")));
-    let log = File::create(dir.join(format!("agent{number}.log"))).unwrap();
+    let log = File::create(log(dir, number)).unwrap();
     Service(
         command
             .stdout(log.try_clone().unwrap())
@@ -110,6 +110,16 @@ fn agent(network: &Network, dir: &Path, number: usize, key: &SecretKey) -> Servi
             .spawn()
             .unwrap(),
     )
+}
+
+fn log(dir: &Path, number: usize) -> PathBuf {
+    dir.join(format!("agent{number}.log"))
+}
+
+/// Bytes of each agent's log.
+pub fn log_bytes(dir: &Path) -> Vec<u64> {
+    let bytes = |number| fs::metadata(log(dir, number)).unwrap().len();
+    (0..EXPORTS.len()).map(bytes).collect()
 }
 
 /// Starts the agents.

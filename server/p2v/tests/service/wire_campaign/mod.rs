@@ -7,8 +7,8 @@
 //! `P2V_CAMPAIGN_SEED` the seed that a run printed; each sender's frames follow from it, though not when they come.
 //!
 //! What is looked for: the disks' bytes, each export's MAC list, reservation, state and order counter, every file of the state
-//! directory ([`records::Kept`] tells what a menu that is asked for may change), that nothing ends, and that memory and
-//! descriptors stay within bounds. What is left out, because AoE and DHCP have nothing against it, is told where it is left
+//! directory ([`records::Kept`] tells what a menu that is asked for may change), that nothing ends, and that memory,
+//! descriptors and logs stay within bounds. What is left out, because AoE and DHCP have nothing against it, is told where it is left
 //! out: [`aoe`] and [`dhcp`]. A stranger with the host's address may also set the AoE config string, which p2v does not read.
 
 mod aoe;
@@ -53,6 +53,9 @@ const LOOK: Duration = Duration::from_secs(2);
 /// What a process may grow by, in KiB: places for transfers, connections and notes, which are counted, and what the
 /// allocator keeps.
 const GROWTH: u64 = 192 << 10;
+/// Bytes of all logs: for each kind of line about strangers or one machine there are some at once, and then some a while.
+const LOG_AT_ONCE: u64 = 256 << 10;
+const LOG_A_SECOND: u64 = 2 << 10;
 /// Open files of the service: 1024 transfers and 512 connections at most, and its own.
 const DESCRIPTORS: usize = 1700;
 
@@ -273,6 +276,12 @@ fn nothing_changes_by_what_strangers_send_and_machines_boot_meanwhile() {
     manager.join().unwrap();
     let log = fs::read_to_string(dir.path().join("log")).unwrap();
     assert!(!log.contains("panicked"), "{log}");
+    let agents_logs = exports::log_bytes(dir.path());
+    let logs = log.len() as u64 + agents_logs.iter().sum::<u64>();
+    assert!(
+        logs < LOG_AT_ONCE + LOG_A_SECOND * took.as_secs(),
+        "{logs} bytes of log in {took:.1?}"
+    );
 
     let total: u64 = counts.iter().flat_map(|(_, sent)| sent.all()).sum();
     println!(
@@ -285,7 +294,7 @@ fn nothing_changes_by_what_strangers_send_and_machines_boot_meanwhile() {
     }
     let [dhcp, tftp] = dropped;
     println!(
-        "found no room at the service: DHCP {dhcp}, TFTP {tftp}; its log has {} bytes",
+        "found no room at the service: DHCP {dhcp}, TFTP {tftp}; its log has {} bytes, the agents' have {agents_logs:?}",
         log.len()
     );
     println!("agents, each [frames, no room, orders refused]: {of_agents:?}");

@@ -1,0 +1,106 @@
+//! Which lines about machines are written. Anybody on the wire can cause any number of them, also in the name of a machine
+//! that p2v knows: they must neither fill the disk nor hide what happened to another.
+
+use std::fmt::Display;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use p2v_aoe::MacAddr;
+use p2v_aoe::line_limit::LineLimit;
+
+use crate::serve_log;
+
+/// Lines of one kind about all strangers, in each [`STRANGERS_PERIOD`].
+const OF_STRANGERS: u32 = 20;
+const STRANGERS_PERIOD: Duration = Duration::from_secs(60);
+/// Lines of one kind about one known machine, in each [`MACHINES_PERIOD`]: one that boots has ten at most.
+const OF_A_MACHINE: u32 = 30;
+const MACHINES_PERIOD: Duration = Duration::from_secs(600);
+/// How often it is told what was left out.
+const TOLD_EVERY: Duration = Duration::from_secs(60);
+
+/// Whom a line is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Whose {
+    /// One that has booted the agent before, or that the operator named. There are no more than those.
+    Machine(MacAddr),
+    /// Any other.
+    Stranger,
+}
+
+/// A kind of line, in words for the line that counts those left out.
+pub(super) type Kind = &'static str;
+
+/// The lines that were written lately.
+#[derive(Debug)]
+pub(super) struct Lines {
+    of_strangers: Mutex<LineLimit<Kind>>,
+    of_machines: Mutex<LineLimit<(MacAddr, Kind)>>,
+}
+
+impl Default for Lines {
+    fn default() -> Lines {
+        Lines {
+            of_strangers: Mutex::new(LineLimit::new(OF_STRANGERS, STRANGERS_PERIOD)),
+            of_machines: Mutex::new(LineLimit::new(OF_A_MACHINE, MACHINES_PERIOD)),
+        }
+    }
+}
+
+impl Lines {
+    /// Writes a line, if there is room for one more of its kind. Whether there was.
+    pub fn say(&self, whose: Whose, kind: Kind, line: impl Display) -> bool {
+        let now = Instant::now();
+        let admitted = match whose {
+            Whose::Machine(mac) => lock(&self.of_machines).admits((mac, kind), now),
+            Whose::Stranger => lock(&self.of_strangers).admits(kind, now),
+        };
+        if admitted {
+            serve_log::line(line);
+        }
+        admitted
+    }
+
+    /// Tells how many were left out since it was told last, if any were.
+    pub fn tell_left_out(&self) {
+        let now = Instant::now();
+        let of_strangers = lock(&self.of_strangers).take_left_out(now);
+        if !of_strangers.is_empty() {
+            serve_log::line(format_args!(
+                "p2v serve: left out, about machines that p2v does not know: {}",
+                counted(&of_strangers)
+            ));
+        }
+        let of_machines = lock(&self.of_machines).take_left_out(now);
+        for of_one in of_machines.chunk_by(|((one, _), _), ((next, _), _)| one == next) {
+            let mac = of_one[0].0.0;
+            let counts: Vec<_> = of_one.iter().map(|((_, kind), n)| (*kind, *n)).collect();
+            serve_log::line(format_args!(
+                "{mac}: left out, of a machine that repeats itself, or of others in its name: {}",
+                counted(&counts)
+            ));
+        }
+    }
+
+    /// The same again and again. Never returns.
+    pub async fn keep_telling(&self) {
+        let mut due = tokio::time::interval(TOLD_EVERY);
+        loop {
+            due.tick().await;
+            self.tell_left_out();
+        }
+    }
+}
+
+fn counted(counts: &[(Kind, u64)]) -> String {
+    let parts: Vec<String> = counts
+        .iter()
+        .map(|(kind, count)| format!("{count} lines \"{kind}\""))
+        .collect();
+    parts.join(", ")
+}
+
+fn lock<T>(limit: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Counts are whole at every moment.
+    limit.lock().unwrap_or_else(PoisonError::into_inner)
+}
