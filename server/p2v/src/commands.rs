@@ -59,7 +59,9 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             *write,
         ),
         Command::Trust { name } => {
-            let record = host.store.trust(&name.parse()?)?;
+            // A record that is not believed yet has the name and the address that it says.
+            let name = name_of(&host.store.as_written(), &settings, name)?;
+            let record = host.store.trust(&name)?;
             let copies = record.disks.iter().filter_map(|(slot, disk)| {
                 let copy = disk.copy.as_ref()?;
                 Some(format!("disk {slot} is copied to {}", copy.destination))

@@ -96,6 +96,55 @@ fn mistakes_are_named_with_what_to_do() {
 }
 
 #[test]
+fn trust_takes_a_name_or_a_mac_address_and_names_what_there_is() {
+    let state = tempfile::tempdir().unwrap();
+    let store = p2v_dom0::Store::open(state.path()).unwrap();
+    let mac = p2v_aoe::MacAddr::new(0x52, 0x54, 0, 0, 0, 1);
+    let now = p2v_dom0::Timestamp::now();
+    store.menu(mac, None, now).unwrap();
+    let copied = |record: &mut p2v_dom0::Record| {
+        let disk = serde_json::json!({
+            "sectors": 9, "model": "m", "serial": "s",
+            "copy": {
+                "destination": {"kind": "volume", "vg": "vg0", "lv": "e1-disk0", "uuid": "u"},
+                "begun": "2026-11-20T22:16:40Z",
+            },
+        });
+        record
+            .disks
+            .insert(0, serde_json::from_value(disk).unwrap());
+        Ok::<_, p2v_dom0::store::StoreError>(())
+    };
+    store.update(&"e1".parse().unwrap(), copied).unwrap();
+    // Put back from a backup, and not as root knows it.
+    let path = store.path(&"e1".parse().unwrap());
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, text.replace("e1-disk0", "other")).unwrap();
+
+    let unknown = p2v(state.path(), &["trust", "mail"]);
+    assert_eq!(unknown.status.code(), Some(1));
+    assert!(
+        err(&unknown).contains("no machine is called `mail`: there is e1"),
+        "{}",
+        err(&unknown)
+    );
+    let stranger = p2v(state.path(), &["trust", "52:54:00:00:00:02"]);
+    assert!(err(&stranger).contains("p2v list"), "{}", err(&stranger));
+    for named in ["52:54:00:00:00:01", "525400000001", "e1"] {
+        let trusted = p2v(state.path(), &["trust", named]);
+        assert_eq!(trusted.status.code(), Some(0), "{}", err(&trusted));
+        assert!(out(&trusted).contains("vg0/other"), "{}", out(&trusted));
+    }
+    std::fs::remove_file(&path).unwrap();
+    let lost = p2v(state.path(), &["trust", "e1"]);
+    let said = err(&lost);
+    assert!(
+        said.contains("is lost: put it back") && said.contains("machines/e1.json"),
+        "{said}"
+    );
+}
+
+#[test]
 fn doctor_names_what_is_missing_and_changes_nothing() {
     let state = tempfile::tempdir().unwrap();
     let output = p2v(state.path(), &["--iface", "nope0", "doctor", "--json"]);

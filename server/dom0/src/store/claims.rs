@@ -169,13 +169,33 @@ impl Store {
         })
     }
 
+    /// The same records, each believed as it is: to find the one that is to be trusted.
+    pub fn as_written(&self) -> Store {
+        Store {
+            is_roots: false,
+            ..self.clone()
+        }
+    }
+
     /// Believes what the record says, as if root had written all of it.
     ///
     /// # Errors
-    /// It cannot be read, or noted.
+    /// [`StoreError::Unknown`] or [`StoreError::Lost`]: there is none; it cannot be read, or noted.
     pub fn trust(&self, name: &MachineName) -> Result<Record, StoreError> {
         let _lock = self.write_lock()?;
-        let record = super::file::read(&self.path(name))?;
+        let path = self.path(name);
+        let record = match super::file::read(&path) {
+            Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                return Err(match self.claim_of(name)? {
+                    Some(_) => StoreError::Lost {
+                        name: name.clone(),
+                        path,
+                    },
+                    None => self.as_written().unknown(name),
+                });
+            }
+            read => read?,
+        };
         // In one step: a name that nothing is noted for could be given to another machine.
         self.write_claim(&Claim::of(&record, Vec::new()))?;
         Ok(record)

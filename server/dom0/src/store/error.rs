@@ -59,6 +59,18 @@ pub enum StoreError {
         /// Those there are.
         others: Vec<String>,
     },
+    /// Something was made for the machine, and its record is gone.
+    #[error(
+        "the record of {name} is lost: put it back as {}, then `p2v trust {name}`; or, if nothing of it is left, \
+         `p2v forget {name}`",
+        path.display()
+    )]
+    Lost {
+        /// The machine.
+        name: MachineName,
+        /// Where its record was.
+        path: PathBuf,
+    },
     /// The wanted name is taken.
     #[error(
         "the name {name} given to {mac} already belongs to the machine with MAC {owner}: give it another one under \
