@@ -136,7 +136,8 @@ impl Store {
     /// Every record.
     ///
     /// # Errors
-    /// The directory cannot be read; a record that cannot be is in [`Listing::unreadable`].
+    /// The directory cannot be read. What is unreadable in it is in [`Listing::unreadable`], and so is the directory of what
+    /// root noted.
     pub fn list(&self) -> Result<Listing, StoreError> {
         let io = |source| StoreError::Io {
             doing: "read the directory",
@@ -160,7 +161,10 @@ impl Store {
         listing
             .records
             .sort_by(|a, b| (a.shelf, &a.name).cmp(&(b.shelf, &b.name)));
-        listing.hidden = self.hidden(&listing.records);
+        match self.hidden(&listing.records) {
+            Ok(hidden) => listing.hidden = hidden,
+            Err(error) => listing.unreadable.push(error),
+        }
         Ok(listing)
     }
 

@@ -242,14 +242,16 @@ impl Store {
     }
 
     /// What is noted of machines whose server may be on this host, and whose record is none of `readable`.
-    pub(super) fn hidden(&self, readable: &[Record]) -> Vec<Hidden> {
+    ///
+    /// # Errors
+    /// The notes cannot be listed: any machine may be one of those.
+    pub(super) fn hidden(&self, readable: &[Record]) -> Result<Vec<Hidden>, StoreError> {
         let mut hidden = Vec::new();
-        for entry in fs::read_dir(&self.names).into_iter().flatten().flatten() {
-            let note = entry.path();
+        for note in self.notes()? {
             let name = note
                 .file_stem()
                 .and_then(|stem| stem.to_str()?.parse().ok());
-            let Some(name) = name.filter(|_| note.extension().is_some_and(|e| e == "json")) else {
+            let Some(name) = name else {
                 continue;
             };
             let read = || readable.iter().any(|record| record.name == name);
@@ -265,7 +267,29 @@ impl Store {
                 });
             }
         }
-        hidden
+        Ok(hidden)
+    }
+
+    /// The files in which names are noted.
+    fn notes(&self) -> Result<Vec<PathBuf>, StoreError> {
+        let list = || -> io::Result<Vec<PathBuf>> {
+            let mut notes = Vec::new();
+            for entry in fs::read_dir(&self.names)? {
+                let path = entry?.path();
+                if path.extension().is_some_and(|e| e == "json") {
+                    notes.push(path);
+                }
+            }
+            Ok(notes)
+        };
+        match list() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            notes => notes.map_err(|source| StoreError::Io {
+                doing: "read the directory",
+                path: self.names.clone(),
+                source,
+            }),
+        }
     }
 
     /// What is known of a machine whose record is lost; `None`: nothing was made for one of this name.
@@ -289,20 +313,8 @@ impl Store {
     /// # Errors
     /// One cannot be read: it may be the name or the shelf that is looked for.
     pub(super) fn claims(&self) -> Result<Vec<Claim>, StoreError> {
-        let entries = match fs::read_dir(&self.names) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            other => other.map_err(|source| StoreError::Io {
-                doing: "read the directory",
-                path: self.names.clone(),
-                source,
-            })?,
-        };
         let mut claims = Vec::new();
-        for entry in entries.flatten() {
-            let path = entry.path();
-            if path.extension().is_none_or(|e| e != "json") {
-                continue;
-            }
+        for path in self.notes()? {
             let text = fs::read(&path).map_err(|e| unreadable(&path, e))?;
             claims.push(serde_json::from_slice(&text).map_err(|e| unreadable(&path, e))?);
         }

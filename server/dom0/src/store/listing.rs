@@ -15,7 +15,7 @@ use crate::record::Record;
 pub struct Listing {
     /// Readable records, by shelf.
     pub records: Vec<Record>,
-    /// One error per record that is not.
+    /// One error per record that is not, and one if it cannot be told which other machines there were.
     pub unreadable: Vec<StoreError>,
     /// Of machines whose server may be on this host, and whose record is lost or one of these.
     pub(super) hidden: Vec<Hidden>,

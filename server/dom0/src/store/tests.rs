@@ -437,3 +437,21 @@ fn a_machine_whose_record_does_not_tell_is_known_by_all_its_cards_and_its_uuid()
     assert!(runs(State::Running));
     assert!(!runs(State::Exported));
 }
+
+#[test]
+fn notes_that_cannot_be_listed_may_be_of_any_machine() {
+    let (dir, store) = store();
+    let name = copied(&store);
+    let names = dir.path().join("names");
+    fs::rename(&names, dir.path().join("away")).unwrap();
+    // No directory at all: nothing was made yet.
+    assert!(Store::list(&store).is_ok_and(|there| there.hidden.is_empty()));
+    fs::write(&names, "").unwrap();
+    let served = Store::open_for_boot_service(dir.path()).unwrap();
+    let mut listing = served.list().unwrap();
+    assert_eq!(listing.records.len(), 1);
+    assert_eq!(listing.silent().collect::<Vec<_>>(), [names]);
+    // Its own record tells all; another machine may be one whose record is lost.
+    assert_eq!(listing.by_mac(mac(1)).unwrap().unwrap().name, name);
+    listing.by_mac(mac(9)).unwrap_err();
+}

@@ -835,3 +835,12 @@ fn ten_thousand_strangers_have_few_lines_and_a_known_machine_among_them_has_its_
     let has = |part: &str| lines.iter().any(|line| line.contains(part));
     assert!(has("menu sent") && has("9970 lines"), "{lines:#?}");
 }
+
+#[test]
+fn where_it_cannot_be_told_whose_disks_were_copied_nobody_starts_his_own() {
+    let (dir, mut records) = records();
+    records.lists.allow.clear();
+    assert_eq!(records.boot_unlisted(mac(9)), None);
+    fs::write(dir.path().join("names"), "").unwrap();
+    held(records.boot_unlisted(mac(9)).unwrap());
+}
