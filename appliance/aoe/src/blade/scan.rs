@@ -1,5 +1,6 @@
 //! Digests and zero maps: long reads of the disk, on a thread of their own.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use super::buffer::Buffers;
@@ -36,26 +37,61 @@ pub(super) enum Scan {
     },
 }
 
-/// Answers digests and zero maps until the queue is closed.
+/// Answers digests and zero maps until the queue is closed, also after one that panicked.
 pub(super) fn scan_thread(export: &Served) {
     let mut jobs = Vec::with_capacity(1);
     let mut of_zeros = (0, *blake3::hash(&[]).as_bytes());
     while export.scan.take(&mut jobs, 1) {
         for job in jobs.drain(..) {
             export.now_scans(Some(job.reply));
-            let reply = match job.scan {
-                Scan::Digest { lba, sectors } => digest(export, lba, sectors, &mut of_zeros),
-                Scan::ZeroMap {
-                    lba,
-                    sectors_per_bit,
-                    bits,
-                } => zero_map(export, lba, sectors_per_bit, bits),
-            };
+            // The only thread that does it: without it, no digest is answered as long as the agent runs.
+            let scanned = AssertUnwindSafe(|| answer(export, &job.scan, &mut of_zeros));
+            let reply = catch_unwind(scanned).unwrap_or_else(|_| {
+                export.count(Count::DiskErrors, 1);
+                nothing_known(&job.scan)
+            });
             let frame = job.reply.frame(&[&reply.to_bytes()]);
             // A reply that cannot be sent is lost as on the wire; the initiator asks again.
             let _ = job.wire.send(&[frame]);
         }
         export.now_scans(None);
+    }
+}
+
+fn answer(export: &Served, scan: &Scan, of_zeros: &mut (usize, [u8; 32])) -> Reply {
+    match *scan {
+        Scan::Digest { lba, sectors } => digest(export, lba, sectors, of_zeros),
+        Scan::ZeroMap {
+            lba,
+            sectors_per_bit,
+            bits,
+        } => zero_map(export, lba, sectors_per_bit, bits),
+    }
+}
+
+/// The answer to a scan that failed altogether: the range is read over the wire then.
+fn nothing_known(scan: &Scan) -> Reply {
+    match *scan {
+        Scan::Digest { lba, .. } => bad_sector(lba),
+        Scan::ZeroMap {
+            lba,
+            sectors_per_bit,
+            bits,
+        } => Reply::ZeroMap {
+            lba,
+            sectors_per_bit,
+            bits,
+            map: vec![0; usize::from(bits).div_ceil(8)],
+        },
+    }
+}
+
+/// The answer where this sector cannot be read.
+fn bad_sector(lba: u64) -> Reply {
+    Reply::Refused {
+        operation: crate::vendor::op::DIGEST,
+        status: Status::DiskError,
+        lba,
     }
 }
 
@@ -139,11 +175,7 @@ fn digest(export: &Served, lba: u64, sectors: u32, of_zeros: &mut (usize, [u8; 3
             zero,
             blake3: *hasher.finalize().as_bytes(),
         },
-        Err(lba) => Reply::Refused {
-            operation: crate::vendor::op::DIGEST,
-            status: Status::DiskError,
-            lba,
-        },
+        Err(lba) => bad_sector(lba),
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Condvar;
 use super::*;
 use crate::acl::Reserve;
 use crate::frame::ErrorCode;
+use crate::vendor::{Reply, op};
 
 /// What a disk does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -375,4 +376,64 @@ fn a_scan_that_is_asked_for_again_while_it_is_at_work_is_done_once() {
         assert_ne!(received.unwrap(), 0, "the target is silent after {tags:?}");
     }
     assert_eq!(tags, [5, 6]);
+}
+
+/// The first scan of it panics.
+struct FailsOnce {
+    inner: Arc<MemoryDisk>,
+    failed: AtomicBool,
+}
+
+impl Disk for FailsOnce {
+    fn sectors(&self) -> u64 {
+        SECTORS
+    }
+
+    fn read(&self, lba: u64, data: &mut [u8]) -> io::Result<()> {
+        assert!(self.failed.swap(true, Ordering::Relaxed), "as it should");
+        self.inner.read(lba, data)
+    }
+
+    fn write(&self, _: u64, _: &[u8]) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn set_writable(&self, _: bool) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn after_a_scan_that_panicked_the_next_ones_are_answered() {
+    let inner = MemoryDisk::new([]);
+    let disk = Arc::new(FailsOnce {
+        inner: inner.clone(),
+        failed: AtomicBool::new(false),
+    });
+    let bench = Bench::with(disk, inner, |_| Fate::Arrives);
+    let station = bench.segment.station(HOST);
+    let ask = |request: Request| {
+        let header = Header::request(HOST, AGENT, E7_0, command::P2V, 5);
+        let frame = header.frame(&[&request.to_bytes()]);
+        station.send(&[frame]).unwrap();
+        let mut reply = None;
+        let received = station.receive(Duration::from_secs(10), &mut |bytes| {
+            let (_, body) = frame::parse(bytes).unwrap();
+            reply = Some(Reply::parse(body).unwrap());
+        });
+        assert_ne!(received.unwrap(), 0, "the target is silent");
+        reply.unwrap()
+    };
+    let digest = Request::Digest { lba: 8, sectors: 8 };
+    let refused = Reply::Refused {
+        operation: op::DIGEST,
+        status: Status::DiskError,
+        lba: 8,
+    };
+    assert_eq!(ask(digest.clone()), refused);
+    assert!(matches!(ask(digest), Reply::Digest { lba: 8, .. }));
 }
