@@ -30,7 +30,7 @@ mod last_known;
 mod lines;
 mod records;
 
-/// Panics with a line in each [`PANICS_PERIOD`].
+/// Panics that get a line in each [`PANICS_PERIOD`].
 const PANICS: u32 = 20;
 const PANICS_PERIOD: Duration = Duration::from_secs(60);
 
@@ -146,7 +146,7 @@ fn serve(settings: Settings, options: &ServeOptions) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
         let stopped = async {
             // Without signals it serves until it is killed.
             if signalled().await.is_err() {
@@ -159,9 +159,9 @@ fn serve(settings: Settings, options: &ServeOptions) -> Result<()> {
             () = service_manager::keep_alive() => Ok(()),
             () = machines.lines.keep_telling() => Ok(()),
         }
-    })?;
+    });
     machines.lines.tell_left_out();
-    Ok(())
+    Ok(ended?)
 }
 
 /// What writes the line of a panic: of one that a frame causes, which anybody can send again, some are enough.

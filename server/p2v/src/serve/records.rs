@@ -419,11 +419,11 @@ impl Records {
         }
     }
 
-    /// Whom lines about `mac` are about. What is approved and cannot be read was approved all the same.
+    /// Whom lines about `mac` are about. A word that cannot be read names nobody: none might be readable.
     fn whose_lines(&self, mac: MacAddr) -> Whose {
         let is_met = || self.lock_met().contains(&mac);
         let is_named = self.known.contains_key(&mac) || self.lists.names(mac);
-        match is_named || is_met() || !matches!(self.approvals.get(mac), Ok(None)) {
+        match is_named || is_met() || matches!(self.approvals.get(mac), Ok(Some(_))) {
             true => Whose::Machine(mac),
             false => Whose::Stranger,
         }
