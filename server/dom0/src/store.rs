@@ -16,6 +16,7 @@ use crate::record::{Record, State};
 use crate::shelves::Shelves;
 use crate::timestamp::{Timestamp, clock};
 
+mod apart;
 mod claims;
 mod error;
 mod file;

@@ -147,6 +147,10 @@ pub enum Command {
         /// A disk (its number in e7.N) that the machine had once, and that is meant to be gone
         #[arg(long, value_name = "N", value_parser = slot)]
         without_disk: Vec<u8>,
+        /// A machine that shares a network card with this one: you know that they are two, and the card was moved from one
+        /// to the other
+        #[arg(long, value_name = "NAME")]
+        another_machine: Vec<String>,
     },
     /// End the domain; its old disks become read-only again
     Stop {
@@ -258,6 +262,10 @@ pub enum Command {
         /// A disk (its number in e7.N) that the machine had once, and that is meant to be gone
         #[arg(long, value_name = "N", value_parser = slot)]
         without_disk: Vec<u8>,
+        /// A machine that shares a network card with this one: you know that they are two, and the card was moved from one
+        /// to the other
+        #[arg(long, value_name = "NAME")]
+        another_machine: Vec<String>,
     },
     /// Make the old disks of a moved machine unable to start
     ///

@@ -149,6 +149,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             discard_copy,
             discard_moved,
             without_disk,
+            another_machine,
         } => with_wire(&host, &settings, &told, |context| {
             let name = name_of(&host.store, &settings, name)?;
             let config = workflow::start(
@@ -158,6 +159,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
                     discard_copy: *discard_copy,
                     discard_moved: *discard_moved,
                     without: without_disk.clone(),
+                    another_machine: names_of(&host.store, &settings, another_machine)?,
                 },
             )?;
             done(
@@ -278,6 +280,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             old_machine_gone,
             disarm_old_disk,
             without_disk,
+            another_machine,
         } => with_wire(&host, &settings, &told, |context| {
             let name = name_of(&host.store, &settings, name)?;
             let options = CutoverOptions {
@@ -287,6 +290,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
                 old_machine_gone: *old_machine_gone,
                 will_disarm: *disarm_old_disk,
                 without: without_disk.clone(),
+                another_machine: names_of(&host.store, &settings, another_machine)?,
             };
             let config = workflow::cutover(context, &name, options)?;
             let disarmed = match disarm_old_disk {
@@ -393,6 +397,11 @@ fn name_of(store: &Store, settings: &Settings, text: &str) -> Result<MachineName
         );
     }
     naming::name_of(store, settings, text)
+}
+
+fn names_of(store: &Store, settings: &Settings, texts: &[String]) -> Result<Vec<MachineName>> {
+    let names = texts.iter().map(|text| name_of(store, settings, text));
+    names.collect()
 }
 
 fn with_wire(

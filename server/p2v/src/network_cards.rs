@@ -93,7 +93,9 @@ pub fn not_by_this_card(record: &Record, mac: MacAddr) -> String {
     let (name, card) = (&record.name, record.boot_mac);
     match ids_of(record).next().filter(|_| !by_its_card) {
         None => format!(
-            "This is {name}, whose {why}. It boots from its network card {card}, and not from this one ({mac})."
+            "This is {name}, whose {why}. It boots from its network card {card}, and not from this one ({mac}). If it is another \
+             machine, which this card was put into: boot it from a medium that `p2v image iso FILE --machine {mac}` makes on \
+             the Xen host."
         ),
         Some(id) => format!(
             "This machine has the SMBIOS UUID of {name}, whose {why}. If it is {name}: it boots from its network card {card}, \

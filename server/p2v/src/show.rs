@@ -10,7 +10,7 @@ use p2v_aoe::vendor::Stats;
 use p2v_aoe::{Address, SECTOR};
 use p2v_dom0::State;
 use p2v_dom0::record::CopyRecord;
-use p2v_dom0::workflow::MachineView;
+use p2v_dom0::workflow::{MachineView, SharedCards};
 
 use crate::asks::{Asker, Standing};
 
@@ -229,6 +229,9 @@ pub fn one(
             name(machine)
         );
     }
+    for shared in &machine.shared_cards {
+        println!("  {}", shares(shared));
+    }
     for difference in &machine.differences {
         println!("! {}", difference);
     }
@@ -240,6 +243,25 @@ pub fn one(
     }
     println!("next: {}", next(machine));
     Ok(ExitCode::SUCCESS)
+}
+
+/// What another record with one of its network cards means.
+fn shares(shared: &SharedCards) -> String {
+    let cards: Vec<String> = shared.cards.iter().map(ToString::to_string).collect();
+    let what = match shared.another_machine {
+        true => "another machine, as you said",
+        false => {
+            "which counts as the same machine: while the server of one is here, `p2v start` and `p2v cutover` refuse the \
+             other and say how to go on"
+        }
+    };
+    format!(
+        "shares the network card {} with {} ({}), {what}. What boots by a card of both is never left to its own disk by `p2v \
+         serve` while the server of one of them is here",
+        cards.join(" "),
+        shared.with,
+        shared.state
+    )
 }
 
 fn facts(machine: &MachineView, inventory: &Inventory, host_code: &str) {
@@ -394,6 +416,24 @@ mod tests {
         assert!(next(State::Running, false, true).contains("p2v start e1"));
         assert!(next(State::Exported, false, true).contains("p2v start e1"));
         assert!(!next(State::Exported, false, false).contains("p2v start"));
+    }
+
+    #[test]
+    fn what_shares_a_card_is_named_and_how_p2v_serve_treats_it() {
+        let mut shared = SharedCards {
+            with: "e1".parse().unwrap(),
+            state: State::Moved,
+            cards: [p2v_aoe::MacAddr::new(0x52, 0x54, 0, 0, 0, 9)].into(),
+            another_machine: false,
+        };
+        let asked = shares(&shared);
+        shared.another_machine = true;
+        let said = shares(&shared);
+        for text in [&asked, &said] {
+            assert!(text.contains("52:54:00:00:00:09 with e1 (moved)"), "{text}");
+            assert!(text.contains("never left to its own disk"), "{text}");
+        }
+        assert!(asked.contains("the same machine") && said.contains("as you said"));
     }
 
     #[test]

@@ -14,13 +14,7 @@ const PLACEHOLDERS: [&str; 3] = [
 /// The domain's UUID: the old machine's own if it has a real one, else one derived from its MAC,
 /// so that it is the same each time.
 pub(super) fn uuid(dmi: &str, boot_mac: MacAddr) -> Chosen<String> {
-    let text = dmi.to_ascii_lowercase();
-    if is_uuid(&text)
-        && !PLACEHOLDERS.contains(&text.as_str())
-        // 0s or Fs but for a digit or two are placeholders as well.
-        && digits(&text, |b| b == b'0') < 28
-        && digits(&text, |b| b == b'f') < 28
-    {
+    if let Some(text) = own_uuid(dmi) {
         return Chosen::new(
             text,
             "the old machine's own: some software is licensed to it",
@@ -47,6 +41,17 @@ pub(super) fn uuid(dmi: &str, boot_mac: MacAddr) -> Chosen<String> {
         ),
         "made from its MAC address, because the old machine's firmware has none of its own",
     )
+}
+
+/// The UUID in lower case, if it is the machine's own.
+pub(crate) fn own_uuid(dmi: &str) -> Option<String> {
+    let text = dmi.to_ascii_lowercase();
+    let is_own = is_uuid(&text)
+        && !PLACEHOLDERS.contains(&text.as_str())
+        // 0s or Fs but for a digit or two are placeholders as well.
+        && digits(&text, |b| b == b'0') < 28
+        && digits(&text, |b| b == b'f') < 28;
+    is_own.then_some(text)
 }
 
 /// Whether a card's address can be one of a domain's: not a group address and not all zero.

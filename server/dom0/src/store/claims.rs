@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use p2v_aoe::MacAddr;
 use serde::{Deserialize, Serialize};
 
+use super::apart::Apart;
 use super::{Store, StoreError};
 use crate::atomic_file;
 use crate::name::MachineName;
@@ -40,11 +41,18 @@ pub(super) struct Claim {
     /// Its SMBIOS UUIDs, too.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub uuids: BTreeSet<String>,
+    /// Other machines that share a network card with it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub apart: Vec<Apart>,
 }
 
 impl Claim {
-    /// That of the machine of a record, with what its disks were copied to before.
-    fn of(record: &Record, mut copied: Vec<(u8, Destination)>) -> Claim {
+    /// That of the machine of a record, with what its disks were copied to before, and which machines are others.
+    pub(super) fn of(
+        record: &Record,
+        mut copied: Vec<(u8, Destination)>,
+        apart: Vec<Apart>,
+    ) -> Claim {
         for copy in copies(record) {
             if !copied.contains(&copy) {
                 copied.push(copy);
@@ -58,6 +66,7 @@ impl Claim {
             runs: record.has_domain_on_old_disks(),
             cards: record.cards.clone(),
             uuids: record.uuids.clone(),
+            apart,
         }
     }
 
@@ -124,7 +133,7 @@ impl Store {
         }
     }
 
-    fn claim_of(&self, name: &MachineName) -> Result<Option<Claim>, StoreError> {
+    pub(super) fn claim_of(&self, name: &MachineName) -> Result<Option<Claim>, StoreError> {
         let path = self.claim_path(name);
         match fs::read(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -138,19 +147,30 @@ impl Store {
     /// # Errors
     /// It cannot be written, or another machine has the name.
     pub fn claim(&self, record: &Record) -> Result<(), StoreError> {
-        let known = self.claim_of(&record.name)?;
-        if let Some(known) = known.as_ref().filter(|k| k.boot_mac != record.boot_mac) {
-            return Err(StoreError::NameTaken {
-                name: record.name.clone(),
-                mac: record.boot_mac,
-                owner: known.boot_mac,
-            });
-        }
-        let copied = known.map(|known| known.copies).unwrap_or_default();
-        self.write_claim(&Claim::of(record, copied))
+        let known = self.own_claim(record)?;
+        let (copied, apart) = known
+            .map(|known| (known.copies, known.apart))
+            .unwrap_or_default();
+        self.write_claim(&Claim::of(record, copied, apart))
     }
 
-    fn write_claim(&self, claim: &Claim) -> Result<(), StoreError> {
+    /// What is noted of the machine of a record.
+    ///
+    /// # Errors
+    /// It cannot be read, or is another machine's.
+    pub(super) fn own_claim(&self, record: &Record) -> Result<Option<Claim>, StoreError> {
+        let known = self.claim_of(&record.name)?;
+        match known.as_ref().filter(|k| k.boot_mac != record.boot_mac) {
+            None => Ok(known),
+            Some(owner) => Err(StoreError::NameTaken {
+                name: record.name.clone(),
+                mac: record.boot_mac,
+                owner: owner.boot_mac,
+            }),
+        }
+    }
+
+    pub(super) fn write_claim(&self, claim: &Claim) -> Result<(), StoreError> {
         let path = self.claim_path(&claim.name);
         let write = || -> io::Result<()> {
             fs::create_dir_all(&self.names)?;
@@ -197,7 +217,12 @@ impl Store {
             read => read?,
         };
         // In one step: a name that nothing is noted for could be given to another machine.
-        self.write_claim(&Claim::of(&record, Vec::new()))?;
+        let apart = self
+            .own_claim(&record)
+            .ok()
+            .flatten()
+            .map(|known| known.apart);
+        self.write_claim(&Claim::of(&record, Vec::new(), apart.unwrap_or_default()))?;
         Ok(record)
     }
 

@@ -38,6 +38,8 @@ pub struct CutoverOptions {
     pub will_disarm: bool,
     /// Slots of disks that are gone for good.
     pub without: Vec<u8>,
+    /// Machines that share a network card with this one, and are others: the operator knows it.
+    pub another_machine: Vec<MachineName>,
 }
 
 /// Switches the domain to the copies, starts it, and returns its config file.
@@ -78,7 +80,8 @@ pub fn cutover(
         Some(contact)
     };
     let record = host.store.get(name)?;
-    context.refuse_second_server(&record)?;
+    context.take_word(&record, &options.another_machine)?;
+    context.refuse_second_server(&record, "p2v cutover")?;
     context.refuse_missing(&record, &options.without)?;
     let copied_in = same_boot(&record)?;
     if contact.is_none()

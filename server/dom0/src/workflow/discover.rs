@@ -10,7 +10,7 @@ use p2v_aoe::{Address, MacAddr};
 use serde::Serialize;
 
 use super::resume::{self, ExportState};
-use super::{Context, Error, Outage, config, disarm, watch};
+use super::{Context, Error, Outage, SharedCards, config, disarm, watch};
 use crate::name::MachineName;
 use crate::record::{DiskRecord, HistoryLine, NotOurs, Record, State};
 use crate::timestamp::Timestamp;
@@ -41,6 +41,8 @@ pub struct MachineView {
     pub domain: Option<u32>,
     /// Its domain waits for its old disks: they do not answer, or not yet.
     pub waits: bool,
+    /// Other records with a network card of its.
+    pub shared_cards: Vec<SharedCards>,
     /// Where record and reality differ, and what to do.
     pub differences: Vec<String>,
     /// What happened, oldest first.
@@ -83,9 +85,11 @@ pub fn discover(context: Context<'_>) -> Result<Vec<MachineView>, Error> {
         ));
     }
     let mut views = Vec::new();
-    for record in listing.records {
+    for record in &listing.records {
         let answers = shelves.remove(&record.shelf).unwrap_or_default();
-        views.push(known(context, record, answers, &domains));
+        let mut view = known(context, record.clone(), answers, &domains);
+        view.shared_cards = context.shared_cards(record, &listing.records);
+        views.push(view);
     }
     for (shelf, answers) in shelves {
         views.push(unknown(context, shelf, answers));
@@ -206,6 +210,7 @@ fn known(
         disks: record.disks,
         domain,
         waits,
+        shared_cards: Vec::new(),
         differences,
         history: record.history,
     }
@@ -247,6 +252,7 @@ fn unknown(
         disarmed: Vec::new(),
         domain: None,
         waits: false,
+        shared_cards: Vec::new(),
         differences,
         history: Vec::new(),
     }

@@ -32,6 +32,7 @@ use crate::undo::Undo;
 use crate::wire::Wire;
 use error::refused;
 
+mod alike;
 mod config;
 mod contact;
 mod continuity;
@@ -62,6 +63,7 @@ pub use discover::{MachineView, discover, statistics};
 pub use error::Error;
 pub use forget::forget;
 pub use guests::bridges as guests_bridges;
+pub use other_record::SharedCards;
 pub use release::{ReleaseOptions, release};
 pub use resume::{ResumeOptions, Resumed, resume};
 pub use start::{StartOptions, start};

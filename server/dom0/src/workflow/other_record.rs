@@ -1,24 +1,93 @@
 //! A machine that booted once by each of two network cards has two records. Whichever is used, it has one server.
+//!
+//! A card that was moved from one machine to another looks like that. That they are two is the operator's word, which root
+//! notes.
 
 use std::collections::BTreeSet;
 
 use p2v_aoe::MacAddr;
+use serde::Serialize;
 
+use super::alike::{Alike, cards};
 use super::{Context, Error, refused};
+use crate::name::MachineName;
 use crate::record::{Record, State};
 use crate::timestamp::Timestamp;
 
+/// Another record with a network card of the machine's.
+#[derive(Clone, Debug, Serialize)]
+pub struct SharedCards {
+    /// Its name.
+    pub with: MachineName,
+    /// Where it is on its way.
+    pub state: State,
+    /// The cards of both.
+    pub cards: BTreeSet<MacAddr>,
+    /// The operator said that it is another machine.
+    pub another_machine: bool,
+}
+
 impl Context<'_> {
+    /// Takes the operator's word that the machines `another` are others than the one of `record`.
+    ///
+    /// # Errors
+    /// They share no network card, or have so much in common that they are one.
+    pub(super) fn take_word(&self, record: &Record, another: &[MachineName]) -> Result<(), Error> {
+        let (store, name) = (&self.host.store, &record.name);
+        for other in another {
+            let other = store.get(other)?;
+            let alike = Alike::of(record, &other).filter(|_| other.name != *name);
+            let Some(alike) = alike else {
+                return refused(format!(
+                    "--another-machine {}: {name} shares no network card with another machine of that name, so nothing is to be said",
+                    other.name
+                ));
+            };
+            if alike.is_one {
+                return refused(format!(
+                    "--another-machine {0}: it is the same machine as {name}. {1}. Go on without that; `p2v show {0}` says \
+                     what is there of it",
+                    other.name,
+                    alike.words()
+                ));
+            }
+            if store.are_apart(record, &other, &alike.common)? {
+                continue;
+            }
+            for (one, other) in [(name, &other.name), (&other.name, name)] {
+                let said = format!(
+                    "the operator said that {other} is another machine. {}",
+                    alike.words()
+                );
+                self.note(one, &said)?;
+            }
+            store.set_apart(record, &other, alike.common)?;
+        }
+        Ok(())
+    }
+
     /// Refuses where another record of the machine says that its server runs or was moved here, or where one that cannot be
-    /// read may say so: a domain by this one would be a second server.
-    pub(super) fn refuse_second_server(&self, record: &Record) -> Result<(), Error> {
+    /// read may say so: a domain by this one would be a second server. `command`: by which that is asked for.
+    pub(super) fn refuse_second_server(&self, record: &Record, command: &str) -> Result<(), Error> {
         let listing = self.host.store.list()?;
         let name = &record.name;
-        if let Some(other) = server_elsewhere(record, &listing.records) {
+        let others = self.others(record, &listing.records)?;
+        if let Some((other, alike)) = server_elsewhere(&others) {
+            let way = match alike.is_one {
+                true => way_of_one(record, other),
+                false => format!(
+                    "If they are one: {}. If you know that they are two machines (a network card was moved from one to the \
+                     other): `{command} {name} --another-machine {}`",
+                    way_of_one(record, other),
+                    other.name
+                ),
+            };
             return refused(format!(
-                "{name} is the same machine as {} (network card {}), which is {}: a domain of {name} would be a second server \
-                 beside it. See `p2v show {}`",
-                other.name, other.boot_mac, other.state, other.name
+                "{name} counts as the same machine as {}, which is {}: a domain of {name} would be a second server beside \
+                 it. {}. {way}",
+                other.name,
+                other.state,
+                alike.words()
             ));
         }
         let mut cards = cards(record).into_iter();
@@ -41,50 +110,92 @@ impl Context<'_> {
         at: Timestamp,
     ) -> Result<(), Error> {
         let listing = self.host.store.list()?;
-        let Some(other) = started_since(record, &listing.records, boot_id, at) else {
+        let others = self.others(record, &listing.records)?;
+        let Some((other, alike)) = started_since(&others, boot_id, at) else {
             return Ok(());
         };
+        let name = &record.name;
+        let two = match alike.is_one {
+            true => String::new(),
+            false => format!(
+                ". Or, if you know that {0} is another machine: `p2v cutover {name} --old-machine-gone \
+                 --another-machine {0}`",
+                other.name
+            ),
+        };
         refused(format!(
-            "the old machine restarted since {} was copied, and booted as {} (network card {}): a domain may have written to \
-             its disks. Boot it by the network card {} and run `p2v copy {}` again, it moves only what differs",
-            record.name, other.name, other.boot_mac, record.boot_mac, record.name
+            "the old machine restarted since {name} was copied, and booted as {} (network card {}): a domain may have written \
+             to its disks. {}. Boot it by the network card {} and run `p2v copy {name}` again, it moves only what differs{two}",
+            other.name,
+            other.boot_mac,
+            alike.words(),
+            record.boot_mac
         ))
+    }
+
+    /// What each other record has in common with one.
+    pub(super) fn shared_cards(&self, record: &Record, records: &[Record]) -> Vec<SharedCards> {
+        let shared = alike(record, records).map(|(other, alike)| SharedCards {
+            with: other.name.clone(),
+            state: other.state,
+            another_machine: self.is_another(record, other, &alike).unwrap_or_default(),
+            cards: alike.cards,
+        });
+        shared.collect()
+    }
+
+    /// The other records that count as the machine's.
+    fn others<'r>(&self, record: &Record, records: &'r [Record]) -> Result<Vec<Other<'r>>, Error> {
+        let mut others = Vec::new();
+        for (other, alike) in alike(record, records) {
+            if !self.is_another(record, other, &alike)? {
+                others.push((other, alike));
+            }
+        }
+        Ok(others)
+    }
+
+    /// The operator said so, and nothing that was found since speaks against it.
+    fn is_another(&self, record: &Record, other: &Record, alike: &Alike) -> Result<bool, Error> {
+        let store = &self.host.store;
+        Ok(!alike.is_one && store.are_apart(record, other, &alike.common)?)
     }
 }
 
-fn cards(record: &Record) -> BTreeSet<MacAddr> {
-    let inventory = record.inventory.iter().flat_map(|known| &known.nics);
-    let mut cards: BTreeSet<MacAddr> = inventory.map(|card| card.mac).collect();
-    cards.extend(&record.cards);
-    cards.insert(record.boot_mac);
-    cards
+/// Another record, and what it has in common with the one in question.
+type Other<'r> = (&'r Record, Alike);
+
+/// The other records with one of its network cards.
+fn alike<'r>(record: &Record, records: &'r [Record]) -> impl Iterator<Item = Other<'r>> {
+    let others = records.iter().filter(|other| other.name != record.name);
+    others.filter_map(|other| Some((other, Alike::of(record, other)?)))
 }
 
-/// The other records of the machine.
-fn others<'r>(record: &Record, records: &'r [Record]) -> impl Iterator<Item = &'r Record> {
-    let (name, its) = (record.name.clone(), cards(record));
-    let same = move |r: &&Record| r.name != name && !cards(r).is_disjoint(&its);
-    records.iter().filter(same)
+/// How the operator goes on with a machine that has a server by its other record.
+fn way_of_one(record: &Record, other: &Record) -> String {
+    format!(
+        "its server is {0}, and `p2v show {0}` says what comes next; `p2v forget {1}` retires the record that is not needed",
+        other.name, record.name
+    )
 }
 
-fn server_elsewhere<'r>(record: &Record, records: &'r [Record]) -> Option<&'r Record> {
-    let is_here = |r: &&Record| {
+fn server_elsewhere<'a, 'r>(others: &'a [Other<'r>]) -> Option<&'a Other<'r>> {
+    let is_here = |r: &Record| {
         r.has_domain_on_old_disks() || matches!(r.state, State::Moved | State::Released)
     };
-    others(record, records).find(is_here)
+    others.iter().find(|(other, _)| is_here(other))
 }
 
-fn started_since<'r>(
-    record: &Record,
-    records: &'r [Record],
+fn started_since<'a, 'r>(
+    others: &'a [Other<'r>],
     boot_id: &str,
     at: Timestamp,
-) -> Option<&'r Record> {
-    let is_later = |r: &&Record| {
+) -> Option<&'a Other<'r>> {
+    let is_later = |r: &Record| {
         let other = r.inventory.as_ref().is_some_and(|i| i.boot_id != boot_id);
         other && r.inventory_read.is_some_and(|read| read >= at)
     };
-    others(record, records).find(is_later)
+    others.iter().find(|(other, _)| is_later(other))
 }
 
 #[cfg(test)]
@@ -116,7 +227,10 @@ mod tests {
             for at in 0..3 {
                 let mut records = records();
                 records[at].state = state;
-                let found = [0, 1, 2].map(|n| server_elsewhere(&records[n], &records).is_some());
+                let found = [0, 1, 2].map(|n| {
+                    let others: Vec<Other> = alike(&records[n], &records).collect();
+                    server_elsewhere(&others).is_some()
+                });
                 let expected = [0, 1, 2].map(|n| is_here && n != at && n < 2 && at < 2);
                 assert_eq!(found, expected, "{at} {state}");
             }
@@ -137,7 +251,10 @@ mod tests {
                 boot_id: boot_id.into(),
                 ..Inventory::default()
             });
-            let found = |n: usize| started_since(&records[n], &records, "same", at).is_some();
+            let found = |n: usize| {
+                let others: Vec<Other> = alike(&records[n], &records).collect();
+                started_since(&others, "same", at).is_some()
+            };
             assert_eq!([found(0), found(2)], [expected, false], "{read} {boot_id}");
         }
     }

@@ -22,6 +22,8 @@ pub struct StartOptions {
     pub discard_moved: bool,
     /// Slots of disks that are gone for good.
     pub without: Vec<u8>,
+    /// Machines that share a network card with this one, and are others: the operator knows it.
+    pub another_machine: Vec<MachineName>,
 }
 
 /// Starts a domain on the old disks and returns its config file.
@@ -45,7 +47,8 @@ pub fn start(
     let contact = context.contact(name)?;
     context.refuse_missing(&contact.record, &options.without)?;
     context.refuse_forgotten(&contact.record)?;
-    context.refuse_second_server(&contact.record)?;
+    context.take_word(&contact.record, &options.another_machine)?;
+    context.refuse_second_server(&contact.record, "p2v start")?;
     let disks = addresses(&contact.disks);
     context.refuse_while_in_use(name, &disks)?;
     context.need_orders(&contact)?;
@@ -257,7 +260,7 @@ mod tests {
         let options = |discard_copy, discard_moved| StartOptions {
             discard_copy,
             discard_moved,
-            without: Vec::new(),
+            ..StartOptions::default()
         };
         let ok = |record: &Record, copy, moved| may_start(record, &options(copy, moved)).is_ok();
         let mut copying = record(State::Copying);

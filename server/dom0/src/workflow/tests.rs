@@ -40,6 +40,7 @@ const FORCE: StartOptions = StartOptions {
     discard_copy: true,
     discard_moved: true,
     without: Vec::new(),
+    another_machine: Vec::new(),
 };
 
 fn text<T: std::fmt::Debug>(result: Result<T, Error>) -> String {

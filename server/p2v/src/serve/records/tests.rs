@@ -728,6 +728,24 @@ fn a_record_of_which_nothing_is_known_may_be_anybodys() {
     }
 }
 
+/// It is held by the card alone, and its medium is what leads on.
+#[test]
+fn another_machine_that_got_a_card_of_a_moved_one_boots_from_a_medium_and_never_its_disk() {
+    let (_dir, mut records) = records();
+    with_second_card(&records, 1, State::Moved);
+    let told = held(records.boot(mac(11)));
+    let iso = format!("`p2v image iso FILE --machine {}`", mac(11));
+    assert!(told.contains(&iso), "{told}");
+    let now = Timestamp::now();
+    let (other, _) = records.store.menu_in_files(mac(11), None, now).unwrap();
+    assert_eq!(other.shelf, 2);
+    assert!(append(records.boot(mac(11))).contains("p2v.shelf=2 "));
+    records.lists.allow.clear();
+    held(records.boot_unlisted(mac(11)).unwrap());
+    say(&records, 11, Word::Always, 1000);
+    append(records.boot_unlisted(mac(11)).unwrap());
+}
+
 /// A machine that was booted by each of its two cards, in all the states that two records can have.
 #[test]
 fn two_records_of_one_machine_leave_it_a_way_to_the_agent_and_none_to_its_disk() {
