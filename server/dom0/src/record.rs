@@ -123,6 +123,9 @@ pub struct Record {
     /// The disks something was done with, by AoE slot.
     #[serde(default)]
     pub disks: BTreeMap<u8, DiskRecord>,
+    /// When a domain of it was first known to run from the copies, since it was moved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub served: Option<Timestamp>,
     /// The domain config as we last wrote it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config: Option<WrittenConfig>,
@@ -342,6 +345,7 @@ impl Record {
             cards: BTreeSet::new(),
             uuids: BTreeSet::new(),
             disks: BTreeMap::new(),
+            served: None,
             config: None,
             history: Vec::new(),
         }

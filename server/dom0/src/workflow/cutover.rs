@@ -164,6 +164,7 @@ pub fn cutover(
         // Before the domain can write to the volumes: from here on no copy is made over them.
         host.store.update(name, |record| {
             record.state = State::Moved;
+            record.served = None;
             record.disks.clone_from(&planned.disks);
             record.note(Timestamp::now(), "switching the domain to the copies");
             Ok::<_, Error>(())
@@ -212,7 +213,7 @@ pub fn cutover(
         });
         started.set(true);
         xl::create(&host.tools, &config.path)?;
-        context.note_or_warn(name, "the domain was started on the copies");
+        context.note_served(name, "the domain was started on the copies");
         Ok(config.path)
     })
 }

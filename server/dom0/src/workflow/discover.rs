@@ -174,6 +174,10 @@ fn known(
         .iter()
         .find(|d| d.name == record.name.as_str())
         .map(|d| d.id);
+    if domain.is_some() && record.state == State::Moved && record.served.is_none() {
+        // By `xl create`, after a cutover that was cut off.
+        context.note_served(&record.name, "a domain runs from the copies");
+    }
     let heard = match heard(context, &record, &answers) {
         Ok(heard) => heard,
         Err(why) => {
@@ -295,6 +299,15 @@ fn heard(
     Ok(Heard::Answers)
 }
 
+/// What starts the domain of a moved machine. `has_config`: a cutover that was cut off left none.
+pub(super) fn how_a_moved_one_starts(name: &MachineName, has_config: bool) -> String {
+    let write = match has_config {
+        true => String::new(),
+        false => format!("`p2v config {name} --write`, "),
+    };
+    format!("`p2v devices up`, {write}then `xl create` with its config starts it ({name})")
+}
+
 /// Where a record and what is seen disagree.
 /// `has_config`: that of a moved machine is there.
 /// `outage`: what `p2v watch` remembers of one.
@@ -322,16 +335,10 @@ fn compare(
              it uses",
             record.state
         )),
-        State::Moved | State::Released if !runs => {
-            let write = match has_config {
-                true => String::new(),
-                // A cutover that was cut off.
-                false => format!("`p2v config {name} --write`, "),
-            };
-            differences.push(format!(
-                "its domain does not run: `p2v devices up`, {write}then `xl create` with its config starts it ({name})"
-            ));
-        }
+        State::Moved | State::Released if !runs => differences.push(format!(
+            "its domain does not run: {}",
+            how_a_moved_one_starts(name, has_config)
+        )),
         _ => {}
     }
     match record.state {

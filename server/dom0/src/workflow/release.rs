@@ -2,10 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use super::discover::how_a_moved_one_starts;
 use super::stop::known_addresses;
-use super::{Context, Error, addresses, refused};
+use super::{Context, Error, addresses, config, refused};
 use crate::name::MachineName;
-use crate::record::State;
+use crate::record::{Record, State};
 use crate::timestamp::Timestamp;
 use crate::tool::aoe_driver::AoeDriver;
 use crate::wire::{Access, Finish};
@@ -23,7 +24,7 @@ pub struct ReleaseOptions {
 /// Powers the old machine off by an authorised request and waits until it no longer answers.
 ///
 /// # Errors
-/// It was not moved, does not answer, or goes on answering.
+/// It was not moved, no domain ran from its copies, or it does not answer, or goes on answering.
 pub fn release(
     context: Context<'_>,
     name: &MachineName,
@@ -58,6 +59,8 @@ pub fn release(
     } else {
         let contact = context.contact(name)?;
         context.need_orders(&contact)?;
+        let runs = context.domains()?.iter().any(|d| d.name == name.as_str());
+        may_power_off(&record, runs, config::is_there(host, &record))?;
         let disks = addresses(&contact.disks);
         let Some(first) = disks.first().copied() else {
             return refused(format!(
@@ -99,4 +102,34 @@ pub fn release(
         record.note(Timestamp::now(), "the old machine is off");
         Ok(())
     })
+}
+
+impl Context<'_> {
+    /// Notes that a domain of a moved machine runs from the copies. `what`: how that is known.
+    pub(super) fn note_served(&self, name: &MachineName, what: &str) {
+        let noted = self.host.store.update(name, |record| {
+            record.served = Some(Timestamp::now());
+            record.note(Timestamp::now(), what);
+            Ok::<_, Error>(())
+        });
+        if let Err(error) = noted {
+            self.report
+                .warn(&format!("{what}, but its record does not say so: {error}"));
+        }
+    }
+}
+
+/// A cutover that was cut off leaves a moved machine, and may have started nothing. `runs`: a domain of it does; `has_config`:
+/// that is there.
+fn may_power_off(record: &Record, runs: bool, has_config: bool) -> Result<(), Error> {
+    if runs || record.served.is_some() {
+        return Ok(());
+    }
+    let name = &record.name;
+    refused(format!(
+        "{name} is moved, and as far as p2v knows no domain of it has run from its copies yet (a cutover that was cut off \
+         starts none), so the old machine stays on: {}. When it serves, `p2v release {name}`. If the old machine is to go \
+         off all the same, switch it off by hand and say --off",
+        how_a_moved_one_starts(name, has_config)
+    ))
 }

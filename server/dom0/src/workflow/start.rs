@@ -81,6 +81,7 @@ pub fn start(
             record.disks.clone_from(&planned.disks);
             record.forget_verified();
             record.state = State::Running;
+            record.served = None;
             record.note(Timestamp::now(), "starting a domain on the old disks");
             Ok::<_, Error>(())
         })?;
@@ -173,6 +174,7 @@ fn mark_stopped(context: Context<'_>, before: &Record) -> Result<(), Error> {
             State::Running => State::Exported,
             other => other,
         };
+        record.served = before.served;
         for (slot, disk) in &mut record.disks {
             disk.mapping = before.disks.get(slot).and_then(|d| d.mapping.clone());
         }

@@ -376,3 +376,71 @@ fn no_copy_goes_over_a_file_that_an_unreadable_record_names() {
     fs::remove_file(record).unwrap();
     lab.copy_with(&to, go).unwrap();
 }
+
+/// As a cutover leaves it that is killed before `xl create`.
+fn cut_off(lab: &Lab) {
+    let root = lab.dir.path();
+    lab.copy("vg").unwrap();
+    let before = lab.host.store.get(&lab.name).unwrap();
+    lab.cutover().unwrap();
+    let cut_off = lab.host.store.update(&lab.name, |record| {
+        record.served = before.served;
+        record.history.pop();
+        Ok::<_, Error>(())
+    });
+    cut_off.unwrap();
+    for file in ["domains", "dm"] {
+        fs::write(root.join(file), "").unwrap();
+    }
+    fs::remove_file(lab.host.settings.xen_dir.join("e1.cfg")).unwrap();
+    lab.machine().orders.clear();
+}
+
+#[test]
+fn the_old_machine_stays_on_until_a_domain_ran_from_the_copies() {
+    let lab = lab(1);
+    let domains = |text: &str| fs::write(lab.dir.path().join("domains"), text).unwrap();
+    cut_off(&lab);
+    let error = text(lab.release());
+    for words in [
+        "`p2v devices up`, `p2v config e1 --write`, then `xl create`",
+        "`p2v release e1`",
+    ] {
+        assert!(error.contains(words), "{words}: {error}");
+    }
+    assert!(lab.machine().on && lab.machine().orders.is_empty());
+    // One that p2v saw, whoever started it.
+    domains("e1\n");
+    discover(lab.context()).unwrap();
+    domains("");
+    lab.release().unwrap();
+    assert!(!lab.machine().on);
+}
+
+#[test]
+fn a_domain_that_runs_from_the_copies_lets_the_old_machine_go() {
+    let lab = lab(1);
+    cut_off(&lab);
+    fs::write(lab.dir.path().join("domains"), "e1\n").unwrap();
+    lab.release().unwrap();
+}
+
+/// What ran from an earlier copy tells nothing of the next one.
+#[test]
+fn a_machine_that_goes_back_to_its_old_disk_was_served_by_no_copy() {
+    let lab = lab(1);
+    let served = || lab.host.store.get(&lab.name).unwrap().served.is_some();
+    lab.copy("vg").unwrap();
+    lab.cutover().unwrap();
+    assert!(served());
+    for file in ["domains", "dm"] {
+        fs::write(lab.dir.path().join(file), "").unwrap();
+    }
+    // A start that is taken back changes nothing.
+    let obstacle = lab.obstacle("fail-xl-create");
+    start(lab.context(), &lab.name, FORCE).unwrap_err();
+    assert!(served());
+    fs::remove_file(obstacle).unwrap();
+    start(lab.context(), &lab.name, FORCE).unwrap();
+    assert!(!served());
+}

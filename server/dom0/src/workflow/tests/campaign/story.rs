@@ -216,6 +216,7 @@ impl<'w> Story<'w> {
             self.discards = true;
         }
         let root = self.dir.path().to_owned();
+        let was_off = self.world().old.does == Does::Off;
         let outcome = self.worker.run(&root, command, deadly, trouble, self.clock);
         let word = command.word();
         self.figures.count("commands");
@@ -269,6 +270,10 @@ impl<'w> Story<'w> {
         }
         if let (Command::Start { .. }, Outcome::Done(_)) = (command, &outcome) {
             self.own_system_ran = false;
+        }
+        let is_off = self.world().old.does == Does::Off;
+        if is_off && !was_off && self.place == Place::OldDisks {
+            self.fail("the old server was switched off, and no domain ever ran from the copies");
         }
         self.live_on();
         outcome
