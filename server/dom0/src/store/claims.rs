@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use p2v_aoe::MacAddr;
@@ -353,14 +353,14 @@ impl Store {
     /// They cannot be moved; what was moved stays there.
     pub fn retire(&self, record: &Record, now: crate::Timestamp) -> Result<PathBuf, StoreError> {
         let _lock = self.write_lock()?;
-        let away = self.retired.join(format!("{}-{}", record.name, now));
         let io = |doing, path: &Path, source| StoreError::Io {
             doing,
             path: path.to_owned(),
             source,
         };
         super::make_private(&self.retired)?;
-        super::make_private(&away)?;
+        let away = new_directory(&self.retired.join(format!("{}-{now}", record.name)))
+            .map_err(|e| io("make a directory in", &self.retired, e))?;
         let mut text = serde_json::to_vec_pretty(record)
             .map_err(|e| io("write", &away, io::Error::other(e)))?;
         text.push(b'\n');
@@ -370,6 +370,8 @@ impl Store {
             if is_of_copies_of(&record.name, &entry.file_name().to_string_lossy()) {
                 let to = away.join(entry.file_name());
                 fs::rename(entry.path(), &to).map_err(|e| io("move a file to", &to, e))?;
+                #[cfg(test)]
+                crate::boundary::reached(&format!("after {}", entry.path().display()));
             }
         }
         let path = self.path(&record.name);
@@ -377,13 +379,34 @@ impl Store {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(io("remove", &path, e)),
             _ => {}
         }
+        #[cfg(test)]
+        crate::boundary::reached(&format!("after {}", path.display()));
         // Last: while it is there, nobody gets the name.
         let claim = self.claim_path(&record.name);
         match fs::remove_file(&claim) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(io("remove", &claim, e)),
-            _ => Ok(away),
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(io("remove", &claim, e)),
+            _ => {}
         }
+        #[cfg(test)]
+        crate::boundary::reached(&format!("after {}", claim.display()));
+        Ok(away)
     }
+}
+
+/// Makes a directory of that name, or the next one that is not there: one that was cut off in the same second keeps what it has.
+fn new_directory(wanted: &Path) -> io::Result<PathBuf> {
+    let mut dir = wanted.to_owned();
+    for n in 2_u32.. {
+        match fs::DirBuilder::new().mode(0o700).create(&dir) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            made => return made.map(|()| dir),
+        }
+        dir = wanted.with_file_name(format!(
+            "{}-{n}",
+            wanted.file_name().unwrap_or_default().to_string_lossy()
+        ));
+    }
+    Err(io::ErrorKind::AlreadyExists.into())
 }
 
 /// `NAME-diskN.ENDING`; names may have a `-disk` of their own.

@@ -8,6 +8,7 @@ use std::fmt;
 
 mod boot;
 mod files;
+mod forgets;
 mod lead_on;
 mod old_server;
 mod operator;

@@ -186,6 +186,11 @@ impl<'w> Story<'w> {
         self.command_with(command, None, None)
     }
 
+    /// A command that is killed at that boundary, if it comes so far.
+    pub(super) fn command_killed_at(&mut self, command: &Command, boundary: u64) -> Outcome {
+        self.command_with(command, Some(boundary), None)
+    }
+
     /// A command that may be killed, or that something goes wrong with.
     pub(super) fn troubled_command(&mut self, command: &Command) -> Outcome {
         let most = match command.word().as_str() {
