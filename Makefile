@@ -235,6 +235,7 @@ install-files:
 	install -D -m 644 appliance/agent/man/p2v-agent.8 $(DESTDIR)$(PREFIX)/share/man/man8/p2v-agent.8
 	install -D -m 644 server/p2v/man/p2v.8 $(DESTDIR)$(PREFIX)/share/man/man8/p2v.8
 	install -D -m 644 server/p2v/p2v.toml $(DESTDIR)$(PREFIX)/share/doc/p2v/p2v.toml.example
+	install -D -m 644 README.md $(DESTDIR)$(PREFIX)/share/doc/p2v/README.md
 
 # By build ID, where gdb and the backtrace of a panic look; a package of its own, as Debian's -dbgsym are.
 install-debug:
