@@ -48,7 +48,7 @@ define stripped
 endef
 
 # Tests at a time, and stories: each has two machines, which keep one core busy, and 5 GB of memory.
-UNIT_THREADS ?= 3
+UNIT_THREADS ?= 5
 STORIES ?= 2
 
 # What building, testing and the lab run; all from Debian 12.

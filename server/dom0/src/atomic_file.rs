@@ -37,6 +37,16 @@ pub fn own_as(file: &File, dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Removes a file so that it does not come back with a crash.
+///
+/// # Errors
+/// The file system's answer.
+pub fn remove(path: &Path) -> io::Result<()> {
+    std::fs::remove_file(path)?;
+    let dir = path.parent().unwrap_or(Path::new("."));
+    File::open(dir)?.sync_all()
+}
+
 fn replace_with(
     path: &Path,
     bytes: &[u8],

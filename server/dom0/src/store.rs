@@ -121,6 +121,33 @@ impl Store {
         self.copies.join(format!("{name}-disk{slot}.{ending}"))
     }
 
+    /// Where retired records are.
+    pub fn retired(&self) -> &Path {
+        &self.retired
+    }
+
+    /// The slots of a machine's disks for which there is such a file.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    pub fn slots_with(&self, name: &MachineName, ending: &str) -> Result<Vec<u8>, StoreError> {
+        let failed = |source| StoreError::Io {
+            doing: "read the directory",
+            path: self.copies.clone(),
+            source,
+        };
+        let (before, after) = (format!("{name}-disk"), format!(".{ending}"));
+        let mut slots = Vec::new();
+        for entry in fs::read_dir(&self.copies).map_err(failed)? {
+            let file = entry.map_err(failed)?.file_name();
+            let slot = file.to_str().and_then(|file| file.strip_prefix(&before));
+            let slot = slot.and_then(|rest| rest.strip_suffix(&after)?.parse::<u8>().ok());
+            slots.extend(slot);
+        }
+        slots.sort_unstable();
+        Ok(slots)
+    }
+
     /// The file of a machine's record.
     pub fn path(&self, name: &MachineName) -> PathBuf {
         self.machines.join(format!("{name}.json"))

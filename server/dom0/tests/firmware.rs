@@ -7,8 +7,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use p2v_aoe::SECTOR;
-use p2v_aoe::inventory::{Disk, Partition, PartitionTable, TableKind};
-use p2v_dom0::disarm::{candidates, replaced};
+use p2v_aoe::inventory::Disk;
+use p2v_dom0::disarm::{Place, candidates, gpt_entries, replaced, replaced_first};
 
 /// Where the partition begins, in sectors.
 const START: u64 = 2048;
@@ -50,40 +50,28 @@ fn says(arguments: &str, disk: &Path, wanted: &[&str]) -> String {
 }
 
 /// Replaces what `p2v disarm` does, in the file.
-fn disarm(path: &Path, disk: &Disk) -> Vec<u64> {
+fn disarm(path: &Path) -> Vec<u64> {
     let mut bytes = fs::read(path).unwrap();
     let name = "web".parse().unwrap();
-    let mut changed = Vec::new();
-    for lba in candidates(disk) {
-        let at = (lba * SECTOR) as usize;
-        let sector = &mut bytes[at..at + SECTOR as usize];
-        if let Some(place) = replaced(&name, disk, lba, sector) {
-            assert_eq!(place.was(), *sector);
-            sector.copy_from_slice(&place.now());
-            changed.push(lba);
-        }
+    let disk = Disk {
+        sectors: SECTORS,
+        ..Disk::default()
+    };
+    let at = |lba: u64| (lba * SECTOR) as usize;
+    let sector = |lba: u64| &bytes[at(lba)..at(lba + 1)];
+    let mut places: Vec<Place> = replaced_first(&name, 0, sector(0)).into_iter().collect();
+    let entries = gpt_entries(sector(1));
+    let listed = entries.map_or(&[][..], |e| {
+        &bytes[at(e.lba)..at(e.lba + u64::from(e.sectors))]
+    });
+    for candidate in candidates(&disk, sector(0), listed, entries.map_or(0, |e| e.bytes)) {
+        places.extend(replaced(&name, 0, candidate, sector(candidate.lba)));
+    }
+    for place in &places {
+        bytes[at(place.lba)..at(place.lba + 1)].copy_from_slice(&place.now());
     }
     fs::write(path, bytes).unwrap();
-    changed
-}
-
-fn disk(kind: TableKind, of_partition: &str) -> Disk {
-    Disk {
-        sectors: SECTORS,
-        logical_sector: 512,
-        table: Some(PartitionTable {
-            kind,
-            id: String::new(),
-            partitions: vec![Partition {
-                number: 1,
-                start: START,
-                sectors: LENGTH,
-                kind: of_partition.to_owned(),
-                ..Partition::default()
-            }],
-        }),
-        ..Disk::default()
-    }
+    places.iter().map(|place| place.lba).collect()
 }
 
 #[test]
@@ -104,7 +92,7 @@ fn a_bios_says_what_happened_and_tries_what_else_there_is() {
         port.display()
     );
     says(&bios, &path, &["!"]);
-    assert_eq!(disarm(&path, &disk(TableKind::Mbr, "83")), [0]);
+    assert_eq!(disarm(&path), [0]);
     let said = says(&bios, &path, &["No bootable device"]);
     assert!(
         said.contains("This server runs on a Xen host now."),
@@ -158,7 +146,7 @@ fn uefi_finds_nothing_to_start() {
     );
     fs::copy("/usr/share/OVMF/OVMF_VARS_4M.fd", &variables).unwrap();
     says(&uefi, &path, &["OWN DISK"]);
-    assert_eq!(disarm(&path, &disk(TableKind::Gpt, linux)), [0, START]);
+    assert_eq!(disarm(&path), [0, START]);
     let said = says(&uefi, &path, &["OWN DISK", "Shell>", "No bootable option"]);
     assert!(!said.contains("OWN DISK"), "{said}");
 }

@@ -36,8 +36,9 @@ changes nothing on them. Then, on the Xen host, for a machine called NAME:
 If its disk fails, leave out start: copy, then cutover; do not restart the old machine before that.";
 
 const AFTER: &str = "\
-States: asks -> seen -> exported -> running -> copying -> copied -> moved -> released.
-Nothing is overwritten or deleted silently, and until `p2v start` nothing can write to the old disk.
+States: asks -> (approved) -> seen -> exported -> running -> copying -> copied -> moved -> released.
+Nothing is overwritten or deleted silently, and until `p2v start` (or `p2v disarm`) nothing can write to the \
+old disk.
 
 Exit codes: 0 done; 1 failed, with the reason and what to do on standard error; 2 wrong usage; 3 doctor found \
 something to mend, a copy ended with sectors that could not be read, or verify found a difference.
@@ -82,12 +83,12 @@ pub enum Command {
     Forget {
         /// The machine
         name: String,
-        /// The old machine is gone for good: neither its own system nor a CD or stick of p2v's starts on it again. Needed
-        /// where its server was moved, or a medium made
+        /// You know that the old machine is gone for good (its disks are out, or destroyed), and a CD or stick of p2v's, too.
+        /// From then on p2v does not keep it from its own disk. Needed where its server was moved, or a medium made
         #[arg(long)]
         gone: bool,
     },
-    /// Believe a machine's record that root did not write as it is, after it was put back from a backup
+    /// Accept a machine's record that was restored from a backup
     Trust {
         /// The machine
         name: String,
@@ -144,7 +145,7 @@ pub enum Command {
         /// the moved one wrote since is not there
         #[arg(long)]
         discard_moved: bool,
-        /// A disk (its number in e7.N) that the machine had once, and that is meant to be gone
+        /// A disk (its number in e7.N) that the machine once had, and that was removed on purpose
         #[arg(long, value_name = "N", value_parser = slot)]
         without_disk: Vec<u8>,
         /// A machine that shares a network card with this one: you know that they are two, and the card was moved from one
@@ -170,7 +171,7 @@ pub enum Command {
         /// You know that the old machine did not start its own system from its disk while it was away
         #[arg(long)]
         old_system_did_not_run: bool,
-        /// In its place where a disk is NOT AS IT WAS: you know that the domain itself has written to it
+        /// Instead of --old-system-did-not-run, where a disk is NOT AS IT WAS: you know that only the domain wrote to it
         #[arg(long)]
         although_changed: bool,
     },
@@ -223,7 +224,7 @@ pub enum Command {
         /// no domain on another host writes to them
         #[arg(long)]
         not_booted_by_this_host: bool,
-        /// A disk (its number in e7.N) that the machine had once, and that is meant to be gone
+        /// A disk (its number in e7.N) that the machine once had, and that was removed on purpose
         #[arg(long, value_name = "N", value_parser = slot)]
         without_disk: Vec<u8>,
     },
@@ -259,7 +260,7 @@ pub enum Command {
         /// cannot come up beside its domain, whatever its boot order is
         #[arg(long, conflicts_with = "old_machine_gone")]
         disarm_old_disk: bool,
-        /// A disk (its number in e7.N) that the machine had once, and that is meant to be gone
+        /// A disk (its number in e7.N) that the machine once had, and that was removed on purpose
         #[arg(long, value_name = "N", value_parser = slot)]
         without_disk: Vec<u8>,
         /// A machine that shares a network card with this one: you know that they are two, and the card was moved from one
@@ -274,6 +275,9 @@ pub enum Command {
     Disarm {
         /// Name of the machine, or the MAC address it boots from
         name: String,
+        /// A disk (its number in e7.N) that the machine once had, and that was removed on purpose
+        #[arg(long, value_name = "N", value_parser = slot)]
+        without_disk: Vec<u8>,
     },
     /// Put back what disarm replaced on the old disks (`p2v start --discard-moved` does it by itself)
     Rearm {

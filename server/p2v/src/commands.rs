@@ -295,7 +295,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             let config = workflow::cutover(context, &name, options)?;
             let disarmed = match disarm_old_disk {
                 false => Vec::new(),
-                true => workflow::disarm(context, &name).with_context(|| {
+                true => workflow::disarm(context, &name, without_disk).with_context(|| {
                     format!(
                         "{name} runs from its volume ({}), but its old disk can still start; `p2v disarm {name}` tries again",
                         config.display()
@@ -327,9 +327,9 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             );
             Ok(ExitCode::SUCCESS)
         }),
-        Command::Disarm { name } => with_wire(&host, &settings, &told, |context| {
+        Command::Disarm { name, without_disk } => with_wire(&host, &settings, &told, |context| {
             let name = name_of(&host.store, &settings, name)?;
-            let disarmed = workflow::disarm(context, &name)?;
+            let disarmed = workflow::disarm(context, &name, without_disk)?;
             let sentence = match disarmed.is_empty() {
                 true => format!("there is nothing to start on the old disks of {name}"),
                 false => format!(

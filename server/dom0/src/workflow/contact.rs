@@ -9,13 +9,14 @@ use p2v_aoe::{Address, MacAddr};
 
 use super::{Context, Error, refused};
 use crate::name::MachineName;
-use crate::record::{NotOurs, Record, exported};
+use crate::record::{NotOurs, Record, State, exported};
 use crate::timestamp::Timestamp;
 use crate::wire::{Access, Export, Found, Reservation, WireError};
 
 /// An old machine that answers.
 #[derive(Clone)]
 pub(super) struct Contact {
+    /// Its record, with what it is made of now.
     pub(super) record: Record,
     pub(super) inventory: Inventory,
     /// The exported disks, in slot order.
@@ -85,8 +86,16 @@ impl<'a> Context<'a> {
         let Some(first) = answers.iter().map(|f| f.address).min() else {
             return refused(format!(
                 "no disk of {name} (shelf e{}) answers on {}. Is the old machine on, did it boot the p2v image, and \
-                 is it on this segment? Its screen shows what it waits for",
-                record.shelf, self.host.iface
+                 is it on this segment? Its screen shows what it waits for{}",
+                record.shelf,
+                self.host.iface,
+                match record.state {
+                    State::Moved => {
+                        ". (A moved machine that was restarted is held there, but for boot = \"agent\" in its settings; to \
+                         release it, switch it off by hand and say --off)"
+                    }
+                    _ => "",
+                }
             ));
         };
         if macs.len() > 1 {
@@ -124,10 +133,12 @@ impl<'a> Context<'a> {
                 record.shelf
             ));
         }
-        let record = self.host.store.update(name, |record| {
+        let mut record = self.host.store.update(name, |record| {
             record.take_inventory(inventory.clone(), Timestamp::now());
             Ok::<_, Error>(record.clone())
         })?;
+        // That of a moved machine keeps the one of its copies.
+        record.inventory = Some(inventory.clone());
         Ok(Contact {
             record,
             inventory,

@@ -128,7 +128,7 @@ pub fn copy(context: Context<'_>, request: CopyRequest<'_>) -> Result<Vec<CopyDo
     }
     let contact = contact(context, &name, request)?;
     context.refuse_missing(&contact.record, request.without)?;
-    context.refuse_disarmed(&contact.record)?;
+    context.refuse_disarmed(&contact, &[])?;
     context.refuse_forgotten(&contact.record)?;
     let all = addresses(&contact.disks);
     if !request.precopy {
@@ -289,7 +289,7 @@ pub fn plan_copy(context: Context<'_>, request: CopyRequest<'_>) -> Result<Vec<C
     }
     refuse_live_file_systems(request)?;
     context.refuse_missing(&contact.record, request.without)?;
-    context.refuse_disarmed(&contact.record)?;
+    context.refuse_disarmed(&contact, &[])?;
     if !request.precopy {
         context.refuse_while_in_use(&name, &addresses(&contact.disks))?;
         guard(context, &contact, request)?;

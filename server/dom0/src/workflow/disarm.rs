@@ -13,11 +13,14 @@ use serde::{Deserialize, Serialize};
 
 use super::{Contact, Context, Error, refused};
 use crate::atomic_file;
-use crate::disarm::{Disarmed, Place, block, candidates, replaced};
+use crate::copy::SourceError;
+use crate::disarm::{
+    Disarmed, Place, candidates, gpt_entries, is_disarmed, replaced, replaced_first,
+};
 use crate::disk_user;
 use crate::host::Host;
 use crate::name::MachineName;
-use crate::record::{Record, State};
+use crate::record::State;
 use crate::tool::aoe_driver::AoeDriver;
 use crate::wire::{Access, Export};
 
@@ -38,17 +41,20 @@ struct Change {
 }
 
 /// Makes the old disks of a moved machine unable to start, so that it cannot come up beside its domain even where
-/// `p2v serve` does not answer it. Returns those on which there was something to start.
+/// `p2v serve` does not answer it. Returns those on which there was something to start. `without`: slots of disks that are
+/// gone for good.
 ///
 /// # Errors
-/// The machine is not moved, does not answer or takes no orders; a disk is in use, or was changed by somebody else. Repeated,
-/// it goes on where it was.
-pub fn disarm(context: Context<'_>, name: &MachineName) -> Result<Vec<Address>, Error> {
-    let _lock = context
-        .host
-        .store
-        .lock(name, &format!("p2v disarm {name}"))?;
-    let record = context.host.store.get(name)?;
+/// The machine is not moved, does not answer or takes no orders; or a disk of it can still start, and why. Repeated, it goes
+/// on where it was.
+pub fn disarm(
+    context: Context<'_>,
+    name: &MachineName,
+    without: &[u8],
+) -> Result<Vec<Address>, Error> {
+    let Context { host, report, .. } = context;
+    let _lock = host.store.lock(name, &format!("p2v disarm {name}"))?;
+    let record = host.store.get(name)?;
     if !matches!(record.state, State::Moved | State::Released) {
         return refused(format!(
             "{name} is {}, not moved: its own old disk is what it starts from",
@@ -56,77 +62,81 @@ pub fn disarm(context: Context<'_>, name: &MachineName) -> Result<Vec<Address>, 
         ));
     }
     let contact = context.contact(name)?;
-    let done = disarm_disks(context, &contact)?;
-    for disk in contact
-        .inventory
-        .disks
-        .iter()
-        .filter(|d| d.address.is_none())
-    {
-        context.report.warn(&format!(
-            "the disk {} of {name} is not exported ({}), so it was not disarmed",
-            disk.name, disk.refused
-        ));
+    context.refuse_missing(&contact.record, without)?;
+    let moved = record.disks.iter().filter(|(_, disk)| disk.copy.is_some());
+    let slots: Vec<u8> = moved.map(|(slot, _)| *slot).collect();
+    for disk in &contact.inventory.disks {
+        let is_moved = |address: Address| slots.contains(&address.slot);
+        if !disk.address.is_some_and(is_moved) {
+            report.warn(&format!(
+                "the disk {} of {name} was not moved{}, and is left as it is",
+                disk.name,
+                match disk.address {
+                    Some(_) => String::new(),
+                    None => format!(" ({})", disk.refused),
+                }
+            ));
+        }
     }
-    Ok(done)
+    disarm_disks(context, &contact, &slots)
 }
 
 /// Puts back what [`disarm`] replaced. Returns the disks where it did.
 ///
 /// # Errors
-/// As [`disarm`]; nothing was disarmed.
+/// As [`disarm`]; nothing that is there is disarmed.
 pub fn rearm(context: Context<'_>, name: &MachineName) -> Result<Vec<Address>, Error> {
-    let _lock = context
-        .host
-        .store
-        .lock(name, &format!("p2v rearm {name}"))?;
-    let record = context.host.store.get(name)?;
-    if disarmed(context.host, &record).is_empty() {
+    let host = context.host;
+    let _lock = host.store.lock(name, &format!("p2v rearm {name}"))?;
+    let record = host.store.get(name)?;
+    if disarmed(host, name)?.is_empty() {
         return refused(format!("no old disk of {name} is disarmed"));
     }
     let contact = context.contact(name)?;
     let done = rearm_disks(context, &contact)?;
-    for slot in disarmed(context.host, &record) {
-        context.report.warn(&format!(
-            "{} is not exported now, and is still disarmed",
-            Address::new(record.shelf, slot)
-        ));
+    let left: Vec<String> = disarmed(host, name)?
+        .into_iter()
+        .map(|slot| Address::new(record.shelf, slot).to_string())
+        .collect();
+    match left.is_empty() {
+        true => Ok(done),
+        false => refused(format!(
+            "{} is not exported now, and stays disarmed: look at the old machine's disks",
+            left.join(" and ")
+        )),
     }
-    Ok(done)
 }
 
 /// The slots of a machine's disks that are disarmed, or were about to be.
-#[must_use]
-pub fn disarmed(host: &Host, record: &Record) -> Vec<u8> {
-    let mut slots: Vec<u8> = record
-        .slots
-        .iter()
-        .chain(record.disks.keys())
-        .copied()
-        .collect();
-    slots.sort_unstable();
-    slots.dedup();
-    slots.retain(|slot| path(host, &record.name, *slot).exists());
-    slots
+///
+/// # Errors
+/// It cannot be read.
+pub fn disarmed(host: &Host, name: &MachineName) -> Result<Vec<u8>, Error> {
+    Ok(host.store.slots_with(name, ENDING)?)
 }
 
-pub(super) fn disarm_disks(context: Context<'_>, contact: &Contact) -> Result<Vec<Address>, Error> {
-    let (host, name) = (context.host, &contact.record.name);
-    context.need_orders(contact)?;
-    let mut done = Vec::new();
-    for (address, disk) in &contact.disks {
-        let mut session = free_disk(context, contact, *address, disk)?;
-        let kept = match kept(host, name, *address, disk)? {
+pub(super) fn disarm_disks(
+    context: Context<'_>,
+    contact: &Contact,
+    slots: &[u8],
+) -> Result<Vec<Address>, Error> {
+    let name = &contact.record.name;
+    each(context, contact, |address, disk| {
+        if !slots.contains(&address.slot) {
+            return Ok(false);
+        }
+        let mut session = free_disk(context, contact, address, disk)?;
+        let kept = match kept(context.host, name, address, disk)? {
             Some(kept) => kept,
             None => {
-                let found = look(name, *address, disk, &mut *session)?;
+                let found = look(context, name, address, disk, &mut *session)?;
                 if found.places.is_empty() {
                     context
                         .report
                         .step(&format!("{address} has nothing that firmware starts from"));
-                    continue;
+                    return Ok(false);
                 }
-                keep(host, name, *address, &found)?;
+                keep(context.host, name, address, &found)?;
                 found
             }
         };
@@ -134,52 +144,83 @@ pub(super) fn disarm_disks(context: Context<'_>, contact: &Contact) -> Result<Ve
             .report
             .step(&format!("making {address} unable to start"));
         let changes = changes(&kept.places, |place| (place.was(), place.now()));
-        put(context, contact, *address, &mut *session, &changes)?;
+        put(context, contact, address, &mut *session, &changes)?;
         context.note_or_warn(
             name,
             &format!("the old disk {address} was disarmed: nothing starts from it"),
         );
-        done.push(*address);
-    }
-    Ok(done)
+        Ok(true)
+    })
 }
 
 pub(super) fn rearm_disks(context: Context<'_>, contact: &Contact) -> Result<Vec<Address>, Error> {
     let (host, name) = (context.host, &contact.record.name);
-    context.need_orders(contact)?;
-    let mut done = Vec::new();
-    for (address, disk) in &contact.disks {
-        let Some(kept) = kept(host, name, *address, disk)? else {
-            continue;
+    each(context, contact, |address, disk| {
+        let Some(kept) = kept(host, name, address, disk)? else {
+            return Ok(false);
         };
-        let mut session = free_disk(context, contact, *address, disk)?;
+        let mut session = free_disk(context, contact, address, disk)?;
         context
             .report
             .step(&format!("putting back what {address} starts from"));
         let changes = changes(&kept.places, |place| (place.now(), place.was()));
-        put(context, contact, *address, &mut *session, &changes)?;
+        put(context, contact, address, &mut *session, &changes)?;
         let path = path(host, name, address.slot);
-        fs::remove_file(&path).map_err(|e| cannot("remove", &path, &e))?;
+        atomic_file::remove(&path).map_err(|e| cannot("remove", &path, &e))?;
         context.note_or_warn(
             name,
             &format!("the old disk {address} was rearmed: it starts as it did"),
         );
-        done.push(*address);
+        Ok(true)
+    })
+}
+
+/// Does the same with each disk, also where it fails with one. Returns those with which it was done.
+fn each(
+    context: Context<'_>,
+    contact: &Contact,
+    act: impl Fn(Address, &Disk) -> Result<bool, Error>,
+) -> Result<Vec<Address>, Error> {
+    context.need_orders(contact)?;
+    let (mut done, mut failed) = (Vec::new(), Vec::new());
+    for (address, disk) in &contact.disks {
+        match act(*address, disk) {
+            Ok(true) => done.push(*address),
+            Ok(false) => {}
+            Err(error) => failed.push(error.to_string()),
+        }
     }
-    Ok(done)
+    match failed.is_empty() {
+        true => Ok(done),
+        false => refused(failed.join("; ")),
+    }
 }
 
 impl Context<'_> {
-    /// Refuses while an old disk is disarmed: a copy of it would not start.
-    pub(super) fn refuse_disarmed(&self, record: &Record) -> Result<(), Error> {
-        let name = &record.name;
-        match disarmed(self.host, record).first() {
-            None => Ok(()),
-            Some(slot) => refused(format!(
-                "the old disk {} is disarmed: `p2v rearm {name}` puts back what it starts from",
-                Address::new(record.shelf, *slot)
-            )),
+    /// Refuses a disk that was disarmed: a copy of it, and a domain on it, would not start. `known`: slots of those that
+    /// are put right.
+    pub(super) fn refuse_disarmed(&self, contact: &Contact, known: &[u8]) -> Result<(), Error> {
+        let name = &contact.record.name;
+        let mine = disarmed(self.host, name)?;
+        for (address, disk) in &contact.disks {
+            if known.contains(&address.slot) {
+                continue;
+            }
+            if mine.contains(&address.slot) {
+                return refused(format!(
+                    "the old disk {address} is disarmed: `p2v rearm {name}` puts back what it starts from"
+                ));
+            }
+            let mut first = [0; SECTOR as usize];
+            let read = self.attach(contact, *address, disk)?.read(0, &mut first);
+            if read.is_ok() && is_disarmed(&first) {
+                return refused(format!(
+                    "the old disk {address} was disarmed when it was that of another record (its first sector names it):                      `p2v rearm` of that one puts back what it starts from. After a `p2v forget` of it, what was there is in                      {}/*/*.{ENDING}, in hex",
+                    self.host.store.retired().display()
+                ));
+            }
         }
+        Ok(())
     }
 }
 
@@ -206,18 +247,37 @@ fn free_disk(
     context.attach(contact, address, disk)
 }
 
-/// What there is on the disk that firmware starts from.
+/// What there is on the disk that firmware starts from, as its partition table is now.
 fn look(
+    context: Context<'_>,
     name: &MachineName,
     address: Address,
     disk: &Disk,
     session: &mut dyn Export,
 ) -> Result<Disarmed, Error> {
-    let mut places = Vec::new();
-    for lba in candidates(disk) {
-        let mut was = vec![0; (block(disk) * SECTOR) as usize];
-        read(session, address, lba, &mut was)?;
-        places.extend(replaced(name, disk, lba, &was));
+    let mut sectors = |lba: u64, count: u32| {
+        let mut data = vec![0; count as usize * SECTOR as usize];
+        let read = session.read(lba, &mut data);
+        read.map(|()| data)
+            .map_err(|e| Error::Refused(format!("cannot read sector {lba} of {address}: {e}")))
+    };
+    let first = sectors(0, 1)?;
+    let header = sectors(1, 1)?;
+    let entries = gpt_entries(&header);
+    let listed = match entries {
+        None => Vec::new(),
+        Some(entries) => sectors(entries.lba, entries.sectors)?,
+    };
+    let bytes = entries.map_or(0, |entries| entries.bytes);
+    let mut places: Vec<Place> = replaced_first(name, address.slot, &first)
+        .into_iter()
+        .collect();
+    for candidate in candidates(disk, &first, &listed, bytes) {
+        match sectors(candidate.lba, 1) {
+            Ok(was) => places.extend(replaced(name, address.slot, candidate, &was)),
+            // Firmware cannot read it either.
+            Err(error) => context.report.warn(&error.to_string()),
+        }
     }
     Ok(Disarmed {
         sectors: disk.sectors,
@@ -245,27 +305,30 @@ fn put(
 ) -> Result<(), Error> {
     let all = [address];
     context.set_access(contact, &all, Access::ReadOnly)?;
+    let path = path(context.host, &contact.record.name, address.slot);
     let mut left = Vec::new();
     for change in changes {
         let mut have = vec![0; change.to.len()];
-        read(session, address, change.lba, &mut have)?;
-        if have == change.to {
-            continue;
-        }
-        if have != change.from {
-            let path = path(context.host, &contact.record.name, address.slot);
-            return refused(format!(
-                "sector {} of {address} holds neither what was there nor what p2v put there: something else has written to \
-                 it, and it is left as it is. What was there is kept in {}; without that file p2v takes the disk as it is",
-                change.lba,
-                path.display()
-            ));
+        match session.read(change.lba, &mut have) {
+            Ok(()) if have == change.to => continue,
+            Ok(()) if have == change.from => {}
+            Ok(()) => {
+                return refused(format!(
+                    "sector {} of {address} holds neither what was there nor what p2v put there: something else has written                      to it, and it is left as it is. What was there is kept in {}; without that file p2v takes the disk as it                      is",
+                    change.lba,
+                    path.display()
+                ));
+            }
+            // Written to, it may be read again.
+            Err(SourceError::Unreadable { .. }) => {}
+            Err(error) => return Err(unreadable(change.lba, address, &error)),
         }
         left.push(change);
     }
     if left.is_empty() {
         return Ok(());
     }
+    context.keep_guests_off()?;
     let written = context
         .set_access(contact, &all, Access::ReadWrite)
         .and_then(|()| {
@@ -276,33 +339,38 @@ fn put(
         });
     // Also where write access was given and the answer got lost.
     let closed = context.set_access(contact, &all, Access::ReadOnly);
+    context.let_guests();
+    if let Err(error) = closed {
+        let why = written.err().map_or_else(String::new, |e| format!("{e}; "));
+        return refused(format!(
+            "{why}{error}. {address} may still be writable: run the command again"
+        ));
+    }
     written?;
-    closed?;
     for change in changes {
         let mut have = vec![0; change.to.len()];
-        read(session, address, change.lba, &mut have)?;
+        let read = session.read(change.lba, &mut have);
+        read.map_err(|error| unreadable(change.lba, address, &error))?;
         if have != change.to {
             return refused(format!(
-                "sector {} of {address} does not hold what was just written to it: the disk is failing",
-                change.lba
+                "sector {} of {address} does not hold what was just written to it: the disk is failing. What was there is                  kept in {}",
+                change.lba,
+                path.display()
             ));
         }
     }
     Ok(())
 }
 
-fn read(
-    session: &mut dyn Export,
-    address: Address,
-    lba: u64,
-    buffer: &mut [u8],
-) -> Result<(), Error> {
-    let read = session.read(lba, buffer);
-    read.map_err(|e| Error::Refused(format!("cannot read sector {lba} of {address}: {e}")))
+fn unreadable(lba: u64, address: Address, error: &SourceError) -> Error {
+    Error::Refused(format!("cannot read sector {lba} of {address}: {error}"))
 }
 
+/// Of the file's name, behind the disk's.
+const ENDING: &str = "disarmed.json";
+
 fn path(host: &Host, name: &MachineName, slot: u8) -> PathBuf {
-    host.store.copy_file(name, slot, "disarmed.json")
+    host.store.copy_file(name, slot, ENDING)
 }
 
 fn cannot(what: &str, path: &std::path::Path, why: &dyn std::fmt::Display) -> Error {

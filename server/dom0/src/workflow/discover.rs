@@ -198,10 +198,20 @@ fn known(
         outage.as_ref(),
         &context.host.key.public(),
     ));
+    let disarmed = disarm::disarmed(context.host, &record.name).unwrap_or_else(|error| {
+        differences.push(error.to_string());
+        Vec::new()
+    });
+    if is_moved && is_writable(context, &answers) {
+        differences.push(format!(
+            "its old disk can be WRITTEN, and nothing needs that: a command was interrupted. `p2v {0} {1}` ends it",
+            if disarmed.is_empty() { "release" } else { "disarm" },
+            record.name
+        ));
+    }
     let waits = domain.is_some()
         && record.has_domain_on_old_disks()
         && matches!(heard, Heard::Nothing | Heard::Waits);
-    let disarmed = disarm::disarmed(context.host, &record);
     MachineView {
         name: Some(record.name),
         shelf: record.shelf,
@@ -306,6 +316,16 @@ pub(super) fn how_a_moved_one_starts(name: &MachineName, has_config: bool) -> St
         false => format!("`p2v config {name} --write`, "),
     };
     format!("`p2v devices up`, {write}then `xl create` with its config starts it ({name})")
+}
+
+/// Whether one of the disks takes writes.
+fn is_writable(context: Context<'_>, answers: &BTreeMap<Address, Vec<MacAddr>>) -> bool {
+    stations(answers).len() == 1
+        && answers.keys().any(|address| {
+            let session = context.wire.attach(*address).map_err(Error::from);
+            let state = session.and_then(|mut session| resume::state(&mut *session));
+            matches!(state, Ok(ExportState::ReadWrite))
+        })
 }
 
 /// Where a record and what is seen disagree.

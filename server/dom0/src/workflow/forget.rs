@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{Context, Error, config, refused};
+use p2v_aoe::Address;
+
+use super::{Context, Error, config, disarmed, refused};
 use crate::name::MachineName;
 use crate::record::{Destination, Record, State};
 use crate::store::StoreError;
@@ -93,7 +95,16 @@ pub fn forget(context: Context<'_>, name: &MachineName, gone: bool) -> Result<Pa
             "{why}. If the old machine is gone for good (scrapped, or its disks wiped) and no medium of it is used: --gone"
         ));
     }
-    Ok(store.retire(&record, Timestamp::now())?)
+    let disarmed = disarmed(context.host, name)?;
+    let away = store.retire(&record, Timestamp::now())?;
+    for slot in disarmed {
+        context.report.warn(&format!(
+            "its old disk {} is disarmed, and `p2v rearm` does not know it any more: what it started from is kept in {}",
+            Address::new(record.shelf, slot),
+            away.join(format!("{name}-disk{slot}.disarmed.json")).display()
+        ));
+    }
+    Ok(away)
 }
 
 /// Why a machine that is forgotten could do harm.

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use p2v_aoe::Address;
 
+use super::stop::known_addresses;
 use super::{Context, Error, addresses, config, disarm, refused, watch};
 use crate::name::MachineName;
 use crate::record::{Mapping, MappingKind, Record, State};
@@ -50,12 +51,20 @@ pub fn start(
     context.take_word(&contact.record, &options.another_machine)?;
     context.refuse_second_server(&contact.record, "p2v start")?;
     let disks = addresses(&contact.disks);
-    context.refuse_while_in_use(name, &disks)?;
+    let known = known_addresses(&contact.record);
+    context.refuse_while_in_use(name, &known)?;
     context.need_orders(&contact)?;
     context.end_waiting(&contact)?;
+    let disarmed = disarm::disarmed(host, name)?;
+    context.refuse_disarmed(&contact, &disarmed)?;
     // All that can be known to be wrong is found before anything is changed.
     let before = host.store.get(name)?;
     let mut planned = before.clone();
+    planned.inventory = Some(contact.inventory.clone());
+    // One that is gone has no copy beside the old disks either.
+    for disk in planned.disks.values_mut() {
+        disk.mapping = None;
+    }
     let driver = AoeDriver::new(&host.tools, &host.paths);
     for (address, disk) in &contact.disks {
         drop(context.attach(&contact, *address, disk)?);
@@ -70,7 +79,7 @@ pub fn start(
     let mut fitting = planned.clone();
     fitting.state = State::Running;
     let domain = config::of_record(host, &fitting)?;
-    context.let_go(name, &disks)?;
+    context.let_go(name, &known)?;
     watch::forget(host, name)?;
 
     context.or_take_back(|undo| {
@@ -82,14 +91,15 @@ pub fn start(
             record.forget_verified();
             record.state = State::Running;
             record.served = None;
+            record.take_inventory(contact.inventory.clone(), Timestamp::now());
             record.note(Timestamp::now(), "starting a domain on the old disks");
             Ok::<_, Error>(())
         })?;
 
-        if !disarm::disarmed(host, &before).is_empty() {
-            let old = contact.clone();
+        if !disarmed.is_empty() {
+            let (old, slots) = (contact.clone(), disarmed.clone());
             undo.push("disarming the old disks", move || {
-                disarm::disarm_disks(context, &old).map(drop)
+                disarm::disarm_disks(context, &old, &slots).map(drop)
             });
             disarm::rearm_disks(context, &contact)?;
         }
@@ -175,6 +185,8 @@ fn mark_stopped(context: Context<'_>, before: &Record) -> Result<(), Error> {
             other => other,
         };
         record.served = before.served;
+        record.inventory.clone_from(&before.inventory);
+        record.inventory_read = before.inventory_read;
         for (slot, disk) in &mut record.disks {
             disk.mapping = before.disks.get(slot).and_then(|d| d.mapping.clone());
         }

@@ -1,7 +1,5 @@
 //! Old disks that start nothing, and that start again.
 
-use p2v_aoe::inventory::{Partition, PartitionTable, TableKind};
-
 use super::*;
 
 const ESP: u64 = 2048;
@@ -11,17 +9,10 @@ fn moved() -> Lab {
     let lab = lab(2);
     {
         let mut machine = lab.machine();
-        machine.inventory.disks[0].table = Some(PartitionTable {
-            kind: TableKind::Gpt,
-            id: "c0ffee".into(),
-            partitions: vec![Partition {
-                number: 1,
-                start: ESP,
-                sectors: 1000,
-                kind: "c12a7328-f81f-11d2-ba4b-00a0c93ec93b".into(),
-                ..Partition::default()
-            }],
-        });
+        // The MBR's first entry.
+        machine.data[0][446..510].fill(0);
+        machine.data[0][450] = 0xEF;
+        machine.data[0][454..458].copy_from_slice(&(ESP as u32).to_le_bytes());
         machine.data[0][510..512].copy_from_slice(&[0x55, 0xAA]);
         machine.data[1][510..512].copy_from_slice(&[0, 0]);
     }
@@ -46,7 +37,7 @@ fn a_moved_machines_disks_start_nothing_until_they_are_rearmed() {
     let lab = moved();
     let before = lab.machine().data.clone();
     let disks = vec![Address::new(1, 0)];
-    assert_eq!(disarm(lab.context(), &lab.name).unwrap(), disks);
+    assert_eq!(disarm(lab.context(), &lab.name, &[]).unwrap(), disks);
     let after = lab.machine().data.clone();
     assert_eq!(differ(&before[0], &after[0]), [0, ESP]);
     assert!(before[1] == after[1]);
@@ -56,7 +47,7 @@ fn a_moved_machines_disks_start_nothing_until_they_are_rearmed() {
     // Once more changes nothing; and ends what one that was killed has left.
     lab.machine().writable = true;
     let orders = lab.machine().orders.len();
-    assert_eq!(disarm(lab.context(), &lab.name).unwrap(), disks);
+    assert_eq!(disarm(lab.context(), &lab.name, &[]).unwrap(), disks);
     assert!(lab.machine().data == after && !lab.machine().writable);
     assert_eq!(lab.machine().orders[orders..], ["ReadOnly"]);
 
@@ -70,7 +61,7 @@ fn a_moved_machines_disks_start_nothing_until_they_are_rearmed() {
 fn one_that_goes_back_to_its_old_disk_can_start_from_it() {
     let lab = moved();
     let before = lab.machine().data.clone();
-    disarm(lab.context(), &lab.name).unwrap();
+    disarm(lab.context(), &lab.name, &[]).unwrap();
     let after = lab.machine().data.clone();
     fs::write(lab.dir.path().join("domains"), "").unwrap();
     fs::write(lab.dir.path().join("dm"), "").unwrap();
@@ -92,11 +83,11 @@ fn one_that_goes_back_to_its_old_disk_can_start_from_it() {
 fn only_a_moved_machine_is_disarmed_and_a_disarmed_disk_is_not_copied() {
     let lab = lab(1);
     lab.machine().data[0][510..512].copy_from_slice(&[0x55, 0xAA]);
-    assert!(text(disarm(lab.context(), &lab.name)).contains("not moved"));
+    assert!(text(disarm(lab.context(), &lab.name, &[])).contains("not moved"));
     lab.copy("vg").unwrap();
-    assert!(text(disarm(lab.context(), &lab.name)).contains("not moved"));
+    assert!(text(disarm(lab.context(), &lab.name, &[])).contains("not moved"));
     lab.cutover().unwrap();
-    disarm(lab.context(), &lab.name).unwrap();
+    disarm(lab.context(), &lab.name, &[]).unwrap();
     // As a start that was killed leaves it.
     fs::write(lab.dir.path().join("domains"), "").unwrap();
     let store = &lab.host.store;
@@ -106,6 +97,122 @@ fn only_a_moved_machine_is_disarmed_and_a_disarmed_disk_is_not_copied() {
     };
     store.update(&lab.name, back).unwrap();
     assert!(text(lab.copy("vg")).contains("`p2v rearm e1`"));
+    // Also by another record, or after that was forgotten.
+    fs::remove_file(kept(&lab)).unwrap();
+    for refused in [text(lab.copy("vg")), text(lab.start())] {
+        assert!(refused.contains("that of another record"), "{refused}");
+    }
+}
+
+/// One that is gone for good keeps nobody from the others.
+#[test]
+fn a_disarmed_disk_that_is_gone_is_no_obstacle() {
+    let lab = moved();
+    disarm(lab.context(), &lab.name, &[]).unwrap();
+    let path = lab.host.store.copy_file(&lab.name, 1, "disarmed.json");
+    fs::copy(kept(&lab), path).unwrap();
+    for file in ["domains", "dm"] {
+        fs::write(lab.dir.path().join(file), "").unwrap();
+    }
+    lab.machine().inventory.disks.truncate(1);
+    assert_eq!(
+        lab.context()
+            .host
+            .store
+            .slots_with(&lab.name, "disarmed.json")
+            .unwrap(),
+        [0, 1]
+    );
+    let error = text(rearm(lab.context(), &lab.name));
+    assert!(error.contains("e1.1 is not exported now"), "{error}");
+    let without = StartOptions {
+        without: vec![1],
+        ..FORCE
+    };
+    start(lab.context(), &lab.name, without).unwrap();
+    lab.stop().unwrap();
+    let copied = lab.copy_with("vg/again", |request| request.without = &[1]);
+    assert_eq!(copied.unwrap().len(), 1);
+}
+
+/// The old disk of a moved machine and the copy of another one are of different times.
+#[test]
+fn no_domain_gets_an_old_disk_beside_a_copy() {
+    let lab = moved();
+    for file in ["domains", "dm"] {
+        fs::write(lab.dir.path().join(file), "").unwrap();
+    }
+    lab.machine().inventory.disks.truncate(1);
+    let error = text(start(lab.context(), &lab.name, FORCE));
+    assert!(error.contains("had the disk e1.1 before"), "{error}");
+    assert!(text(disarm(lab.context(), &lab.name, &[])).contains("had the disk e1.1 before"));
+    let without = StartOptions {
+        without: vec![1],
+        ..FORCE
+    };
+    let obstacle = lab.obstacle("fail-xl-create");
+    start(lab.context(), &lab.name, without.clone()).unwrap_err();
+    assert_eq!(lab.state(), State::Moved);
+    let back = lab.host.store.get(&lab.name).unwrap();
+    assert_eq!(back.inventory.unwrap().disks.len(), 2);
+    assert!(
+        back.disks
+            .values()
+            .all(|disk| !disk.mapping.as_ref().unwrap().old_disk)
+    );
+    fs::remove_file(obstacle).unwrap();
+    let config = start(lab.context(), &lab.name, without).unwrap();
+    let config = fs::read_to_string(config).unwrap();
+    assert!(
+        config.contains("p2v-e1-0") && !config.contains("p2v-e1-1"),
+        "{config}"
+    );
+    assert_eq!(lab.file("dm").lines().count(), 1);
+}
+
+#[test]
+fn a_disk_that_was_not_moved_is_left_alone() {
+    let lab = moved();
+    let mut other = lab.machine().inventory.disks[0].clone();
+    (other.address, other.serial) = (Some(Address::new(1, 2)), "S2".into());
+    lab.machine().inventory.disks.push(other);
+    let data = lab.machine().data[0].clone();
+    lab.machine().data.push(data.clone());
+    assert_eq!(
+        disarm(lab.context(), &lab.name, &[]).unwrap(),
+        [Address::new(1, 0)]
+    );
+    assert!(lab.machine().data[2] == data);
+}
+
+/// What is there cannot be read: firmware cannot start from it, and a write may put it right.
+#[test]
+fn sectors_that_cannot_be_read_are_no_dead_end() {
+    let lab = moved();
+    let before = lab.machine().data.clone();
+    lab.machine().bad = vec![ESP];
+    disarm(lab.context(), &lab.name, &[]).unwrap();
+    let after = lab.machine().data.clone();
+    assert_eq!(differ(&before[0], &after[0]), [0]);
+    lab.machine().bad = vec![0];
+    rearm(lab.context(), &lab.name).unwrap();
+    assert!(lab.machine().data == before);
+    assert!(lab.machine().bad.is_empty(), "it was written");
+    lab.machine().bad = vec![0];
+    let error = text(disarm(lab.context(), &lab.name, &[]));
+    assert!(error.contains("cannot read sector 0 of e1.0"), "{error}");
+}
+
+#[test]
+fn an_old_disk_that_stays_writable_is_told_of() {
+    let lab = moved();
+    let said = || discover(lab.context()).unwrap()[0].differences.join("\n");
+    assert!(!said().contains("WRITTEN"));
+    lab.machine().writable = true;
+    assert!(said().contains("`p2v release e1` ends it"), "{}", said());
+    disarm(lab.context(), &lab.name, &[]).unwrap();
+    lab.machine().writable = true;
+    assert!(said().contains("`p2v disarm e1` ends it"), "{}", said());
 }
 
 #[test]
@@ -131,12 +238,12 @@ fn what_was_half_done_is_finished_or_taken_back() {
             let lab = moved();
             let before = lab.machine().data.clone();
             lab.machine().writes_left = Some(writes);
-            let error = text(disarm(lab.context(), &lab.name));
+            let error = text(disarm(lab.context(), &lab.name, &[]));
             assert!(error.contains("does not answer"), "{error}");
             assert!(!lab.machine().writable);
             lab.machine().writes_left = None;
             if finish {
-                disarm(lab.context(), &lab.name).unwrap();
+                disarm(lab.context(), &lab.name, &[]).unwrap();
                 let after = lab.machine().data.clone();
                 assert_eq!(differ(&before[0], &after[0]), [0, ESP]);
                 lab.machine().writes_left = Some(writes);
@@ -153,12 +260,12 @@ fn what_was_half_done_is_finished_or_taken_back() {
 #[test]
 fn what_somebody_else_wrote_is_left_alone() {
     let lab = moved();
-    disarm(lab.context(), &lab.name).unwrap();
+    disarm(lab.context(), &lab.name, &[]).unwrap();
     lab.machine().data[0][(ESP * SECTOR) as usize] ^= 1;
     let changed = lab.machine().data.clone();
     for refused in [
         text(rearm(lab.context(), &lab.name)),
-        text(disarm(lab.context(), &lab.name)),
+        text(disarm(lab.context(), &lab.name, &[])),
     ] {
         assert!(
             refused.contains(&format!("sector {ESP} of e1.0")),
@@ -176,7 +283,7 @@ fn what_somebody_else_wrote_is_left_alone() {
 #[test]
 fn a_damaged_file_is_not_written_to_a_disk() {
     let lab = moved();
-    disarm(lab.context(), &lab.name).unwrap();
+    disarm(lab.context(), &lab.name, &[]).unwrap();
     let (path, disarmed) = (kept(&lab), lab.machine().data.clone());
     let whole = fs::read(&path).unwrap();
     for bit in (0..whole.len() * 8).step_by(331) {
@@ -205,7 +312,7 @@ fn a_machine_that_restarts_just_then_is_not_written_to() {
     let lab = moved();
     let before = lab.machine().data.clone();
     lab.machine().restarts_after = Some(1);
-    let error = text(disarm(lab.context(), &lab.name));
+    let error = text(disarm(lab.context(), &lab.name, &[]));
     assert!(error.contains("restarted"), "{error}");
     assert!(lab.machine().data == before && !lab.machine().writable);
 }

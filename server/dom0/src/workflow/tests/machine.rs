@@ -79,8 +79,12 @@ impl Source for FakeExport {
     }
 
     fn read(&mut self, lba: u64, buffer: &mut [u8]) -> Result<(), SourceError> {
-        let on_read = self.machine.lock().unwrap().on_read.clone();
-        if let Some(on_read) = on_read {
+        let (on_read, reserved) = {
+            let machine = self.machine.lock().unwrap();
+            (machine.on_read.clone(), machine.reserved)
+        };
+        // Not when a sector is only looked at.
+        if let Some(on_read) = on_read.filter(|_| reserved || buffer.len() > SECTOR as usize) {
             on_read(lba);
         }
         let machine = self.machine.lock().unwrap();
@@ -182,6 +186,7 @@ impl Export for FakeExport {
         }
         machine.writes_left = machine.writes_left.map(|left| left - 1);
         machine.data[self.slot][(lba * SECTOR) as usize..][..data.len()].copy_from_slice(data);
+        machine.bad.retain(|bad| *bad != lba);
         Ok(())
     }
 

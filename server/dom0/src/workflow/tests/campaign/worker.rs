@@ -323,7 +323,7 @@ fn act(context: Context<'_>, command: &Command) -> Result<String, Error> {
             cutover(context, name, options)?;
         }
         Command::Release { name, off } => release(context, name, ReleaseOptions { off: *off })?,
-        Command::Disarm { name } => drop(disarm(context, name)?),
+        Command::Disarm { name } => drop(disarm(context, name, &[])?),
         Command::Rearm { name } => drop(rearm(context, name)?),
         Command::Forget { name, gone } => drop(forget(context, name, *gone)?),
         Command::Trust { name } => drop(host.store.trust(name)?),
