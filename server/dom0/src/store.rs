@@ -121,9 +121,35 @@ impl Store {
         self.copies.join(format!("{name}-disk{slot}.{ending}"))
     }
 
-    /// Where retired records are.
-    pub fn retired(&self) -> &Path {
-        &self.retired
+    /// Where files of copies are.
+    pub fn copies(&self) -> &Path {
+        &self.copies
+    }
+
+    /// The files of copies with this ending, of all machines, those that were retired too.
+    ///
+    /// # Errors
+    /// A directory cannot be read.
+    pub fn files_of_copies(&self, ending: &str) -> Result<Vec<PathBuf>, StoreError> {
+        let list = |dir: &Path| -> Result<Vec<PathBuf>, StoreError> {
+            let entries = fs::read_dir(dir).and_then(Iterator::collect::<io::Result<Vec<_>>>);
+            match entries {
+                Ok(entries) => Ok(entries.iter().map(fs::DirEntry::path).collect()),
+                Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+                Err(source) => Err(StoreError::Io {
+                    doing: "read the directory",
+                    path: dir.to_owned(),
+                    source,
+                }),
+            }
+        };
+        let mut files = list(&self.copies)?;
+        for dir in list(&self.retired)? {
+            files.extend(list(&dir)?);
+        }
+        let ending = format!(".{ending}");
+        files.retain(|file| file.to_str().is_some_and(|file| file.ends_with(&ending)));
+        Ok(files)
     }
 
     /// The slots of a machine's disks for which there is such a file.

@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use p2v_aoe::inventory::Disk;
 use p2v_aoe::{Address, SECTOR};
@@ -89,10 +89,11 @@ pub fn rearm(context: Context<'_>, name: &MachineName) -> Result<Vec<Address>, E
     let host = context.host;
     let _lock = host.store.lock(name, &format!("p2v rearm {name}"))?;
     let record = host.store.get(name)?;
+    let contact = context.contact(name)?;
+    adopt(context, &contact)?;
     if disarmed(host, name)?.is_empty() {
         return refused(format!("no old disk of {name} is disarmed"));
     }
-    let contact = context.contact(name)?;
     let done = rearm_disks(context, &contact)?;
     let left: Vec<String> = disarmed(host, name)?
         .into_iter()
@@ -175,6 +176,48 @@ pub(super) fn rearm_disks(context: Context<'_>, contact: &Contact) -> Result<Vec
     })
 }
 
+/// Takes over what is kept of a disk that was disarmed when it was that of another record, or of one that was forgotten.
+fn adopt(context: Context<'_>, contact: &Contact) -> Result<(), Error> {
+    let (host, name) = (context.host, &contact.record.name);
+    for (address, disk) in &contact.disks {
+        if kept(host, name, *address, disk)?.is_some() {
+            continue;
+        }
+        let first = first_sector(context, contact, *address, disk)?;
+        let Some(first) = first.filter(|first| is_disarmed(first)) else {
+            continue;
+        };
+        let is_its = |known: &Disarmed| {
+            let mut places = known.places.iter();
+            places.any(|place| place.lba == 0 && place.now() == first)
+                && known.sectors == disk.sectors
+        };
+        let files = host.store.files_of_copies(ENDING)?;
+        let found = files.iter().filter_map(|path| read_kept(path).ok());
+        let Some(found) = found.into_iter().find(is_its) else {
+            return refused(format!(
+                "{address} was disarmed, and what it started from is not kept on this host: look for a file *.{ENDING} in a \
+                 backup of {}, and put it back there",
+                host.store.copies().display()
+            ));
+        };
+        keep(host, name, *address, &found)?;
+    }
+    Ok(())
+}
+
+/// `None`: it cannot be read.
+fn first_sector(
+    context: Context<'_>,
+    contact: &Contact,
+    address: Address,
+    disk: &Disk,
+) -> Result<Option<[u8; SECTOR as usize]>, Error> {
+    let mut first = [0; SECTOR as usize];
+    let read = context.attach(contact, address, disk)?.read(0, &mut first);
+    Ok(read.ok().map(|()| first))
+}
+
 /// Does the same with each disk, also where it fails with one. Returns those with which it was done.
 fn each(
     context: Context<'_>,
@@ -206,17 +249,10 @@ impl Context<'_> {
             if known.contains(&address.slot) {
                 continue;
             }
-            if mine.contains(&address.slot) {
+            let first = || first_sector(*self, contact, *address, disk);
+            if mine.contains(&address.slot) || first()?.is_some_and(|first| is_disarmed(&first)) {
                 return refused(format!(
                     "the old disk {address} is disarmed: `p2v rearm {name}` puts back what it starts from"
-                ));
-            }
-            let mut first = [0; SECTOR as usize];
-            let read = self.attach(contact, *address, disk)?.read(0, &mut first);
-            if read.is_ok() && is_disarmed(&first) {
-                return refused(format!(
-                    "the old disk {address} was disarmed when it was that of another record (its first sector names it):                      `p2v rearm` of that one puts back what it starts from. After a `p2v forget` of it, what was there is in                      {}/*/*.{ENDING}, in hex",
-                    self.host.store.retired().display()
                 ));
             }
         }
@@ -373,7 +409,7 @@ fn path(host: &Host, name: &MachineName, slot: u8) -> PathBuf {
     host.store.copy_file(name, slot, ENDING)
 }
 
-fn cannot(what: &str, path: &std::path::Path, why: &dyn std::fmt::Display) -> Error {
+fn cannot(what: &str, path: &Path, why: &dyn std::fmt::Display) -> Error {
     Error::Refused(format!("cannot {what} {}: {why}", path.display()))
 }
 
@@ -403,21 +439,25 @@ fn kept(
     disk: &Disk,
 ) -> Result<Option<Disarmed>, Error> {
     let path = path(host, name, address.slot);
-    let text = match fs::read(&path) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        other => other.map_err(|e| cannot("read", &path, &e))?,
-    };
-    let kept: Kept = serde_json::from_slice(&text).map_err(|e| cannot("read", &path, &e))?;
-    let whole = digest(&kept.disk).is_ok_and(|digest| digest == kept.blake3);
-    if !whole {
-        return Err(cannot("use", &path, &"it was changed since p2v wrote it"));
+    if !path.exists() {
+        return Ok(None);
     }
-    if kept.disk.sectors != disk.sectors {
+    let kept = read_kept(&path)?;
+    if kept.sectors != disk.sectors {
         let why = format!(
             "it is of a disk of {} sectors, and {address} has {}",
-            kept.disk.sectors, disk.sectors
+            kept.sectors, disk.sectors
         );
         return Err(cannot("use", &path, &why));
     }
-    Ok(Some(kept.disk))
+    Ok(Some(kept))
+}
+
+fn read_kept(path: &Path) -> Result<Disarmed, Error> {
+    let text = fs::read(path).map_err(|e| cannot("read", path, &e))?;
+    let kept: Kept = serde_json::from_slice(&text).map_err(|e| cannot("read", path, &e))?;
+    match digest(&kept.disk).is_ok_and(|digest| digest == kept.blake3) {
+        true => Ok(kept.disk),
+        false => Err(cannot("use", path, &"it was changed since p2v wrote it")),
+    }
 }

@@ -99,9 +99,10 @@ pub fn forget(context: Context<'_>, name: &MachineName, gone: bool) -> Result<Pa
     let away = store.retire(&record, Timestamp::now())?;
     for slot in disarmed {
         context.report.warn(&format!(
-            "its old disk {} is disarmed, and `p2v rearm` does not know it any more: what it started from is kept in {}",
+            "its old disk {} is disarmed: should the machine come back, `p2v rearm` puts back what it starts from, as long as \
+             {} is there",
             Address::new(record.shelf, slot),
-            away.join(format!("{name}-disk{slot}.disarmed.json")).display()
+            away.display()
         ));
     }
     Ok(away)

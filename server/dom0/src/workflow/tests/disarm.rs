@@ -98,10 +98,23 @@ fn only_a_moved_machine_is_disarmed_and_a_disarmed_disk_is_not_copied() {
     store.update(&lab.name, back).unwrap();
     assert!(text(lab.copy("vg")).contains("`p2v rearm e1`"));
     // Also by another record, or after that was forgotten.
-    fs::remove_file(kept(&lab)).unwrap();
+    let away = lab.host.store.copies().join("gone-disk7.disarmed.json");
+    fs::rename(kept(&lab), &away).unwrap();
     for refused in [text(lab.copy("vg")), text(lab.start())] {
-        assert!(refused.contains("that of another record"), "{refused}");
+        assert!(refused.contains("`p2v rearm e1`"), "{refused}");
     }
+    rearm(lab.context(), &lab.name).unwrap();
+    assert_ne!(lab.machine().data[0][0], 0x31);
+    lab.start().unwrap();
+}
+
+#[test]
+fn without_what_was_kept_the_operator_is_told_where_to_look() {
+    let lab = moved();
+    disarm(lab.context(), &lab.name, &[]).unwrap();
+    fs::remove_file(kept(&lab)).unwrap();
+    let error = text(rearm(lab.context(), &lab.name));
+    assert!(error.contains("not kept on this host"), "{error}");
 }
 
 /// One that is gone for good keeps nobody from the others.

@@ -133,6 +133,8 @@ fn command(story: &mut Story<'_>) -> Command {
     let state = state.map(|record| record.state);
     let is_off = story.world().old.does == Does::Off;
     let image = story.root().join("image").to_str().unwrap().to_owned();
+    let kept = format!("state/copies/{name}-disk0.disarmed.json");
+    let is_disarmed = story.root().join(kept).exists();
     let chance = &mut story.chance;
     match chance.below(32) {
         // What comes next, so that all states are come to.
@@ -157,6 +159,14 @@ fn command(story: &mut Story<'_>) -> Command {
             Some(State::Running) => Command::Stop {
                 name,
                 destroy: false,
+            },
+            Some(State::Moved) if is_disarmed && chance.one_in(2) => match chance.one_in(3) {
+                true => Command::Start {
+                    name,
+                    discard_copy: false,
+                    discard_moved: true,
+                },
+                false => Command::Rearm { name },
             },
             Some(State::Moved) if chance.one_in(2) => Command::Release { name, off: false },
             Some(State::Moved) if chance.one_in(2) => Command::Disarm { name },
