@@ -37,12 +37,12 @@ pub fn own_as(file: &File, dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Removes a file so that it does not come back with a crash.
+/// Renames a file within its directory so that it does not have its old name again after a crash.
 ///
 /// # Errors
 /// The file system's answer.
-pub fn remove(path: &Path) -> io::Result<()> {
-    std::fs::remove_file(path)?;
+pub fn rename(path: &Path, to: &Path) -> io::Result<()> {
+    std::fs::rename(path, to)?;
     let dir = path.parent().unwrap_or(Path::new("."));
     File::open(dir)?.sync_all()
 }

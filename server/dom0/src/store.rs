@@ -135,7 +135,12 @@ impl Store {
             let entries = fs::read_dir(dir).and_then(Iterator::collect::<io::Result<Vec<_>>>);
             match entries {
                 Ok(entries) => Ok(entries.iter().map(fs::DirEntry::path).collect()),
-                Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+                Err(e)
+                    if [io::ErrorKind::NotFound, io::ErrorKind::NotADirectory]
+                        .contains(&e.kind()) =>
+                {
+                    Ok(Vec::new())
+                }
                 Err(source) => Err(StoreError::Io {
                     doing: "read the directory",
                     path: dir.to_owned(),

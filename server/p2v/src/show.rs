@@ -223,11 +223,17 @@ pub fn one(
             );
         }
     }
-    for slot in &machine.disarmed {
-        println!(
-            "  old disk {slot}: disarmed, nothing starts from it (`p2v rearm {}` takes that back)",
-            name(machine)
-        );
+    for (slot, done) in &machine.disarmed {
+        let name = name(machine);
+        match done {
+            true => println!(
+                "  old disk {slot}: disarmed, nothing starts from it (`p2v rearm {name}` takes that back)"
+            ),
+            false => println!(
+                "! old disk {slot} may START: disarming or rearming it was interrupted. `p2v disarm {name}` or `p2v rearm \
+                 {name}` finishes it"
+            ),
+        }
     }
     for shared in &machine.shared_cards {
         println!("  {}", shares(shared));

@@ -128,7 +128,6 @@ pub fn copy(context: Context<'_>, request: CopyRequest<'_>) -> Result<Vec<CopyDo
     }
     let contact = contact(context, &name, request)?;
     context.refuse_missing(&contact.record, request.without)?;
-    context.refuse_disarmed(&contact, &[])?;
     context.refuse_forgotten(&contact.record)?;
     let all = addresses(&contact.disks);
     if !request.precopy {
@@ -168,6 +167,7 @@ pub fn copy(context: Context<'_>, request: CopyRequest<'_>) -> Result<Vec<CopyDo
         context.driver_as_before();
         unguarded = !guard;
     }
+    context.refuse_disarmed(&contact, &[])?;
     let limit = request.limit.map(Limit::new);
     let job = disk::Job {
         context,
@@ -289,10 +289,13 @@ pub fn plan_copy(context: Context<'_>, request: CopyRequest<'_>) -> Result<Vec<C
     }
     refuse_live_file_systems(request)?;
     context.refuse_missing(&contact.record, request.without)?;
-    context.refuse_disarmed(&contact, &[])?;
     if !request.precopy {
         context.refuse_while_in_use(&name, &addresses(&contact.disks))?;
         guard(context, &contact, request)?;
+    }
+    // One that waits answers no reads.
+    if context.waiting(&contact)?.is_empty() {
+        context.refuse_disarmed(&contact, &[])?;
     }
     let chosen = chosen(context, &contact, &wanted, request)?;
     let mut plans = Vec::new();

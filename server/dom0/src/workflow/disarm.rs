@@ -3,6 +3,7 @@
 //! What is replaced is kept in a file of root's before a byte of the disk is written, and written back from there. A
 //! sector that holds neither what was there nor what was put there is left alone.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -20,15 +21,24 @@ use crate::disarm::{
 use crate::disk_user;
 use crate::host::Host;
 use crate::name::MachineName;
-use crate::record::State;
+use crate::record::{DiskRecord, State};
 use crate::tool::aoe_driver::AoeDriver;
 use crate::wire::{Access, Export};
+
+/// What becomes of a sector that holds neither what was there nor what was put there.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Foreign {
+    Refused,
+    LeftAlone,
+}
 
 /// The file of one disk.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Kept {
     disk: Disarmed,
+    /// All of it was replaced.
+    done: bool,
     /// BLAKE3 of that as it is written, in hex: what was damaged is not written to a disk.
     blake3: String,
 }
@@ -63,7 +73,8 @@ pub fn disarm(
     }
     let contact = context.contact(name)?;
     context.refuse_missing(&contact.record, without)?;
-    let moved = record.disks.iter().filter(|(_, disk)| disk.copy.is_some());
+    let mapped = |disk: &DiskRecord| disk.mapping.as_ref().is_some_and(|m| !m.old_disk);
+    let moved = record.disks.iter().filter(|(_, disk)| mapped(disk));
     let slots: Vec<u8> = moved.map(|(slot, _)| *slot).collect();
     for disk in &contact.inventory.disks {
         let is_moved = |address: Address| slots.contains(&address.slot);
@@ -88,18 +99,17 @@ pub fn disarm(
 pub fn rearm(context: Context<'_>, name: &MachineName) -> Result<Vec<Address>, Error> {
     let host = context.host;
     let _lock = host.store.lock(name, &format!("p2v rearm {name}"))?;
-    let record = host.store.get(name)?;
     let contact = context.contact(name)?;
-    adopt(context, &contact)?;
-    if disarmed(host, name)?.is_empty() {
-        return refused(format!("no old disk of {name} is disarmed"));
-    }
-    let done = rearm_disks(context, &contact)?;
+    let done = each(context, &contact, |address, disk| {
+        adopt(context, &contact, address, disk)?;
+        rearm_disk(context, &contact, address, disk)
+    })?;
     let left: Vec<String> = disarmed(host, name)?
         .into_iter()
-        .map(|slot| Address::new(record.shelf, slot).to_string())
+        .map(|slot| Address::new(contact.record.shelf, slot).to_string())
         .collect();
     match left.is_empty() {
+        true if done.is_empty() => refused(format!("no old disk of {name} is disarmed")),
         true => Ok(done),
         false => refused(format!(
             "{} is not exported now, and stays disarmed: look at the old machine's disks",
@@ -109,11 +119,15 @@ pub fn rearm(context: Context<'_>, name: &MachineName) -> Result<Vec<Address>, E
 }
 
 /// The slots of a machine's disks that are disarmed, or were about to be.
-///
-/// # Errors
-/// It cannot be read.
-pub fn disarmed(host: &Host, name: &MachineName) -> Result<Vec<u8>, Error> {
+pub(super) fn disarmed(host: &Host, name: &MachineName) -> Result<Vec<u8>, Error> {
     Ok(host.store.slots_with(name, ENDING)?)
+}
+
+/// The same, each with whether nothing starts from it; else `disarm` or `rearm` was interrupted.
+pub(super) fn how_far(host: &Host, name: &MachineName) -> Result<BTreeMap<u8, bool>, Error> {
+    let slots = disarmed(host, name)?.into_iter();
+    let done = |slot| read_kept(&path(host, name, slot)).is_ok_and(|kept| kept.done);
+    Ok(slots.map(|slot| (slot, done(slot))).collect())
 }
 
 pub(super) fn disarm_disks(
@@ -127,6 +141,7 @@ pub(super) fn disarm_disks(
             return Ok(false);
         }
         let mut session = free_disk(context, contact, address, disk)?;
+        adopt(context, contact, address, disk)?;
         let kept = match kept(context.host, name, address, disk)? {
             Some(kept) => kept,
             None => {
@@ -137,7 +152,7 @@ pub(super) fn disarm_disks(
                         .step(&format!("{address} has nothing that firmware starts from"));
                     return Ok(false);
                 }
-                keep(context.host, name, address, &found)?;
+                keep(context.host, name, address, &found, false)?;
                 found
             }
         };
@@ -145,7 +160,15 @@ pub(super) fn disarm_disks(
             .report
             .step(&format!("making {address} unable to start"));
         let changes = changes(&kept.places, |place| (place.was(), place.now()));
-        put(context, contact, address, &mut *session, &changes)?;
+        put(
+            context,
+            contact,
+            address,
+            &mut *session,
+            &changes,
+            Foreign::Refused,
+        )?;
+        keep(context.host, name, address, &kept, true)?;
         context.note_or_warn(
             name,
             &format!("the old disk {address} was disarmed: nothing starts from it"),
@@ -155,55 +178,92 @@ pub(super) fn disarm_disks(
 }
 
 pub(super) fn rearm_disks(context: Context<'_>, contact: &Contact) -> Result<Vec<Address>, Error> {
-    let (host, name) = (context.host, &contact.record.name);
     each(context, contact, |address, disk| {
-        let Some(kept) = kept(host, name, address, disk)? else {
-            return Ok(false);
-        };
-        let mut session = free_disk(context, contact, address, disk)?;
-        context
-            .report
-            .step(&format!("putting back what {address} starts from"));
-        let changes = changes(&kept.places, |place| (place.now(), place.was()));
-        put(context, contact, address, &mut *session, &changes)?;
-        let path = path(host, name, address.slot);
-        atomic_file::remove(&path).map_err(|e| cannot("remove", &path, &e))?;
-        context.note_or_warn(
-            name,
-            &format!("the old disk {address} was rearmed: it starts as it did"),
-        );
-        Ok(true)
+        rearm_disk(context, contact, address, disk)
     })
 }
 
-/// Takes over what is kept of a disk that was disarmed when it was that of another record, or of one that was forgotten.
-fn adopt(context: Context<'_>, contact: &Contact) -> Result<(), Error> {
+/// Whether there was something to put back.
+fn rearm_disk(
+    context: Context<'_>,
+    contact: &Contact,
+    address: Address,
+    disk: &Disk,
+) -> Result<bool, Error> {
     let (host, name) = (context.host, &contact.record.name);
-    for (address, disk) in &contact.disks {
-        if kept(host, name, *address, disk)?.is_some() {
+    let Some(kept) = kept(host, name, address, disk)? else {
+        return Ok(false);
+    };
+    let mut session = free_disk(context, contact, address, disk)?;
+    context
+        .report
+        .step(&format!("putting back what {address} starts from"));
+    keep(host, name, address, &kept, false)?;
+    let changes = changes(&kept.places, |place| (place.now(), place.was()));
+    put(
+        context,
+        contact,
+        address,
+        &mut *session,
+        &changes,
+        Foreign::LeftAlone,
+    )?;
+    let path = path(host, name, address.slot);
+    let aside = host.store.copy_file(name, address.slot, "rearmed.json");
+    atomic_file::rename(&path, &aside).map_err(|e| cannot("rename", &path, &e))?;
+    context.note_or_warn(
+        name,
+        &format!("the old disk {address} was rearmed: it starts as it did"),
+    );
+    Ok(true)
+}
+
+/// Takes over what is kept of a disk that was disarmed when it was that of a record which was forgotten.
+fn adopt(
+    context: Context<'_>,
+    contact: &Contact,
+    address: Address,
+    disk: &Disk,
+) -> Result<(), Error> {
+    let (host, name) = (context.host, &contact.record.name);
+    if kept(host, name, address, disk)?.is_some() {
+        return Ok(());
+    }
+    let first = first_sector(context, contact, address, disk)?;
+    let Some(first) = first.filter(|first| is_disarmed(first)) else {
+        return Ok(());
+    };
+    for file in host.store.files_of_copies(ENDING)? {
+        let Ok(known) = read_kept(&file) else {
+            continue;
+        };
+        let known = known.disk;
+        let mut places = known.places.iter();
+        let is_its = places.any(|place| place.lba == 0 && place.now() == first);
+        if !is_its || known.sectors != disk.sectors {
             continue;
         }
-        let first = first_sector(context, contact, *address, disk)?;
-        let Some(first) = first.filter(|first| is_disarmed(first)) else {
-            continue;
-        };
-        let is_its = |known: &Disarmed| {
-            let mut places = known.places.iter();
-            places.any(|place| place.lba == 0 && place.now() == first)
-                && known.sectors == disk.sectors
-        };
-        let files = host.store.files_of_copies(ENDING)?;
-        let found = files.iter().filter_map(|path| read_kept(path).ok());
-        let Some(found) = found.into_iter().find(is_its) else {
+        // One that is there has a server of its own to keep.
+        let owner = file
+            .file_name()
+            .and_then(|file| file.to_str()?.rsplit_once("-disk"));
+        let owner = owner.and_then(|(owner, _)| owner.parse().ok());
+        if let Some(owner) = owner.filter(|_| file.parent() == Some(host.store.copies()))
+            && host.store.path(&owner).exists()
+        {
             return refused(format!(
-                "{address} was disarmed, and what it started from is not kept on this host: look for a file *.{ENDING} in a \
-                 backup of {}, and put it back there",
-                host.store.copies().display()
+                "the old disk {address} was disarmed as that of {owner}, which counts as the same machine: `p2v show {owner}` \
+                 says where its server is, and `p2v rearm {owner}`, when the machine is booted as that, puts back what the \
+                 disk starts from"
             ));
-        };
-        keep(host, name, *address, &found)?;
+        }
+        return keep(host, name, address, &known, false);
     }
-    Ok(())
+    refused(format!(
+        "{address} was disarmed, and what it started from is not kept on this host: look for a file *.{ENDING} in a backup of \
+         {}, and put it back there",
+        host.store.copies().display()
+    ))
 }
 
 /// `None`: it cannot be read.
@@ -214,8 +274,11 @@ fn first_sector(
     disk: &Disk,
 ) -> Result<Option<[u8; SECTOR as usize]>, Error> {
     let mut first = [0; SECTOR as usize];
-    let read = context.attach(contact, address, disk)?.read(0, &mut first);
-    Ok(read.ok().map(|()| first))
+    match context.attach(contact, address, disk)?.read(0, &mut first) {
+        Ok(()) => Ok(Some(first)),
+        Err(SourceError::Unreadable { .. }) => Ok(None),
+        Err(error) => Err(unreadable(0, address, &error)),
+    }
 }
 
 /// Does the same with each disk, also where it fails with one. Returns those with which it was done.
@@ -249,8 +312,9 @@ impl Context<'_> {
             if known.contains(&address.slot) {
                 continue;
             }
-            let first = || first_sector(*self, contact, *address, disk);
-            if mine.contains(&address.slot) || first()?.is_some_and(|first| is_disarmed(&first)) {
+            // What cannot be read is not known to be, and a disk that fails is copied as far as it can be.
+            let first = || first_sector(*self, contact, *address, disk).ok().flatten();
+            if mine.contains(&address.slot) || first().is_some_and(|first| is_disarmed(&first)) {
                 return refused(format!(
                     "the old disk {address} is disarmed: `p2v rearm {name}` puts back what it starts from"
                 ));
@@ -298,6 +362,9 @@ fn look(
             .map_err(|e| Error::Refused(format!("cannot read sector {lba} of {address}: {e}")))
     };
     let first = sectors(0, 1)?;
+    if is_disarmed(&first) {
+        return refused(format!("{address} is disarmed already"));
+    }
     let header = sectors(1, 1)?;
     let entries = gpt_entries(&header);
     let listed = match entries {
@@ -338,28 +405,35 @@ fn put(
     address: Address,
     session: &mut dyn Export,
     changes: &[Change],
+    foreign: Foreign,
 ) -> Result<(), Error> {
     let all = [address];
     context.set_access(contact, &all, Access::ReadOnly)?;
     let path = path(context.host, &contact.record.name, address.slot);
-    let mut left = Vec::new();
+    let (mut left, mut right) = (Vec::new(), Vec::new());
     for change in changes {
         let mut have = vec![0; change.to.len()];
         match session.read(change.lba, &mut have) {
-            Ok(()) if have == change.to => continue,
-            Ok(()) if have == change.from => {}
+            Ok(()) if have == change.to => {}
+            Ok(()) if have == change.from => left.push(change),
             Ok(()) => {
-                return refused(format!(
-                    "sector {} of {address} holds neither what was there nor what p2v put there: something else has written                      to it, and it is left as it is. What was there is kept in {}; without that file p2v takes the disk as it                      is",
+                let what = format!(
+                    "sector {} of {address} holds neither what was there nor what p2v put there: something else has written \
+                     to it, and it is left as it is (what was there is kept in {})",
                     change.lba,
-                    path.display()
-                ));
+                    path.with_file_name("").display()
+                );
+                if foreign == Foreign::Refused {
+                    return refused(what);
+                }
+                context.report.warn(&what);
+                continue;
             }
             // Written to, it may be read again.
-            Err(SourceError::Unreadable { .. }) => {}
+            Err(SourceError::Unreadable { .. }) => left.push(change),
             Err(error) => return Err(unreadable(change.lba, address, &error)),
         }
-        left.push(change);
+        right.push(change);
     }
     if left.is_empty() {
         return Ok(());
@@ -375,7 +449,9 @@ fn put(
         });
     // Also where write access was given and the answer got lost.
     let closed = context.set_access(contact, &all, Access::ReadOnly);
-    context.let_guests();
+    if closed.is_ok() {
+        context.let_guests();
+    }
     if let Err(error) = closed {
         let why = written.err().map_or_else(String::new, |e| format!("{e}; "));
         return refused(format!(
@@ -383,13 +459,14 @@ fn put(
         ));
     }
     written?;
-    for change in changes {
+    for change in right {
         let mut have = vec![0; change.to.len()];
         let read = session.read(change.lba, &mut have);
         read.map_err(|error| unreadable(change.lba, address, &error))?;
         if have != change.to {
             return refused(format!(
-                "sector {} of {address} does not hold what was just written to it: the disk is failing. What was there is                  kept in {}",
+                "sector {} of {address} does not hold what was just written to it: the disk is failing. What was there is \
+                 kept in {}",
                 change.lba,
                 path.display()
             ));
@@ -419,12 +496,19 @@ fn digest(disk: &Disarmed) -> serde_json::Result<String> {
         .to_string())
 }
 
-fn keep(host: &Host, name: &MachineName, address: Address, disk: &Disarmed) -> Result<(), Error> {
+fn keep(
+    host: &Host,
+    name: &MachineName,
+    address: Address,
+    disk: &Disarmed,
+    done: bool,
+) -> Result<(), Error> {
     let path = path(host, name, address.slot);
     let write = || -> io::Result<()> {
         let kept = Kept {
             disk: disk.clone(),
             blake3: digest(disk)?,
+            done,
         };
         atomic_file::replace(&path, &serde_json::to_vec_pretty(&kept)?, 0o600)
     };
@@ -442,7 +526,7 @@ fn kept(
     if !path.exists() {
         return Ok(None);
     }
-    let kept = read_kept(&path)?;
+    let kept = read_kept(&path)?.disk;
     if kept.sectors != disk.sectors {
         let why = format!(
             "it is of a disk of {} sectors, and {address} has {}",
@@ -453,11 +537,11 @@ fn kept(
     Ok(Some(kept))
 }
 
-fn read_kept(path: &Path) -> Result<Disarmed, Error> {
+fn read_kept(path: &Path) -> Result<Kept, Error> {
     let text = fs::read(path).map_err(|e| cannot("read", path, &e))?;
     let kept: Kept = serde_json::from_slice(&text).map_err(|e| cannot("read", path, &e))?;
     match digest(&kept.disk).is_ok_and(|digest| digest == kept.blake3) {
-        true => Ok(kept.disk),
+        true => Ok(kept),
         false => Err(cannot("use", path, &"it was changed since p2v wrote it")),
     }
 }

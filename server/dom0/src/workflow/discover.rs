@@ -35,8 +35,8 @@ pub struct MachineView {
     pub inventory_read: Option<Timestamp>,
     /// What was done with its disks, by slot.
     pub disks: BTreeMap<u8, DiskRecord>,
-    /// Slots of its old disks that are disarmed.
-    pub disarmed: Vec<u8>,
+    /// Slots of its old disks that are disarmed, each with whether nothing starts from it: else that was interrupted.
+    pub disarmed: BTreeMap<u8, bool>,
     /// Number of its domain, if it runs.
     pub domain: Option<u32>,
     /// Its domain waits for its old disks: they do not answer, or not yet.
@@ -198,9 +198,9 @@ fn known(
         outage.as_ref(),
         &context.host.key.public(),
     ));
-    let disarmed = disarm::disarmed(context.host, &record.name).unwrap_or_else(|error| {
+    let disarmed = disarm::how_far(context.host, &record.name).unwrap_or_else(|error| {
         differences.push(error.to_string());
-        Vec::new()
+        BTreeMap::new()
     });
     if is_moved && is_writable(context, &answers) {
         differences.push(format!(
@@ -263,7 +263,7 @@ fn unknown(
         inventory_read: inventory.as_ref().map(|_| Timestamp::now()),
         inventory,
         disks: BTreeMap::new(),
-        disarmed: Vec::new(),
+        disarmed: BTreeMap::new(),
         domain: None,
         waits: false,
         shared_cards: Vec::new(),

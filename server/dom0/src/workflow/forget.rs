@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use p2v_aoe::Address;
 
-use super::{Context, Error, config, disarmed, refused};
+use super::disarm::disarmed;
+use super::{Context, Error, config, refused};
 use crate::name::MachineName;
 use crate::record::{Destination, Record, State};
 use crate::store::StoreError;

@@ -58,7 +58,7 @@ pub use continuity::{LastBoot, ServedBoot};
 pub use copying::{CopyDone, CopyPlan, CopyRequest, CopyTarget, copy, plan_copy};
 pub use cutover::{CutoverOptions, cutover};
 pub use devices::{DeviceResult, devices_down, devices_up};
-pub use disarm::{disarm, disarmed, rearm};
+pub use disarm::{disarm, rearm};
 pub use discover::{MachineView, discover, statistics};
 pub use error::Error;
 pub use forget::forget;

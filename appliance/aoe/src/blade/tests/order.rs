@@ -421,7 +421,8 @@ fn after_a_scan_that_panicked_the_next_ones_are_answered() {
         let frame = header.frame(&[&request.to_bytes()]);
         station.send(&[frame]).unwrap();
         let mut reply = None;
-        let received = station.receive(Duration::from_secs(10), &mut |bytes| {
+        // The panic prints a backtrace, which takes long where much else runs.
+        let received = station.receive(Duration::from_secs(120), &mut |bytes| {
             let (_, body) = frame::parse(bytes).unwrap();
             reply = Some(Reply::parse(body).unwrap());
         });

@@ -42,7 +42,8 @@ fn a_moved_machines_disks_start_nothing_until_they_are_rearmed() {
     assert_eq!(differ(&before[0], &after[0]), [0, ESP]);
     assert!(before[1] == after[1]);
     assert!(!lab.machine().writable);
-    assert_eq!(discover(lab.context()).unwrap()[0].disarmed, [0]);
+    let told = discover(lab.context()).unwrap()[0].disarmed.clone();
+    assert_eq!(told, [(0, true)].into());
 
     // Once more changes nothing; and ends what one that was killed has left.
     lab.machine().writable = true;
@@ -271,26 +272,80 @@ fn what_was_half_done_is_finished_or_taken_back() {
 }
 
 #[test]
-fn what_somebody_else_wrote_is_left_alone() {
+fn what_somebody_else_wrote_is_left_alone_and_the_rest_is_put_back() {
     let lab = moved();
+    let before = lab.machine().data.clone();
     disarm(lab.context(), &lab.name, &[]).unwrap();
     lab.machine().data[0][(ESP * SECTOR) as usize] ^= 1;
     let changed = lab.machine().data.clone();
+    let refused = text(disarm(lab.context(), &lab.name, &[]));
+    assert!(
+        refused.contains(&format!("sector {ESP} of e1.0")),
+        "{refused}"
+    );
+    assert!(!refused.contains("  "), "{refused}");
+    assert!(lab.machine().data == changed);
+    let warnings = Warnings::default();
+    let context = Context {
+        report: &warnings,
+        ..lab.context()
+    };
+    rearm(context, &lab.name).unwrap();
+    let said = warnings.0.into_inner().unwrap().concat();
+    assert!(said.contains(&format!("sector {ESP} of e1.0")), "{said}");
+    assert_eq!(differ(&before[0], &lab.machine().data[0]), [ESP]);
+    assert_eq!(differ(&changed[0], &lab.machine().data[0]), [0]);
+    assert!(!lab.machine().writable && !kept(&lab).exists());
+    assert!(kept(&lab).with_file_name("e1-disk0.rearmed.json").exists());
+}
+
+/// Another record of the machine whose server runs here.
+#[test]
+fn a_record_does_not_rearm_what_another_one_disarmed() {
+    let lab = moved();
+    disarm(lab.context(), &lab.name, &[]).unwrap();
+    let store = &lab.host.store;
+    let other = store.menu(MacAddr::new(2, 9, 9, 9, 9, 9), None, Timestamp::now());
+    let other = other.unwrap().name;
+    fs::rename(kept(&lab), store.copy_file(&other, 0, "disarmed.json")).unwrap();
+    let disarmed = lab.machine().data.clone();
     for refused in [
         text(rearm(lab.context(), &lab.name)),
         text(disarm(lab.context(), &lab.name, &[])),
     ] {
-        assert!(
-            refused.contains(&format!("sector {ESP} of e1.0")),
-            "{refused}"
-        );
-        assert!(
-            refused.contains(&kept(&lab).display().to_string()),
-            "{refused}"
-        );
+        assert!(refused.contains("`p2v show e2`"), "{refused}");
     }
-    assert!(lab.machine().data == changed);
-    assert!(!lab.machine().writable);
+    assert!(lab.machine().data == disarmed);
+    // It does not take p2v's own code for what the disk starts from.
+    fs::remove_file(store.copy_file(&other, 0, "disarmed.json")).unwrap();
+    let refused = text(disarm(lab.context(), &lab.name, &[]));
+    assert!(refused.contains("not kept on this host"), "{refused}");
+}
+
+#[test]
+fn what_was_interrupted_is_not_called_disarmed() {
+    let lab = moved();
+    let told = || discover(lab.context()).unwrap()[0].disarmed.clone();
+    lab.machine().writes_left = Some(1);
+    disarm(lab.context(), &lab.name, &[]).unwrap_err();
+    assert_eq!(told(), [(0, false)].into());
+    lab.machine().writes_left = None;
+    disarm(lab.context(), &lab.name, &[]).unwrap();
+    assert_eq!(told(), [(0, true)].into());
+    lab.machine().writes_left = Some(1);
+    rearm(lab.context(), &lab.name).unwrap_err();
+    assert_eq!(told(), [(0, false)].into());
+}
+
+#[test]
+fn a_machine_that_waits_is_not_read_from_before_it_is_told_to_answer() {
+    let lab = lab(1);
+    lab.start().unwrap();
+    fs::write(lab.dir.path().join("domains"), "").unwrap();
+    lab.machine().writable = false;
+    lab.machine().waits = true;
+    lab.machine().on_read = None;
+    lab.copy("vg").unwrap();
 }
 
 #[test]

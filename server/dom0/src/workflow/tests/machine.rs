@@ -88,6 +88,7 @@ impl Source for FakeExport {
             on_read(lba);
         }
         let machine = self.machine.lock().unwrap();
+        assert!(!machine.waits, "read from one that answers no reads");
         let end = lba + buffer.len() as u64 / SECTOR;
         let bad: Vec<u64> = machine
             .bad
