@@ -214,6 +214,7 @@ fn a_damaged_file_makes_no_second_server_and_no_wrong_copy() {
 fn hit(story: &mut Story<'_>, file: &str, damage: Damage) {
     let path = story.root().join(file);
     story.clock = 0;
+    story.change(|world| world.forgives_counters = true);
     match damage {
         Damage::CutOff(bytes) => fs::File::options()
             .write(true)

@@ -33,6 +33,8 @@ pub(super) struct World {
     pub(super) volumes: Vec<Volume>,
     rules: bool,
     pub(super) old: OldServer,
+    /// Of a record that was damaged and a clock that is wrong: the agent refuses a counter that was used, and that is all.
+    pub(super) forgives_counters: bool,
     /// What must not happen, and did.
     pub(super) violations: Vec<String>,
 }
