@@ -8,7 +8,7 @@ use crate::domain::identity::own_uuid;
 use crate::record::{Record, exported};
 
 /// Two records.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Alike {
     /// The network cards of both: one at least.
     pub cards: BTreeSet<MacAddr>,

@@ -12,6 +12,7 @@ use p2v_aoe::inventory::Disk;
 use p2v_aoe::{Address, SECTOR};
 use serde::{Deserialize, Serialize};
 
+use super::other_record::has_its_server_here;
 use super::{Contact, Context, Error, refused};
 use crate::atomic_file;
 use crate::copy::SourceError;
@@ -243,21 +244,28 @@ fn adopt(
         if !is_its || known.sectors != disk.sectors {
             continue;
         }
-        // One that is there has a server of its own to keep.
+        let is_live = file.parent() == Some(host.store.copies());
         let owner = file
             .file_name()
             .and_then(|file| file.to_str()?.rsplit_once("-disk"));
         let owner = owner.and_then(|(owner, _)| owner.parse().ok());
-        if let Some(owner) = owner.filter(|_| file.parent() == Some(host.store.copies()))
+        if let Some(owner) = owner.filter(|_| is_live)
             && host.store.path(&owner).exists()
+            && has_its_server_here(&host.store.get(&owner)?)
         {
             return refused(format!(
-                "the old disk {address} was disarmed as that of {owner}, which counts as the same machine: `p2v show {owner}` \
-                 says where its server is, and `p2v rearm {owner}`, when the machine is booted as that, puts back what the \
-                 disk starts from"
+                "the old disk {address} was disarmed as that of {owner}, which counts as the same machine, and whose server is \
+                 here: `p2v show {owner}` says what comes next, and only when it is booted as {owner}, `p2v rearm {owner}` puts \
+                 back what the disk starts from"
             ));
         }
-        return keep(host, name, address, &known, false);
+        keep(host, name, address, &known, false)?;
+        if is_live {
+            // Nobody else says of it that it starts nothing.
+            let aside = file.with_extension("taken");
+            atomic_file::rename(&file, &aside).map_err(|e| cannot("rename", &file, &e))?;
+        }
+        return Ok(());
     }
     refused(format!(
         "{address} was disarmed, and what it started from is not kept on this host: look for a file *.{ENDING} in a backup of \

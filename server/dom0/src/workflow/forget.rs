@@ -97,6 +97,7 @@ pub fn forget(context: Context<'_>, name: &MachineName, gone: bool) -> Result<Pa
         ));
     }
     let disarmed = disarmed(context.host, name)?;
+    context.doubt_copies_of_others(&record)?;
     let away = store.retire(&record, Timestamp::now())?;
     for slot in disarmed {
         context.report.warn(&format!(

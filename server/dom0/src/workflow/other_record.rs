@@ -133,6 +133,39 @@ impl Context<'_> {
         ))
     }
 
+    /// Before a record is forgotten: what other records of the machine were copied before its agent was started by this one
+    /// is out of date, and nothing else would tell.
+    pub(super) fn doubt_copies_of_others(&self, record: &Record) -> Result<(), Error> {
+        let listing = self.host.store.list()?;
+        for (other, _) in self.others(record, &listing.records)? {
+            let known = other.inventory.as_ref().map(|known| known.boot_id.as_str());
+            let at = other.inventory_read.unwrap_or(Timestamp::from_unix(0));
+            let alone = [(record, Alike::of(other, record).unwrap_or_default())];
+            let has_copies = other.disks.values().any(|disk| disk.copy.is_some());
+            if !has_copies
+                || matches!(other.state, State::Moved | State::Released)
+                || started_since(&alone, known.unwrap_or_default(), at).is_none()
+            {
+                continue;
+            }
+            let why = format!(
+                "the machine was started as {} since {} was copied: the copy may be out of date",
+                record.name, other.name
+            );
+            self.report
+                .warn(&format!("{why}. `p2v copy {}` again", other.name));
+            self.host.store.update(&other.name, |other| {
+                other.forget_verified();
+                if other.state == State::Copied {
+                    other.state = State::Copying;
+                }
+                other.note(Timestamp::now(), why);
+                Ok::<_, Error>(())
+            })?;
+        }
+        Ok(())
+    }
+
     /// What each other record has in common with one.
     pub(super) fn shared_cards(&self, record: &Record, records: &[Record]) -> Vec<SharedCards> {
         let shared = alike(record, records).map(|(other, alike)| SharedCards {
@@ -180,10 +213,12 @@ fn way_of_one(record: &Record, other: &Record) -> String {
 }
 
 fn server_elsewhere<'a, 'r>(others: &'a [Other<'r>]) -> Option<&'a Other<'r>> {
-    let is_here = |r: &Record| {
-        r.has_domain_on_old_disks() || matches!(r.state, State::Moved | State::Released)
-    };
-    others.iter().find(|(other, _)| is_here(other))
+    others.iter().find(|(other, _)| has_its_server_here(other))
+}
+
+/// A domain has its old disks, or was switched to copies.
+pub(super) fn has_its_server_here(record: &Record) -> bool {
+    record.has_domain_on_old_disks() || matches!(record.state, State::Moved | State::Released)
 }
 
 fn started_since<'a, 'r>(

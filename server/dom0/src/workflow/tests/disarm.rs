@@ -308,6 +308,14 @@ fn a_record_does_not_rearm_what_another_one_disarmed() {
     let other = store.menu(MacAddr::new(2, 9, 9, 9, 9, 9), None, Timestamp::now());
     let other = other.unwrap().name;
     fs::rename(kept(&lab), store.copy_file(&other, 0, "disarmed.json")).unwrap();
+    let is = |state| {
+        let set = |record: &mut Record| {
+            record.state = state;
+            Ok::<_, Error>(())
+        };
+        store.update(&other, set).unwrap();
+    };
+    is(State::Moved);
     let disarmed = lab.machine().data.clone();
     for refused in [
         text(rearm(lab.context(), &lab.name)),
@@ -316,8 +324,13 @@ fn a_record_does_not_rearm_what_another_one_disarmed() {
         assert!(refused.contains("`p2v show e2`"), "{refused}");
     }
     assert!(lab.machine().data == disarmed);
+    // One that has no server here gives it up.
+    is(State::Exported);
+    disarm(lab.context(), &lab.name, &[]).unwrap();
+    assert!(lab.machine().data == disarmed);
+    assert!(!store.copy_file(&other, 0, "disarmed.json").exists());
     // It does not take p2v's own code for what the disk starts from.
-    fs::remove_file(store.copy_file(&other, 0, "disarmed.json")).unwrap();
+    fs::remove_file(kept(&lab)).unwrap();
     let refused = text(disarm(lab.context(), &lab.name, &[]));
     assert!(refused.contains("not kept on this host"), "{refused}");
 }

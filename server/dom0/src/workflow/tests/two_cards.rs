@@ -89,6 +89,30 @@ fn what_a_domain_wrote_by_another_card_is_not_lost_with_the_old_machine() {
     lab.assert_clean();
 }
 
+/// Also when the record that tells of it is forgotten.
+#[test]
+fn what_a_domain_wrote_by_a_record_that_was_forgotten_is_not_lost_either() {
+    let (mut lab, cards) = lab_of_two_cards();
+    lab.copy("vg").unwrap();
+    let first = lab.name.clone();
+    lab.name = boots_by(&lab, cards[1]);
+    let config = lab.start().unwrap();
+    lab.machine().data[0][12_345] ^= 1;
+    lab.stop().unwrap();
+    fs::remove_file(config).unwrap();
+    lab.machine().on = false;
+    forget(lab.context(), &lab.name, true).unwrap();
+    lab.name = first;
+    assert_eq!(lab.state(), State::Copying);
+    let options = CutoverOptions {
+        old_machine_gone: true,
+        ..CutoverOptions::default()
+    };
+    let error = text(cutover(lab.context(), &lab.name, options));
+    assert!(error.contains("p2v copy e1"), "{error}");
+    lab.assert_clean();
+}
+
 const UUIDS: [&str; 2] = [
     "4c4c4544-0046-4a10-8052-b4c04f4e344a",
     "4c4c4544-0046-4a10-8052-b4c04f4e344b",
