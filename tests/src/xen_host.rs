@@ -137,7 +137,9 @@ fn with_parts<T>(
             file("xen"),
             "com1=115200,8n1 console=com1 dom0_mem=1536M,max:1536M".to_owned(),
             format!(
-                "{} root=/dev/vda rw console=hvc0 net.ifnames=0 init=/lab-init,{}",
+                // On a busy machine its kernel would call the emulated time stamp counter unstable, go over to Xen's clock,
+                // and never wake who sleeps.
+                "{} root=/dev/vda rw console=hvc0 net.ifnames=0 tsc=reliable init=/lab-init,{}",
                 file("vmlinuz"),
                 file("initrd")
             ),
