@@ -412,7 +412,15 @@ impl<'w> Story<'w> {
         };
         let _ = fs::remove_file(root.join(format!("xen/{name}.cfg")));
         let _ = fs::remove_file(root.join(format!("xen/auto/{name}.cfg")));
-        let _ = fs::remove_file(root.join("image"));
+        let records = self.records();
+        let disks = records
+            .iter()
+            .filter(|r| r.name != name)
+            .flat_map(|r| r.disks.values());
+        let mut others = disks.filter_map(|disk| disk.copy.as_ref());
+        if !others.any(|copy| copy.destination.path() == root.join("image")) {
+            let _ = fs::remove_file(root.join("image"));
+        }
         self.change(|world| {
             world.old.does = Does::Off;
             let devices: Vec<String> = world.devices.keys().filter(|d| its(d)).cloned().collect();
