@@ -103,7 +103,10 @@ impl Writing {
 
     /// What the operator does, if the watch has not done it.
     fn resume(&mut self) {
-        let said = self.host.ok(&resume("--old-system-did-not-run")).unwrap();
+        let said = self
+            .host
+            .ok("p2v resume e1 --old-system-did-not-run")
+            .unwrap();
         eprintln!("{}", said.trim());
     }
 
@@ -408,14 +411,6 @@ fn the_old_machine_stays_away_beyond_the_limit() {
     run.succeeded();
 }
 
-/// `p2v resume`, once more where `p2v watch` is trying that by itself just then.
-fn resume(flags: &str) -> String {
-    format!(
-        "(while said=$(p2v resume e1 {flags} 2>&1); status=$?; echo \"$said\" | grep -q 'another p2v command'; do sleep 1; done; \
-         echo \"$said\" >&2; exit $status)"
-    )
-}
-
 #[test]
 #[ignore = "make campaign"]
 fn the_old_disk_goes_into_the_xen_host() {
@@ -445,18 +440,18 @@ fn the_old_disk_goes_into_the_xen_host() {
     writing.host.ok("truncate -s 48M /var/tmp/other").unwrap();
     let other = export("0", "/var/tmp/other");
     writing.host.background("other", &other, "WAITING").unwrap();
-    let resume = resume("--old-system-did-not-run");
-    let refused = writing.host.run(&resume).unwrap().failure().unwrap();
+    let resume = "p2v resume e1 --old-system-did-not-run";
+    let refused = writing.host.run(resume).unwrap().failure().unwrap();
     assert!(refused.contains("NOT AS IT WAS"), "{refused}");
     writing.host.end_background("other").unwrap();
     writing
         .host
         .background("moved", &export("0", device), "WAITING")
         .unwrap();
-    let unsure = self::resume("");
-    let unsure = writing.host.run(&unsure).unwrap().failure().unwrap();
+    let unsure = writing.host.run("p2v resume e1").unwrap();
+    let unsure = unsure.failure().unwrap();
     assert!(unsure.contains("--old-system-did-not-run"), "{unsure}");
-    writing.host.ok(&resume).unwrap();
+    writing.host.ok(resume).unwrap();
     writing.is_well("its disk in the Xen host", began);
     writing.ends();
 }
@@ -487,7 +482,7 @@ fn the_old_disk_goes_into_another_machine() {
     other.background("moved", &export, "WAITING").unwrap();
     writing
         .host
-        .ok(&resume("--old-system-did-not-run"))
+        .ok("p2v resume e1 --old-system-did-not-run")
         .unwrap();
     writing.is_well("its disk in another machine", began);
     writing.host.ok("p2v stop e1 --destroy").unwrap();
@@ -520,7 +515,7 @@ fn the_xen_host_restarts_while_its_domain_waits() {
     let mut old = OldServer::power_on(run.directory(), &disk, IDE_PC).unwrap();
     old.wait_for("exporting e1.0 WAITING", EXPORT_LIMIT)
         .unwrap();
-    let refused = host.run(&resume("")).unwrap().failure().unwrap();
+    let refused = host.run("p2v resume e1").unwrap().failure().unwrap();
     assert!(refused.contains("p2v start e1"), "{refused}");
     host.ok("p2v start e1").unwrap();
     host.wait_for_line(writer::SERIAL, "p2v guest: acked 20 ")

@@ -190,27 +190,15 @@ const VLAN: &str = "modprobe 8021q && ip link set eth0 nomaster && \
     sed -i 's/^iface = .*/iface = \"old7\"/' /etc/p2v/p2v.toml";
 
 /// The power was cut, and its disk is first in its boot order: it comes by the network, as before.
-fn the_old_machine_does_not_start_by_itself(scene: Scene) -> Scene {
-    let Scene {
-        host,
-        old,
-        disk,
-        run,
-        artifacts,
-    } = scene;
-    let boots = disk.boots().unwrap();
-    drop(old);
-    let mut old = OldServer::power_on_its_own_system(run.directory(), &disk, AHCI_PC).unwrap();
-    old.wait_for("exporting e1.0 read-only", EXPORT_LIMIT)
-        .unwrap();
-    assert_eq!(disk.boots().unwrap(), boots);
-    Scene {
-        host,
-        old,
-        disk,
-        run,
-        artifacts,
-    }
+fn the_old_machine_does_not_start_by_itself(mut scene: Scene) -> Scene {
+    let boots = scene.disk.boots().unwrap();
+    drop(scene.old);
+    scene.old =
+        OldServer::power_on_its_own_system(scene.run.directory(), &scene.disk, AHCI_PC).unwrap();
+    let exported = "exporting e1.0 read-only";
+    scene.old.wait_for(exported, EXPORT_LIMIT).unwrap();
+    assert_eq!(scene.disk.boots().unwrap(), boots);
+    scene
 }
 
 #[test]

@@ -3,8 +3,15 @@
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use crate::timestamp::Timestamp;
+
+/// What `p2v watch` calls itself. It runs always, needs a machine for some seconds, and is waited for.
+pub const WATCH: &str = "p2v watch";
+/// How long, and how often it is looked whether it has ended.
+const WATCH_TAKES: Duration = Duration::from_secs(60);
+const LOOK: Duration = Duration::from_millis(100);
 
 /// Held while a command changes a machine; given back on drop, and by the kernel if the process dies.
 #[derive(Debug)]
@@ -49,11 +56,35 @@ pub enum LockError {
 }
 
 impl MachineLock {
-    /// Takes the lock of the machine `name` in `dir` for `command`, without waiting.
+    /// Takes the lock of the machine `name` in `dir` for `command`, and waits for nothing but `p2v watch`.
     ///
     /// # Errors
     /// [`LockError::Held`] says who has it.
     pub fn take(dir: &Path, name: &str, command: &str) -> Result<MachineLock, LockError> {
+        Self::take_within(WATCH_TAKES, dir, name, command)
+    }
+
+    /// `patience`: with the watch.
+    fn take_within(
+        patience: Duration,
+        dir: &Path,
+        name: &str,
+        command: &str,
+    ) -> Result<MachineLock, LockError> {
+        let until = Instant::now() + patience;
+        loop {
+            match Self::take_now(dir, name, command) {
+                Err(LockError::Held { holder, .. })
+                    if holder.contains(WATCH) && command != WATCH && Instant::now() < until =>
+                {
+                    std::thread::sleep(LOOK);
+                }
+                done => return done,
+            }
+        }
+    }
+
+    fn take_now(dir: &Path, name: &str, command: &str) -> Result<MachineLock, LockError> {
         let path = dir.join(format!("{name}.lock"));
         let io = |source| LockError::Io {
             path: path.clone(),
@@ -95,6 +126,22 @@ impl MachineLock {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_comes_while_the_watch_is_at_it_waits_for_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let watch = MachineLock::take(dir.path(), "e7", WATCH).unwrap();
+        let waits = |command| {
+            let (began, patience) = (Instant::now(), LOOK * 3);
+            MachineLock::take_within(patience, dir.path(), "e7", command).unwrap_err();
+            began.elapsed() >= patience
+        };
+        assert!(waits("p2v resume e7"));
+        assert!(!waits(WATCH), "it waits for itself");
+        drop(watch);
+        let _copy = MachineLock::take(dir.path(), "e7", "p2v copy e7").unwrap();
+        assert!(!waits("p2v resume e7"));
+    }
 
     #[test]
     fn the_second_is_told_who_has_it() {

@@ -279,7 +279,7 @@ pub enum Command {
         #[arg(long, value_name = "N", value_parser = slot)]
         without_disk: Vec<u8>,
     },
-    /// Put back what disarm replaced on the old disks (`p2v start --discard-moved` does it by itself)
+    /// Put back what disarm replaced on the old disks (`p2v start --discard-moved` includes it)
     Rearm {
         /// Name of the machine, or the MAC address it boots from
         name: String,

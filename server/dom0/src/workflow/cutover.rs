@@ -259,6 +259,12 @@ fn may_cut_over(record: &Record, options: &CutoverOptions) -> Result<(), Error> 
         .flat_map(|v| &v.unreadable)
         .map(|(_, count)| count)
         .sum();
+    if holes > 0 && options.will_disarm {
+        return refused(format!(
+            "the old disk of {name} is failing, and --disarm-old-disk would write to it: leave that out, and pull the disk out \
+             of the old machine"
+        ));
+    }
     if holes > 0 && !options.accept_unreadable {
         return refused(format!(
             "{holes} sectors of {name} could not be read, so its copy is not complete (`p2v show {name}` lists them). Run \

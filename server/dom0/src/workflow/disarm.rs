@@ -26,11 +26,13 @@ use crate::record::{DiskRecord, State};
 use crate::tool::aoe_driver::AoeDriver;
 use crate::wire::{Access, Export};
 
-/// What becomes of a sector that holds neither what was there nor what was put there.
+/// What a disk is made to hold.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Foreign {
-    Refused,
-    LeftAlone,
+enum Goal {
+    /// What starts nothing. What somebody else wrote is in the way.
+    Disarmed,
+    /// What was there. What somebody else wrote is left alone.
+    AsItWas,
 }
 
 /// The file of one disk.
@@ -42,13 +44,6 @@ struct Kept {
     done: bool,
     /// BLAKE3 of that as it is written, in hex: what was damaged is not written to a disk.
     blake3: String,
-}
-
-/// A change of one place: from what, to what.
-struct Change {
-    lba: u64,
-    from: Vec<u8>,
-    to: Vec<u8>,
 }
 
 /// Makes the old disks of a moved machine unable to start, so that it cannot come up beside its domain even where
@@ -160,14 +155,13 @@ pub(super) fn disarm_disks(
         context
             .report
             .step(&format!("making {address} unable to start"));
-        let changes = changes(&kept.places, |place| (place.was(), place.now()));
         put(
             context,
             contact,
             address,
             &mut *session,
-            &changes,
-            Foreign::Refused,
+            &kept.places,
+            Goal::Disarmed,
         )?;
         keep(context.host, name, address, &kept, true)?;
         context.note_or_warn(
@@ -200,14 +194,13 @@ fn rearm_disk(
         .report
         .step(&format!("putting back what {address} starts from"));
     keep(host, name, address, &kept, false)?;
-    let changes = changes(&kept.places, |place| (place.now(), place.was()));
     put(
         context,
         contact,
         address,
         &mut *session,
-        &changes,
-        Foreign::LeftAlone,
+        &kept.places,
+        Goal::AsItWas,
     )?;
     let path = path(host, name, address.slot);
     let aside = host.store.copy_file(name, address.slot, "rearmed.json");
@@ -396,15 +389,6 @@ fn look(
     })
 }
 
-fn changes(places: &[Place], ends: impl Fn(&Place) -> (Vec<u8>, Vec<u8>)) -> Vec<Change> {
-    let change = |place: &Place| {
-        let (from, to) = ends(place);
-        let lba = place.lba;
-        Change { lba, from, to }
-    };
-    places.iter().map(change).collect()
-}
-
 /// Makes the changes that are not made yet, and reads them back. The disk can be written for no longer than that takes, but
 /// where p2v is killed meanwhile: then until this is done again.
 fn put(
@@ -412,36 +396,40 @@ fn put(
     contact: &Contact,
     address: Address,
     session: &mut dyn Export,
-    changes: &[Change],
-    foreign: Foreign,
+    places: &[Place],
+    goal: Goal,
 ) -> Result<(), Error> {
     let all = [address];
     context.set_access(contact, &all, Access::ReadOnly)?;
     let path = path(context.host, &contact.record.name, address.slot);
     let (mut left, mut right) = (Vec::new(), Vec::new());
-    for change in changes {
-        let mut have = vec![0; change.to.len()];
-        match session.read(change.lba, &mut have) {
-            Ok(()) if have == change.to => {}
-            Ok(()) if have == change.from => left.push(change),
+    for place in places {
+        let (from, to) = match goal {
+            Goal::Disarmed => (place.was(), place.now()),
+            Goal::AsItWas => (place.now(), place.was()),
+        };
+        let (lba, mut have) = (place.lba, vec![0; to.len()]);
+        match session.read(lba, &mut have) {
+            Ok(()) if have == to => {}
+            Ok(()) if have == from => left.push((lba, to.clone())),
             Ok(()) => {
                 let what = format!(
                     "sector {} of {address} holds neither what was there nor what p2v put there: something else has written \
                      to it, and it is left as it is (what was there is kept in {})",
-                    change.lba,
+                    lba,
                     path.with_file_name("").display()
                 );
-                if foreign == Foreign::Refused {
+                if goal == Goal::Disarmed {
                     return refused(what);
                 }
                 context.report.warn(&what);
                 continue;
             }
             // Written to, it may be read again.
-            Err(SourceError::Unreadable { .. }) => left.push(change),
-            Err(error) => return Err(unreadable(change.lba, address, &error)),
+            Err(SourceError::Unreadable { .. }) => left.push((lba, to.clone())),
+            Err(error) => return Err(unreadable(lba, address, &error)),
         }
-        right.push(change);
+        right.push((lba, to));
     }
     if left.is_empty() {
         return Ok(());
@@ -450,8 +438,8 @@ fn put(
     let written = context
         .set_access(contact, &all, Access::ReadWrite)
         .and_then(|()| {
-            for change in left {
-                session.write(change.lba, &change.to)?;
+            for (lba, to) in left {
+                session.write(lba, &to)?;
             }
             Ok(())
         });
@@ -467,15 +455,15 @@ fn put(
         ));
     }
     written?;
-    for change in right {
-        let mut have = vec![0; change.to.len()];
-        let read = session.read(change.lba, &mut have);
-        read.map_err(|error| unreadable(change.lba, address, &error))?;
-        if have != change.to {
+    for (lba, to) in right {
+        let mut have = vec![0; to.len()];
+        let read = session.read(lba, &mut have);
+        read.map_err(|error| unreadable(lba, address, &error))?;
+        if have != to {
             return refused(format!(
                 "sector {} of {address} does not hold what was just written to it: the disk is failing. What was there is \
                  kept in {}",
-                change.lba,
+                lba,
                 path.display()
             ));
         }

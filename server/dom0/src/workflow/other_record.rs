@@ -204,7 +204,7 @@ fn alike<'r>(record: &Record, records: &'r [Record]) -> impl Iterator<Item = Oth
     others.filter_map(|other| Some((other, Alike::of(record, other)?)))
 }
 
-/// How the operator goes on with a machine that has a server by its other record.
+/// What the operator does next with a machine whose server was started from its other record.
 fn way_of_one(record: &Record, other: &Record) -> String {
     format!(
         "its server is {0}, and `p2v show {0}` says what comes next; `p2v forget {1}` retires the record that is not needed",

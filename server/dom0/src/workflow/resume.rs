@@ -41,8 +41,25 @@ pub fn resume(
     options: ResumeOptions,
     last_boot: LastBoot<'_>,
 ) -> Result<Resumed, Error> {
+    resume_as(
+        context,
+        name,
+        options,
+        last_boot,
+        &format!("p2v resume {name}"),
+    )
+}
+
+/// The same by the command `command`, as others are told that wait for it.
+pub(super) fn resume_as(
+    context: Context<'_>,
+    name: &MachineName,
+    options: ResumeOptions,
+    last_boot: LastBoot<'_>,
+    command: &str,
+) -> Result<Resumed, Error> {
     let Context { host, report, .. } = context;
-    let _lock = host.store.lock(name, &format!("p2v resume {name}"))?;
+    let _lock = host.store.lock(name, command)?;
     let before = host.store.get(name)?;
     if !before.has_domain_on_old_disks() {
         return refused(format!(
@@ -131,8 +148,10 @@ pub fn resume(
 
 /// What the operator has to know first.
 fn in_doubt(name: &MachineName, doubt: &Doubt, stands_in: bool) -> String {
-    let destroy =
-        format!("end it with `p2v stop {name} --destroy`, then `p2v start {name}` boots it anew");
+    let destroy = format!(
+        "end it with `p2v stop {name} --destroy`, then `p2v start {name}` boots it anew (if there is time, copy the disk before: \
+         two systems may have written to it)"
+    );
     match doubt {
         Doubt::Changed(_) if stands_in => format!(
             "{doubt}: it may be another disk, or something wrote to it since it left the old machine. The domain does not \

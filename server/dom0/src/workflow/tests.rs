@@ -305,10 +305,14 @@ fn unreadable_sectors_need_the_operators_word() {
         error.contains("2 sectors") && error.contains("--accept-unreadable"),
         "{error}"
     );
-    let options = CutoverOptions {
+    let mut options = CutoverOptions {
         accept_unreadable: true,
+        will_disarm: true,
         ..CutoverOptions::default()
     };
+    let error = text(cutover(lab.context(), &lab.name, options.clone()));
+    assert!(error.contains("pull the disk out"), "{error}");
+    options.will_disarm = false;
     cutover(lab.context(), &lab.name, options).unwrap();
 }
 

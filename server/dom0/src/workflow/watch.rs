@@ -19,7 +19,7 @@ use super::{Context, Error};
 use crate::atomic_file;
 use crate::disk_user;
 use crate::host::Host;
-use crate::lock::{LockError, MachineLock};
+use crate::lock::{self, LockError, MachineLock};
 use crate::name::MachineName;
 use crate::record::Record;
 use crate::report::Silent;
@@ -229,7 +229,8 @@ fn look_at(
                     report: &Silent,
                     ..context
                 };
-                match resume::resume(quiet, name, ResumeOptions::default(), last_boot) {
+                let options = ResumeOptions::default();
+                match resume::resume_as(quiet, name, options, last_boot, lock::WATCH) {
                     Ok(_) => report.step(&format!(
                         "{name}: the old machine cannot have run its own system meanwhile: the domain has its disks again"
                     )),

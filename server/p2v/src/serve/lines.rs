@@ -16,7 +16,7 @@ const STRANGERS_PERIOD: Duration = Duration::from_secs(60);
 /// Lines of one kind about one known machine, in each [`MACHINES_PERIOD`]: one that boots has ten at most.
 const OF_A_MACHINE: u32 = 30;
 const MACHINES_PERIOD: Duration = Duration::from_secs(600);
-/// How often it is told what was left out.
+/// How often the number of lines left out is logged.
 const TOLD_EVERY: Duration = Duration::from_secs(60);
 
 /// Whom a line is about.

@@ -308,7 +308,7 @@ impl Records {
                 Ok(Some(facts)) => {
                     // The file system is full, or cannot be written. An older one is as good.
                     let line = format_args!("{mac}: given the boot id it had before: {error}");
-                    self.say(mac, "boot id of before", line);
+                    self.say(mac, "earlier boot id", line);
                     Ok(facts)
                 }
                 _ => Err(error),

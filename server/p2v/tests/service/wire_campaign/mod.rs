@@ -8,8 +8,8 @@
 //!
 //! What is looked for: the disks' bytes, each export's MAC list, reservation, state and order counter, every file of the state
 //! directory ([`records::Kept`] tells what a menu that is asked for may change), that nothing ends, and that memory,
-//! descriptors and logs stay within bounds. What is left out, because AoE and DHCP have nothing against it, is told where it is left
-//! out: [`aoe`] and [`dhcp`]. A stranger with the host's address may also set the AoE config string, which p2v does not read.
+//! descriptors and logs stay within bounds. [`aoe`] and [`dhcp`] say which frames are not sent, because
+//! these protocols have no defence against them. A stranger with the host's address may also set the AoE config string, which p2v does not read.
 
 mod aoe;
 mod boots;
