@@ -3,14 +3,8 @@
 //! What is replaced is kept in a file of root's before a byte of the disk is written, and written back from there. A
 //! sector that holds neither what was there nor what was put there is left alone.
 
-use std::collections::BTreeMap;
-use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
-
 use p2v_aoe::inventory::Disk;
 use p2v_aoe::{Address, SECTOR};
-use serde::{Deserialize, Serialize};
 
 use super::other_record::has_its_server_here;
 use super::{Contact, Context, Error, refused};
@@ -20,11 +14,15 @@ use crate::disarm::{
     Disarmed, Place, candidates, gpt_entries, is_disarmed, replaced, replaced_first,
 };
 use crate::disk_user;
-use crate::host::Host;
 use crate::name::MachineName;
 use crate::record::{DiskRecord, State};
 use crate::tool::aoe_driver::AoeDriver;
 use crate::wire::{Access, Export};
+
+mod kept;
+
+use kept::{ENDING, cannot, keep, kept, path, read_kept};
+pub(super) use kept::{disarmed, how_far};
 
 /// What a disk is made to hold.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -33,17 +31,6 @@ enum Goal {
     Disarmed,
     /// What was there. What somebody else wrote is left alone.
     AsItWas,
-}
-
-/// The file of one disk.
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Kept {
-    disk: Disarmed,
-    /// All of it was replaced.
-    done: bool,
-    /// BLAKE3 of that as it is written, in hex: what was damaged is not written to a disk.
-    blake3: String,
 }
 
 /// Makes the old disks of a moved machine unable to start, so that it cannot come up beside its domain even where
@@ -112,18 +99,6 @@ pub fn rearm(context: Context<'_>, name: &MachineName) -> Result<Vec<Address>, E
             left.join(" and ")
         )),
     }
-}
-
-/// The slots of a machine's disks that are disarmed, or were about to be.
-pub(super) fn disarmed(host: &Host, name: &MachineName) -> Result<Vec<u8>, Error> {
-    Ok(host.store.slots_with(name, ENDING)?)
-}
-
-/// The same, each with whether nothing starts from it; else `disarm` or `rearm` was interrupted.
-pub(super) fn how_far(host: &Host, name: &MachineName) -> Result<BTreeMap<u8, bool>, Error> {
-    let slots = disarmed(host, name)?.into_iter();
-    let done = |slot| read_kept(&path(host, name, slot)).is_ok_and(|kept| kept.done);
-    Ok(slots.map(|slot| (slot, done(slot))).collect())
 }
 
 pub(super) fn disarm_disks(
@@ -473,71 +448,4 @@ fn put(
 
 fn unreadable(lba: u64, address: Address, error: &SourceError) -> Error {
     Error::Refused(format!("cannot read sector {lba} of {address}: {error}"))
-}
-
-/// Of the file's name, behind the disk's.
-const ENDING: &str = "disarmed.json";
-
-fn path(host: &Host, name: &MachineName, slot: u8) -> PathBuf {
-    host.store.copy_file(name, slot, ENDING)
-}
-
-fn cannot(what: &str, path: &Path, why: &dyn std::fmt::Display) -> Error {
-    Error::Refused(format!("cannot {what} {}: {why}", path.display()))
-}
-
-fn digest(disk: &Disarmed) -> serde_json::Result<String> {
-    Ok(blake3::hash(&serde_json::to_vec(disk)?)
-        .to_hex()
-        .to_string())
-}
-
-fn keep(
-    host: &Host,
-    name: &MachineName,
-    address: Address,
-    disk: &Disarmed,
-    done: bool,
-) -> Result<(), Error> {
-    let path = path(host, name, address.slot);
-    let write = || -> io::Result<()> {
-        let kept = Kept {
-            disk: disk.clone(),
-            blake3: digest(disk)?,
-            done,
-        };
-        atomic_file::replace(&path, &serde_json::to_vec_pretty(&kept)?, 0o600)
-    };
-    write().map_err(|e| cannot("write", &path, &e))
-}
-
-/// What is kept of a disk, if it is disarmed.
-fn kept(
-    host: &Host,
-    name: &MachineName,
-    address: Address,
-    disk: &Disk,
-) -> Result<Option<Disarmed>, Error> {
-    let path = path(host, name, address.slot);
-    if !path.exists() {
-        return Ok(None);
-    }
-    let kept = read_kept(&path)?.disk;
-    if kept.sectors != disk.sectors {
-        let why = format!(
-            "it is of a disk of {} sectors, and {address} has {}",
-            kept.sectors, disk.sectors
-        );
-        return Err(cannot("use", &path, &why));
-    }
-    Ok(Some(kept))
-}
-
-fn read_kept(path: &Path) -> Result<Kept, Error> {
-    let text = fs::read(path).map_err(|e| cannot("read", path, &e))?;
-    let kept: Kept = serde_json::from_slice(&text).map_err(|e| cannot("read", path, &e))?;
-    match digest(&kept.disk).is_ok_and(|digest| digest == kept.blake3) {
-        true => Ok(kept),
-        false => Err(cannot("use", path, &"it was changed since p2v wrote it")),
-    }
 }
