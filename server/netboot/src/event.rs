@@ -132,7 +132,8 @@ pub enum BootEvent {
         /// Its size.
         bytes: u64,
         /// From the request to the last acknowledgement (over HTTP: until the kernel had taken all of it).
-        elapsed: Duration,
+        /// `None`: all was sent, and the end was not acknowledged.
+        elapsed: Option<Duration>,
     },
     /// It asked for a file's size only, as ROMs do before they fetch it.
     SizeAsked {
@@ -272,7 +273,7 @@ impl fmt::Display for BootEvent {
             BootEvent::Fetched {
                 file,
                 bytes,
-                elapsed,
+                elapsed: Some(elapsed),
             } => {
                 write!(
                     f,
@@ -281,6 +282,15 @@ impl fmt::Display for BootEvent {
                     elapsed.as_secs_f64()
                 )
             }
+            BootEvent::Fetched {
+                file,
+                bytes,
+                elapsed: None,
+            } => write!(
+                f,
+                "{file} {} (the machine did not acknowledge the end)",
+                Size(*bytes)
+            ),
             BootEvent::SizeAsked { file } => write!(f, "{file}: asked for its size"),
             BootEvent::Aborted { file, bytes, why } => {
                 write!(
@@ -307,9 +317,18 @@ mod tests {
         let fetched = BootEvent::Fetched {
             file: "vmlinuz".into(),
             bytes: 8_200_000,
-            elapsed: Duration::from_millis(1130),
+            elapsed: Some(Duration::from_millis(1130)),
         };
         assert_eq!(fetched.to_string(), "vmlinuz 8.2 MB in 1.1 s");
+        let fetched = BootEvent::Fetched {
+            file: "initrd".into(),
+            bytes: 14_800_000,
+            elapsed: None,
+        };
+        assert_eq!(
+            fetched.to_string(),
+            "initrd 14.8 MB (the machine did not acknowledge the end)"
+        );
     }
 
     #[test]
@@ -317,7 +336,7 @@ mod tests {
         let fetched = |file: &str| BootEvent::Fetched {
             file: file.into(),
             bytes: 1,
-            elapsed: Duration::ZERO,
+            elapsed: Some(Duration::ZERO),
         };
         let last = |file: &str| fetched(file).is_last_of_boot();
         let old = Image::Named("old".parse().unwrap());

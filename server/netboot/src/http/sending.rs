@@ -99,7 +99,7 @@ impl Drop for Sending {
             BootEvent::Fetched {
                 file,
                 bytes,
-                elapsed: progress.elapsed,
+                elapsed: Some(progress.elapsed),
             }
         } else if self.rest.is_empty() {
             // The rest is still to come.

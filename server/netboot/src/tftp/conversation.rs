@@ -13,7 +13,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::packet;
 use super::registry::Place;
-use super::transfer::{Heard, Transfer};
+use super::transfer::{Heard, Late, Transfer};
 use super::workers::Workers;
 
 /// What a client has to answer before it is sent the same again.
@@ -26,6 +26,9 @@ const HEARD_MAX: usize = 1024;
 pub(crate) enum Outcome {
     /// The client has all of the file.
     Complete,
+    /// As far as can be known: all was sent, and it is gone, or asks for something else. It may not have acknowledged
+    /// the end, or that was lost.
+    EndUnacknowledged,
     /// The client stopped it, for this reason.
     Stopped(String),
     /// The client fell silent, or began another transfer from the same port.
@@ -41,7 +44,7 @@ pub(crate) struct Ended {
     /// The file's name, as it was asked for.
     pub name: String,
     pub outcome: Outcome,
-    /// Bytes of the file that the client acknowledged.
+    /// Bytes of the file that the client has.
     pub bytes: u64,
     /// From the request on.
     pub elapsed: Duration,
@@ -131,7 +134,7 @@ impl Conversation {
         let mut buffer = [0; HEARD_MAX];
         match recv(self.socket.as_raw_fd(), &mut buffer, flags) {
             // So is woken who waits at the socket of a transfer that is over.
-            Ok(0) | Err(_) if self.place.is_stale() => self.over(Outcome::Silent),
+            Ok(0) | Err(_) if self.place.is_stale() => self.gone(Outcome::Silent),
             Ok(len) => self.hear(&buffer[..len]),
             Err(Errno::EAGAIN) if wait => self.late(),
             Err(errno) => self.failed(errno),
@@ -155,9 +158,13 @@ impl Conversation {
 
     /// Nothing that was waited for came in time.
     pub(super) fn late(&mut self) -> Turn {
-        if !self.transfer.late() {
-            self.tell(&Error::Msg("the client does not answer".to_owned()));
-            return self.over(Outcome::Silent);
+        match self.transfer.late() {
+            Late::Send => {}
+            Late::Wait => return Turn::Clients,
+            Late::GiveUp => {
+                self.tell(&Error::Msg("the client does not answer".to_owned()));
+                return self.gone(Outcome::Silent);
+            }
         }
         let packets = self.transfer.packets();
         let bytes = packets
@@ -173,7 +180,7 @@ impl Conversation {
     /// Sends what is in flight: one system call for each packet, which takes the data from where the file is.
     pub(super) fn send(&mut self) -> Turn {
         if self.place.is_stale() {
-            return self.over(Outcome::Silent);
+            return self.gone(Outcome::Silent);
         }
         let fd = self.socket.as_raw_fd();
         let sent = self.transfer.packets().try_for_each(|(header, data)| {
@@ -196,11 +203,20 @@ impl Conversation {
             return Turn::Still;
         }
         if errno == Errno::ECONNREFUSED {
-            return self.over(Outcome::Stopped("its port is closed".to_owned()));
+            return self.gone(Outcome::Stopped("its port is closed".to_owned()));
         }
         let error = io::Error::from(errno);
         self.tell(&Error::Msg(error.to_string()));
         self.over(Outcome::Failed(error.to_string()))
+    }
+
+    /// Without a word of the client's.
+    fn gone(&mut self, before_the_end: Outcome) -> Turn {
+        let has_it = self.place.is_proven() && self.transfer.is_all_sent();
+        self.over(match has_it {
+            true => Outcome::EndUnacknowledged,
+            false => before_the_end,
+        })
     }
 
     fn over(&mut self, outcome: Outcome) -> Turn {
@@ -243,7 +259,10 @@ impl Drop for Conversation {
             peer: self.place.peer,
             name: std::mem::take(&mut self.name),
             outcome: self.outcome.clone(),
-            bytes: self.transfer.bytes_acked(),
+            bytes: match self.outcome {
+                Outcome::EndUnacknowledged => self.transfer.size(),
+                _ => self.transfer.bytes_acked(),
+            },
             elapsed: self.place.begun().elapsed(),
         });
     }

@@ -56,11 +56,16 @@ impl Source for Files {
         let bytes = end.bytes;
         let event = match end.outcome {
             // That a menu was sent is said when it is made.
-            Outcome::Complete if is_menu => return,
+            Outcome::Complete | Outcome::EndUnacknowledged if is_menu => return,
             Outcome::Complete => BootEvent::Fetched {
                 file,
                 bytes,
-                elapsed: end.elapsed,
+                elapsed: Some(end.elapsed),
+            },
+            Outcome::EndUnacknowledged => BootEvent::Fetched {
+                file,
+                bytes,
+                elapsed: None,
             },
             Outcome::Stopped(_) if bytes == 0 => BootEvent::SizeAsked { file },
             Outcome::Stopped(why) => BootEvent::Aborted { file, bytes, why },

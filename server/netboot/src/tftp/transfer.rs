@@ -6,8 +6,12 @@ use super::options::Granted;
 use super::packet::{self, Answer, DATA_HEADER};
 use super::window::{Acked, Window};
 
-/// Times that something is sent again before the client is given up.
-pub const RETRIES: u32 = 5;
+/// Times that the client's time has run out in a row while what it was sent is sent again each time.
+const EACH_TIME: u32 = 5;
+/// Times after which it is given up: a switch takes half a minute until it forwards again, and ROMs go on asking for
+/// that long. Meanwhile what it was sent is sent again after twice the silence: who was switched off and on hears
+/// little that is meant for the system before.
+const GIVEN_UP_AFTER: u32 = 64;
 
 /// A file on its way to a client.
 #[derive(Debug)]
@@ -86,11 +90,15 @@ impl Transfer {
         Heard::Send
     }
 
-    /// The client has not answered in time: whether [`Transfer::packets`] goes out again; else it is given up.
-    pub fn late(&mut self) -> bool {
+    /// The client has not answered in time.
+    pub fn late(&mut self) -> Late {
         self.retries += 1;
         self.allow_repeat();
-        self.retries <= RETRIES
+        match self.retries {
+            GIVEN_UP_AFTER.. => Late::GiveUp,
+            late if late <= EACH_TIME || late.is_power_of_two() => Late::Send,
+            _ => Late::Wait,
+        }
     }
 
     /// With one block at a time, a repeated acknowledgement must not be answered (RFC 1123, 4.2.3.1, the
@@ -99,10 +107,32 @@ impl Transfer {
         self.may_repeat = self.window.is_wide();
     }
 
+    /// The file's end is in flight: a client that goes on with what it has got may not have acknowledged it, or that
+    /// was lost.
+    pub fn is_all_sent(&self) -> bool {
+        self.options.is_none() && self.window.has_end()
+    }
+
+    /// Bytes of the file.
+    pub fn size(&self) -> u64 {
+        self.window.file_size()
+    }
+
     /// Bytes of the file that the client has acknowledged.
     pub fn bytes_acked(&self) -> u64 {
         self.window.bytes_acked()
     }
+}
+
+/// What comes after a client's time has run out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Late {
+    /// [`Transfer::packets`] goes out again.
+    Send,
+    /// Nothing: it has its time anew.
+    Wait,
+    /// The client is given up.
+    GiveUp,
 }
 
 /// How a packet begins.
@@ -192,7 +222,7 @@ mod tests {
             Heard::Nothing,
             "it says so for each of the others"
         );
-        assert!(wide.late());
+        assert_eq!(wide.late(), Late::Send);
         assert_eq!(
             wide.hear(&ack(0)),
             Heard::Send,
@@ -209,17 +239,37 @@ mod tests {
     }
 
     #[test]
-    fn a_silent_client_is_given_up_and_one_that_answers_is_not() {
+    fn a_silent_client_is_sent_the_same_less_and_less_and_given_up() {
         let mut transfer = transfer(3, None);
-        for _ in 0..2 {
-            assert!((0..RETRIES).all(|_| transfer.late()));
-            assert_eq!(
-                transfer.hear(&ack(1 + u16::from(transfer.bytes_acked() > 0))),
-                Heard::Send
-            );
+        let lates = (0..GIVEN_UP_AFTER).map(|_| transfer.late());
+        let lates = (1..).zip(lates).collect::<Vec<(u32, Late)>>();
+        let those = |kind| {
+            let of_it = lates.iter().filter(move |(_, late)| *late == kind);
+            of_it.map(|(seconds, _)| *seconds).collect::<Vec<_>>()
+        };
+        assert_eq!(those(Late::Send), [1, 2, 3, 4, 5, 8, 16, 32]);
+        assert_eq!(those(Late::GiveUp), [GIVEN_UP_AFTER]);
+    }
+
+    #[test]
+    fn who_answers_has_all_its_time_again() {
+        let mut transfer = transfer(3, None);
+        for block in [1, 2] {
+            assert!((1..GIVEN_UP_AFTER).all(|_| transfer.late() != Late::GiveUp));
+            assert_eq!(transfer.hear(&ack(block)), Heard::Send);
         }
-        assert!((0..RETRIES).all(|_| transfer.late()));
-        assert!(!transfer.late());
+        assert_eq!(transfer.late(), Late::Send);
         assert_eq!(transfer.bytes_acked(), 1024);
+    }
+
+    #[test]
+    fn all_is_sent_once_the_end_is_in_flight() {
+        let mut transfer = transfer(6, Some(4));
+        for (block, is_all_sent) in [(0, false), (1, false), (2, true)] {
+            assert!(!transfer.is_all_sent(), "{block}");
+            assert_eq!(transfer.hear(&ack(block)), Heard::Send);
+            assert_eq!(transfer.is_all_sent(), is_all_sent, "{block}");
+        }
+        assert_eq!((transfer.bytes_acked(), transfer.size()), (16, 47));
     }
 }

@@ -77,6 +77,16 @@ impl Window {
         self.acked == self.blocks_in_all()
     }
 
+    /// The file's last block is in flight.
+    pub fn has_end(&self) -> bool {
+        self.acked + self.in_flight() == self.blocks_in_all()
+    }
+
+    /// Bytes of the file.
+    pub fn file_size(&self) -> u64 {
+        self.file.len() as u64
+    }
+
     /// Bytes of the file that were acknowledged.
     pub fn bytes_acked(&self) -> u64 {
         (self.acked * self.block_size).min(self.file.len()) as u64

@@ -164,7 +164,7 @@ mod tests {
         BootEvent::Fetched {
             file: file.into(),
             bytes,
-            elapsed: Duration::from_millis(millis),
+            elapsed: Some(Duration::from_millis(millis)),
         }
     }
 

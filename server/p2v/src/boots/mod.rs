@@ -161,7 +161,7 @@ mod tests {
         BootEvent::Fetched {
             file: file.into(),
             bytes: 10,
-            elapsed: Duration::ZERO,
+            elapsed: Some(Duration::ZERO),
         }
     }
 

@@ -236,6 +236,22 @@ fn how_each_transfer_ended_is_told() {
     };
     client.ack(0, from);
     assert_eq!(next(), (Outcome::Silent, 512));
+    // All but the last acknowledgement: a ROM goes on with its next file, and then to the system.
+    let up_to_the_end = |from| {
+        for block in 1..10 {
+            client.hear();
+            client.ack(block, from);
+        }
+        client.hear();
+    };
+    up_to_the_end(from);
+    client.ask(server.address, "file", b"tsize\x000\0");
+    let (_, from) = client.hear();
+    client.ack(0, from);
+    assert_eq!(next(), (Outcome::EndUnacknowledged, 5000));
+    up_to_the_end(from);
+    drop(client);
+    assert_eq!(next(), (Outcome::EndUnacknowledged, 5000));
 }
 
 #[test]

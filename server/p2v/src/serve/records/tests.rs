@@ -65,7 +65,7 @@ fn fetched(file: &str) -> BootEvent {
     BootEvent::Fetched {
         file: file.into(),
         bytes: 1,
-        elapsed: Default::default(),
+        elapsed: Some(Default::default()),
     }
 }
 
