@@ -7,7 +7,7 @@ use libfuzzer_sys::fuzz_target;
 use p2v_netboot::boot_menu::Wanted;
 use p2v_netboot::tftp::options::Limits;
 use p2v_netboot::tftp::packet::Request;
-use p2v_netboot::tftp::transfer::{Header, Heard, RETRIES, Transfer};
+use p2v_netboot::tftp::transfer::{Header, Heard, Late, Transfer};
 
 const LIMITS: Limits = Limits { block_size: 1456, window: 16 };
 
@@ -30,7 +30,7 @@ fuzz_target!(|bytes: &[u8]| {
         let (datagram, rest) = match step {
             0xFF => {
                 late += 1;
-                assert!(transfer.late() || late > RETRIES);
+                assert!(transfer.late() != Late::GiveUp || late > 5, "five times at least");
                 (Vec::new(), rest)
             }
             // The right answer, which would seldom be found.

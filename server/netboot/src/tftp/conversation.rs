@@ -146,6 +146,7 @@ impl Conversation {
             Heard::Nothing => Turn::Still,
             Heard::Stopped(why) => self.over(Outcome::Stopped(why)),
             Heard::Send => {
+                self.place.set_silent(false);
                 self.place.answered();
                 self.send()
             }
@@ -160,11 +161,15 @@ impl Conversation {
     pub(super) fn late(&mut self) -> Turn {
         match self.transfer.late() {
             Late::Send => {}
-            Late::Wait => return Turn::Clients,
-            Late::GiveUp => {
-                self.tell(&Error::Msg("the client does not answer".to_owned()));
-                return self.gone(Outcome::Silent);
+            Late::Wait => {
+                self.place.set_silent(true);
+                if std::mem::take(&mut self.flows) {
+                    self.workers.one_less_flows();
+                }
+                return Turn::Clients;
             }
+            // It is not told: that could meet the same machine after a power cycle.
+            Late::GiveUp => return self.gone(Outcome::Silent),
         }
         let packets = self.transfer.packets();
         let bytes = packets
@@ -180,7 +185,7 @@ impl Conversation {
     /// Sends what is in flight: one system call for each packet, which takes the data from where the file is.
     pub(super) fn send(&mut self) -> Turn {
         if self.place.is_stale() {
-            return self.gone(Outcome::Silent);
+            return self.over(Outcome::Silent);
         }
         let fd = self.socket.as_raw_fd();
         let sent = self.transfer.packets().try_for_each(|(header, data)| {

@@ -35,6 +35,8 @@ pub(super) struct Entry {
     proven: AtomicBool,
     /// The client has taken up a later transfer from the same port, or this one had to make room.
     stale: AtomicBool,
+    /// The client has answered, and not for a while.
+    silent: AtomicBool,
     /// Bytes of its requests, and of what was sent: counted until proven.
     heard: AtomicUsize,
     sent: AtomicUsize,
@@ -55,6 +57,10 @@ impl Entry {
 
     fn is_stale(&self) -> bool {
         self.stale.load(Ordering::Relaxed)
+    }
+
+    fn is_silent(&self) -> bool {
+        self.silent.load(Ordering::Relaxed)
     }
 
     /// Whoever waits at its socket is woken, with nothing.
@@ -122,6 +128,7 @@ impl Registry {
             begun: Instant::now(),
             proven: AtomicBool::new(false),
             stale: AtomicBool::new(false),
+            silent: AtomicBool::new(false),
             heard: AtomicUsize::new(request.len()),
             sent: AtomicUsize::new(0),
             opening: OnceLock::new(),
@@ -145,15 +152,15 @@ impl Registry {
     }
 }
 
-/// Ends the oldest of these transfers that nobody has answered to, if there is one: a flood of requests from forged
-/// addresses, a machine's own among them, keeps nobody out who answers.
+/// Ends the oldest of these transfers that nobody has answered to, or else has gone on answering to, if there is one:
+/// a flood of requests from forged addresses, a machine's own among them, keeps nobody out who answers.
 fn make_room(table: &mut Table, of: impl Fn(&SocketAddr) -> bool) -> bool {
     let all = table
         .iter()
         .filter(|(peer, _)| of(peer))
         .flat_map(|(peer, list)| list.iter().map(move |entry| (*peer, entry)));
-    let unproven = all.filter(|(_, entry)| !entry.is_proven());
-    let oldest = unproven.min_by_key(|(_, entry)| entry.begun);
+    let idle = all.filter(|(_, entry)| !entry.is_proven() || entry.is_silent());
+    let oldest = idle.min_by_key(|(_, entry)| (entry.is_proven(), entry.begun));
     let Some((peer, oldest)) = oldest.map(|(peer, entry)| (peer, Arc::clone(entry))) else {
         return false;
     };
@@ -185,6 +192,11 @@ impl Place {
     /// The client has answered.
     pub(super) fn is_proven(&self) -> bool {
         self.entry.is_proven()
+    }
+
+    /// Whether the client has not answered for a while: it makes room for others then.
+    pub(super) fn set_silent(&self, silent: bool) {
+        self.entry.silent.store(silent, Ordering::Relaxed);
     }
 
     /// What the transfer begins with, about to be sent. It may be stale already.
@@ -344,6 +356,10 @@ mod tests {
             .filter_map(|n| registry.begin(port(n), b"rrq").map(answered))
             .collect();
         assert_eq!(all.len(), PER_ADDRESS);
+        all[5].set_silent(true);
+        assert!(registry.begin(port(200), b"rrq").is_some());
+        assert!(all[5].is_stale(), "who has gone makes room");
+        assert!(registry.begin(port(201), b"rrq").is_some());
         assert!(
             registry
                 .begin("192.0.2.2:2070".parse().unwrap(), b"rrq")

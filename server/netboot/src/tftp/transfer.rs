@@ -9,8 +9,8 @@ use super::window::{Acked, Window};
 /// Times that the client's time has run out in a row while what it was sent is sent again each time.
 const EACH_TIME: u32 = 5;
 /// Times after which it is given up: a switch takes half a minute until it forwards again, and ROMs go on asking for
-/// that long. Meanwhile what it was sent is sent again after twice the silence: who was switched off and on hears
-/// little that is meant for the system before.
+/// that long. Meanwhile what it was sent is sent again when it asks, or after twice the silence: who was switched off
+/// and on hears little that is meant for the system before.
 const GIVEN_UP_AFTER: u32 = 64;
 
 /// A file on its way to a client.
@@ -96,15 +96,18 @@ impl Transfer {
         self.allow_repeat();
         match self.retries {
             GIVEN_UP_AFTER.. => Late::GiveUp,
+            // It has most likely got it, and goes on with that.
+            late if late > EACH_TIME && self.is_all_sent() => Late::GiveUp,
             late if late <= EACH_TIME || late.is_power_of_two() => Late::Send,
             _ => Late::Wait,
         }
     }
 
     /// With one block at a time, a repeated acknowledgement must not be answered (RFC 1123, 4.2.3.1, the
-    /// Sorcerer's Apprentice); with a window it is how a client says that its first block is missing (RFC 7440).
+    /// Sorcerer's Apprentice); with a window it is how a client says that its first block is missing (RFC 7440), and
+    /// after a silence that it is there again.
     fn allow_repeat(&mut self) {
-        self.may_repeat = self.window.is_wide();
+        self.may_repeat = self.window.is_wide() || self.retries > EACH_TIME;
     }
 
     /// The file's end is in flight: a client that goes on with what it has got may not have acknowledged it, or that
@@ -253,13 +256,34 @@ mod tests {
 
     #[test]
     fn who_answers_has_all_its_time_again() {
-        let mut transfer = transfer(3, None);
+        let mut transfer = transfer(4, None);
         for block in [1, 2] {
             assert!((1..GIVEN_UP_AFTER).all(|_| transfer.late() != Late::GiveUp));
             assert_eq!(transfer.hear(&ack(block)), Heard::Send);
         }
         assert_eq!(transfer.late(), Late::Send);
         assert_eq!(transfer.bytes_acked(), 1024);
+    }
+
+    #[test]
+    fn who_asks_again_after_a_silence_is_answered_at_once() {
+        let mut transfer = transfer(4, None);
+        assert_eq!(transfer.hear(&ack(1)), Heard::Send);
+        assert!((0..EACH_TIME).all(|_| transfer.late() == Late::Send));
+        assert_eq!(transfer.hear(&ack(1)), Heard::Nothing);
+        assert_eq!(transfer.late(), Late::Wait);
+        assert_eq!(transfer.hear(&ack(1)), Heard::Send);
+        assert_eq!(transfer.hear(&ack(1)), Heard::Nothing, "once");
+        assert_eq!(transfer.hear(&ack(2)), Heard::Send);
+        assert_eq!(transfer.hear(&ack(2)), Heard::Nothing);
+    }
+
+    #[test]
+    fn a_silence_at_the_end_is_not_waited_out() {
+        let mut transfer = transfer(2, None);
+        assert_eq!(transfer.hear(&ack(1)), Heard::Send);
+        assert!((0..EACH_TIME).all(|_| transfer.late() == Late::Send));
+        assert_eq!(transfer.late(), Late::GiveUp);
     }
 
     #[test]

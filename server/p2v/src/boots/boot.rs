@@ -88,7 +88,10 @@ impl Boot {
 
     /// Takes in what was seen.
     pub fn take(&mut self, event: &BootEvent, now: Timestamp) {
-        self.last = now;
+        // That it fell silent is news of a while ago.
+        if !matches!(event, BootEvent::Silent { .. }) {
+            self.last = now;
+        }
         self.refused = matches!(
             event,
             BootEvent::Ignored { .. }
