@@ -3,6 +3,7 @@
 //! Each is a story as an operator would live it. Logs and consoles of one that failed are kept under
 //! `target/lab/runs/`.
 
+mod all_the_way;
 mod copying;
 mod drbd;
 mod failing_disk;
@@ -17,6 +18,5 @@ mod scene;
 mod smoke;
 mod start_fails;
 mod strangers;
-mod whole_path;
 mod wire;
 mod without_serve;
