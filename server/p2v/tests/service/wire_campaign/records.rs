@@ -15,8 +15,9 @@ use super::cast::{BOOTING, EXPORTED, KNOWN, MOVED, RELEASED, RUNNING, uuid};
 
 /// Machines that were seen and never heard of, at most (`seen_max`).
 pub const SEEN_MAX: usize = 8;
-/// What was seen of the boots of so many machines is kept, some 500 bytes each.
-const BOOTS_BYTES: u64 = 1024 * 500;
+/// What was seen of the boots of 1024 machines is kept: twelve steps of each, with up to 80 characters of what it said
+/// itself and as many of ours.
+const BOOTS_BYTES: u64 = 1024 * (12 * 160 + 300);
 /// The service's own files.
 const SERVICES: [&str; 3] = ["boots.json", "cards.json", "leases.json"];
 
