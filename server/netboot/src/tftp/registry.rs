@@ -194,7 +194,7 @@ impl Place {
         self.entry.is_proven()
     }
 
-    /// Whether the client has not answered for a while: it makes room for others then.
+    /// Sets whether the client has stopped answering; such a transfer makes room for others.
     pub(super) fn set_silent(&self, silent: bool) {
         self.entry.silent.store(silent, Ordering::Relaxed);
     }

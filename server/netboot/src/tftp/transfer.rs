@@ -6,11 +6,11 @@ use super::options::Granted;
 use super::packet::{self, Answer, DATA_HEADER};
 use super::window::{Acked, Window};
 
-/// Times that the client's time has run out in a row while what it was sent is sent again each time.
+/// Time-outs in a row that are each answered by sending the same packets again.
 const EACH_TIME: u32 = 5;
-/// Times after which it is given up: a switch takes half a minute until it forwards again, and ROMs go on asking for
-/// that long. Meanwhile what it was sent is sent again when it asks, or after twice the silence: who was switched off
-/// and on hears little that is meant for the system before.
+/// Time-outs in a row after which the client is given up: a switch may block a port for half a minute, and ROMs ask for
+/// longer than that. Meanwhile packets are sent again when the client asks, or when its silence has doubled: after a
+/// power cycle a machine receives little that was meant for its earlier boot.
 const GIVEN_UP_AFTER: u32 = 64;
 
 /// A file on its way to a client.
@@ -96,7 +96,7 @@ impl Transfer {
         self.allow_repeat();
         match self.retries {
             GIVEN_UP_AFTER.. => Late::GiveUp,
-            // It has most likely got it, and goes on with that.
+            // The client most likely has the file, and is booting it.
             late if late > EACH_TIME && self.is_all_sent() => Late::GiveUp,
             late if late <= EACH_TIME || late.is_power_of_two() => Late::Send,
             _ => Late::Wait,
@@ -110,8 +110,8 @@ impl Transfer {
         self.may_repeat = self.window.is_wide() || self.retries > EACH_TIME;
     }
 
-    /// The file's end is in flight: a client that goes on with what it has got may not have acknowledged it, or that
-    /// was lost.
+    /// The file's end is in flight. A client that boots the file may not acknowledge the end, or the acknowledgement was
+    /// lost.
     pub fn is_all_sent(&self) -> bool {
         self.options.is_none() && self.window.has_end()
     }

@@ -236,7 +236,7 @@ fn how_each_transfer_ended_is_told() {
     };
     client.ack(0, from);
     assert_eq!(next(), (Outcome::Silent, 512));
-    // All but the last acknowledgement: a ROM goes on with its next file, and then to the system.
+    // Without the last acknowledgement: the ROM asks for its next file, and then closes its port.
     let up_to_the_end = |from| {
         for block in 1..10 {
             client.hear();
