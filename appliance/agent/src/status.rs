@@ -4,7 +4,7 @@ use p2v_aoe::cmdline::Hosts;
 use p2v_aoe::inventory::Inventory;
 use p2v_aoe::key::PublicKey;
 use p2v_aoe::vendor::Access;
-use p2v_aoe::{MacAddr, SECTOR};
+use p2v_aoe::{MacAddr, SECTOR, Size};
 
 use p2v_aoe::blade::ExportStatus;
 
@@ -40,15 +40,9 @@ pub struct Status {
     pub idle: String,
 }
 
-/// A size as people say it, in powers of 1000 as disks are sold.
-pub fn size(sectors: u64) -> String {
-    let bytes = sectors.saturating_mul(SECTOR) as f64;
-    for (unit, name) in [(1e12, "TB"), (1e9, "GB"), (1e6, "MB")] {
-        if bytes >= unit {
-            return format!("{:.1} {name}", bytes / unit);
-        }
-    }
-    format!("{:.1} kB", bytes / 1e3)
+/// The size of a disk of so many sectors.
+pub fn size(sectors: u64) -> Size {
+    Size(sectors.saturating_mul(SECTOR))
 }
 
 impl Status {
@@ -272,7 +266,7 @@ mod tests {
             "eth0 as 02:00:00:00:00:01: link is up, 1000 Mbit/s",
             "00:00:00:00:00:09",
             "e7.0",
-            "73.4 GB",
+            "68.37 GiB",
             "read-only",
             "not exported: 4Kn",
             "host none: it takes no orders",

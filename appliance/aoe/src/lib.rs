@@ -18,8 +18,10 @@ pub mod initiator;
 pub mod inventory;
 pub mod key;
 pub mod line_limit;
+mod size;
 pub mod vendor;
 pub mod wire;
 
 pub use address::{Address, SECTOR};
 pub use pnet::util::MacAddr;
+pub use size::Size;

@@ -11,6 +11,7 @@ use p2v_aoe::inventory::{Disk, Inventory};
 use p2v_aoe::{Address, MacAddr};
 use serde::{Deserialize, Serialize};
 
+use crate::copy::Verify;
 use crate::menus::Menus;
 use crate::name::MachineName;
 use crate::timestamp::Timestamp;
@@ -148,7 +149,7 @@ pub struct DiskRecord {
     /// had none.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub table_id: String,
-    /// What is under the device-mapper device the domain uses; `None` if there is none.
+    /// What the domain's disk is; `None` if there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mapping: Option<Mapping>,
     /// Its copy, begun or done.
@@ -156,28 +157,14 @@ pub struct DiskRecord {
     pub copy: Option<CopyRecord>,
 }
 
-/// Kind of device-mapper table (see `DESIGN.md`, "The disk the domain sees").
+/// What the domain's disk is (see `DESIGN.md`, "The disk the domain sees").
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum MappingKind {
-    /// dm-linear over one device.
-    Linear,
-    /// No device-mapper device: the config names a file directly.
-    File,
-    /// The same with a qcow2 image, which QEMU reads for the domain.
-    Qcow2,
-}
-
-/// What the domain's disk is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Mapping {
-    /// Kind of table.
-    pub kind: MappingKind,
-    /// The device or file underneath.
-    pub backing: PathBuf,
-    /// Whether that is the old machine's disk (`/dev/etherd/...`) rather than a copy of it.
-    pub old_disk: bool,
+#[serde(rename_all = "snake_case")]
+pub enum Mapping {
+    /// The old machine's disk: dm-linear over the kernel's AoE device.
+    OldDisk,
+    /// The copy: dm-linear over a volume or a device; a file is named by the domain's config.
+    Copy,
 }
 
 impl DiskRecord {
@@ -190,6 +177,14 @@ impl DiskRecord {
             table_id: inventory::table_id(disk).to_owned(),
             mapping: None,
             copy: None,
+        }
+    }
+
+    /// The copy that the domain's disk is, if it is one.
+    pub fn mapped_copy(&self) -> Option<&Destination> {
+        match self.mapping? {
+            Mapping::OldDisk => None,
+            Mapping::Copy => Some(&self.copy.as_ref()?.destination),
         }
     }
 }
@@ -220,30 +215,127 @@ pub struct CopyRecord {
     /// meanwhile.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unguarded: bool,
-    /// Name of the journal's content: what is noted there is right while this stands. Taken away when
-    /// the disk may have changed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub journal: Option<String>,
+    /// How far it is.
+    pub stage: Stage,
+}
+
+/// How far a copy is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Stage {
+    /// It was begun, or the old disk may have been written since it was compared.
+    Begun {
+        /// Name of the journal's content: what is noted there is right. `None`: the disk or the copy may have changed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        journal: Option<String>,
+        /// The destination was made for this copy, and no run has come to its end yet: nothing in it is worth keeping.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        fresh: bool,
+    },
+    /// It was made while the domain ran, to be brought up to date.
+    Precopied {
+        /// When.
+        at: Timestamp,
+    },
+    /// Every range was compared, and nothing could write to the old disk since.
+    Verified {
+        /// As of one that was begun: for what could not be read.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        journal: Option<String>,
+        /// That comparison.
+        verified: Verified,
+    },
     /// A domain was switched to it: what it holds is newer than the old disk.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub moved: Option<Timestamp>,
-    /// The destination was made for this copy, and no run has come to its end yet: nothing in it is worth
-    /// keeping.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub fresh: bool,
-    /// When a copy was made while the domain ran, to be brought up to date.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub precopied: Option<Timestamp>,
-    /// Set when every range was compared; taken away when the source may have changed since.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub verified: Option<Verified>,
+    Used {
+        /// When.
+        since: Timestamp,
+        /// The comparison before that; none once the old disk may have been written.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        verified: Option<Verified>,
+    },
 }
 
 impl CopyRecord {
+    /// The comparison that it came to its end with, while that counts.
+    pub fn verified(&self) -> Option<&Verified> {
+        match &self.stage {
+            Stage::Verified { verified, .. } => Some(verified),
+            Stage::Used { verified, .. } => verified.as_ref(),
+            Stage::Begun { .. } | Stage::Precopied { .. } => None,
+        }
+    }
+
+    /// Name of the journal's content, while what is noted there is right.
+    pub fn journal(&self) -> Option<&str> {
+        match &self.stage {
+            Stage::Begun { journal, .. } | Stage::Verified { journal, .. } => journal.as_deref(),
+            Stage::Precopied { .. } | Stage::Used { .. } => None,
+        }
+    }
+
+    /// Nothing in the destination is worth keeping.
+    pub fn is_fresh(&self) -> bool {
+        matches!(self.stage, Stage::Begun { fresh: true, .. })
+    }
+
+    /// A domain was switched to it.
+    pub fn was_used(&self) -> bool {
+        matches!(self.stage, Stage::Used { .. })
+    }
+
+    /// A domain is about to be switched to it.
+    pub fn use_from(&mut self, since: Timestamp) {
+        let verified = self.verified().cloned();
+        self.stage = Stage::Used { since, verified };
+    }
+
+    /// Every range was compared.
+    pub fn verify(&mut self, verified: Verified) {
+        let journal = self.journal().map(str::to_owned);
+        self.stage = Stage::Verified { journal, verified };
+    }
+
+    /// The old disk may be written from now on: what was compared and noted is no longer known to be so.
+    fn forget_verified(&mut self) {
+        match &mut self.stage {
+            Stage::Used { verified, .. } => *verified = None,
+            Stage::Precopied { .. } => {}
+            Stage::Begun { journal, .. } => *journal = None,
+            Stage::Verified { .. } => {
+                self.stage = Stage::Begun {
+                    journal: None,
+                    fresh: false,
+                };
+            }
+        }
+    }
+
+    /// A domain may have written to it (`wrote`), and does so no more: nothing that was noted of it counts.
+    pub fn forget_notes(&mut self, wrote: bool) {
+        let verified = match &mut self.stage {
+            Stage::Begun { journal, .. } => {
+                *journal = None;
+                None
+            }
+            Stage::Verified { journal, verified } => {
+                *journal = None;
+                Some(verified)
+            }
+            Stage::Used { verified, .. } => verified.as_mut(),
+            Stage::Precopied { .. } => None,
+        };
+        for spot in verified
+            .filter(|_| wrote)
+            .into_iter()
+            .flat_map(|v| &mut v.spots)
+        {
+            spot.blake3 = None;
+        }
+    }
+
     /// Sectors that it lacks, if it came to its end.
     pub fn unreadable(&self) -> u64 {
-        let verified = self.verified.iter();
-        let missing = verified.flat_map(|verified| &verified.unreadable);
+        let missing = self.verified().into_iter().flat_map(|v| &v.unreadable);
         missing.map(|(_, count)| count).sum()
     }
 }
@@ -259,9 +351,8 @@ pub struct Verified {
     /// Sectors that could not be read: first LBA and count. Empty for a complete copy.
     #[serde(default)]
     pub unreadable: Vec<(u64, u64)>,
-    /// What was compared: `both`, `source`, `written` or `none`.
-    #[serde(default = "both")]
-    pub how: String,
+    /// What was compared.
+    pub how: Verify,
     /// The first and the last stretch that were copied without a gap: by them the copy is known again. Empty if
     /// there is none.
     #[serde(default)]
@@ -279,10 +370,6 @@ pub struct Spot {
     /// BLAKE3 of it when the copy was checked, hex; none once a domain may have written to it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub blake3: Option<String>,
-}
-
-fn both() -> String {
-    "both".into()
 }
 
 /// A config file as we wrote it.
@@ -363,8 +450,8 @@ impl Record {
 
     /// Whether a domain was started on the old disks, and not stopped by p2v since.
     pub fn has_domain_on_old_disks(&self) -> bool {
-        let mut mappings = self.disks.values().filter_map(|disk| disk.mapping.as_ref());
-        self.state == State::Running || mappings.any(|mapping| mapping.old_disk)
+        let is_old = |disk: &DiskRecord| disk.mapping == Some(Mapping::OldDisk);
+        self.state == State::Running || self.disks.values().any(is_old)
     }
 
     /// The disk is about to be used: remembers what it is, or refuses if another one was used
@@ -402,8 +489,7 @@ impl Record {
     pub fn forget_verified(&mut self) {
         for disk in self.disks.values_mut() {
             if let Some(copy) = &mut disk.copy {
-                copy.verified = None;
-                copy.journal = None;
+                copy.forget_verified();
             }
         }
     }
@@ -441,8 +527,7 @@ impl Record {
                 .get(&address.slot)
                 .and_then(|d| d.copy.as_ref())
                 .ok_or_else(|| format!("disk {address} was not copied"))?
-                .verified
-                .as_ref()
+                .verified()
                 .ok_or_else(|| {
                     format!("the copy of disk {address} is not complete, or the old disk may have been written since")
                 })?;

@@ -4,7 +4,7 @@ use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
 
-use indicatif::HumanBytes;
+use p2v_aoe::Size;
 use p2v_dom0::copy::Verify;
 use p2v_dom0::copy::rescue::Fill;
 use p2v_dom0::workflow::{Against, CopyDone, CopyPlan, VerifyDone};
@@ -14,13 +14,12 @@ use crate::arguments::{self, exit};
 
 impl From<arguments::Verify> for Verify {
     fn from(verify: arguments::Verify) -> Verify {
-        let (source, written) = match verify {
-            arguments::Verify::Both => (true, true),
-            arguments::Verify::Source => (true, false),
-            arguments::Verify::Written => (false, true),
-            arguments::Verify::None => (false, false),
-        };
-        Verify { source, written }
+        match verify {
+            arguments::Verify::Both => Verify::Both,
+            arguments::Verify::Source => Verify::Source,
+            arguments::Verify::Written => Verify::Written,
+            arguments::Verify::None => Verify::None,
+        }
     }
 }
 
@@ -136,21 +135,21 @@ pub fn copied(copies: &[CopyDone], json: bool) -> ExitCode {
         }
         let moved = format!(
             "{} came over the wire, {} were there already, {} are zeros",
-            HumanBytes(summary.moved),
-            HumanBytes(summary.equal + summary.before),
-            HumanBytes(summary.zeroed)
+            Size(summary.moved),
+            Size(summary.equal + summary.before),
+            Size(summary.zeroed)
         );
         let compared = match certificate {
             None => {
                 "it was copied while it may have been written, and no domain is switched to this copy"
             }
-            Some(certificate) => match certificate.verified.as_str() {
-                "both" => "every range of the copy was read back and compared with the old disk",
-                "source" => {
+            Some(certificate) => match certificate.verified {
+                Verify::Both => "every range of the copy was read back and compared with the old disk",
+                Verify::Source => {
                     "what arrived was compared with the old disk; the copy was not read back"
                 }
-                "written" => "the copy was read back; it was not compared with the old disk",
-                _ => "nothing was compared",
+                Verify::Written => "the copy was read back; it was not compared with the old disk",
+                Verify::None => "nothing was compared",
             },
         };
         if summary.is_complete() {
@@ -210,7 +209,7 @@ pub fn verified(done: &[VerifyDone], json: bool) -> ExitCode {
         if equal {
             println!(
                 "{destination} is equal to {with} ({address}): {} compared",
-                HumanBytes(compared.equal)
+                Size(compared.equal)
             );
             continue;
         }

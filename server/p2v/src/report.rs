@@ -5,7 +5,8 @@ use std::io::IsTerminal;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use indicatif::{HumanBytes, HumanDuration, MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{HumanDuration, MultiProgress, ProgressBar, ProgressStyle};
+use p2v_aoe::Size;
 use p2v_dom0::report::{self, Progress, Report};
 use p2v_dom0::wire::SilenceListener;
 
@@ -141,7 +142,7 @@ fn details(progress: Progress) -> String {
     ];
     let parts = parts.iter().filter(|(bytes, _)| *bytes > 0);
     let words: Vec<String> = parts
-        .map(|(bytes, what)| format!("{} {what}", HumanBytes(*bytes)))
+        .map(|(bytes, what)| format!("{} {what}", Size(*bytes)))
         .collect();
     words.join(", ")
 }
@@ -166,8 +167,8 @@ fn plain(what: &str, progress: Progress, elapsed: Duration) -> String {
     let percent = (checked * 100).checked_div(total).unwrap_or(100);
     let mut line = format!(
         "  {what}: {percent:>3} %, {} of {} checked",
-        HumanBytes(checked),
-        HumanBytes(total)
+        Size(checked),
+        Size(total)
     );
     let details = details(progress);
     if !details.is_empty() {
@@ -178,11 +179,7 @@ fn plain(what: &str, progress: Progress, elapsed: Duration) -> String {
     if now > 0 && checked < total && seconds >= 1.0 {
         let rate = now as f64 / seconds;
         let left = Duration::from_secs_f64((total - checked) as f64 / rate);
-        line += &format!(
-            ", {}/s, {} left",
-            HumanBytes(rate as u64),
-            HumanDuration(left)
-        );
+        line += &format!(", {}/s, {} left", Size(rate as u64), HumanDuration(left));
     }
     if checked == total && moved == 0 && total > 0 {
         line += " (nothing had to cross the wire)";

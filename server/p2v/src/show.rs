@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use indicatif::HumanBytes;
 use p2v_aoe::inventory::{Disk, Firmware, Inventory};
 use p2v_aoe::vendor::Stats;
-use p2v_aoe::{Address, SECTOR};
+use p2v_aoe::{Address, SECTOR, Size};
 use p2v_dom0::State;
-use p2v_dom0::record::CopyRecord;
+use p2v_dom0::copy::Verify;
+use p2v_dom0::record::{CopyRecord, Mapping};
 use p2v_dom0::workflow::{MachineView, SharedCards};
 
 use crate::asks::{Asker, Standing};
@@ -24,7 +24,7 @@ fn name(machine: &MachineView) -> String {
 }
 
 fn size(disk: &Disk) -> String {
-    HumanBytes(disk.sectors * SECTOR).to_string()
+    Size(disk.sectors * SECTOR).to_string()
 }
 
 /// What the machine is, in a few words.
@@ -207,8 +207,12 @@ pub fn one(
         }
     }
     for (slot, disk) in &machine.disks {
-        if let Some(mapping) = &disk.mapping {
-            println!("  the domain's disk {slot}: {}", mapping.backing.display());
+        match (disk.mapping, &disk.copy) {
+            (Some(Mapping::Copy), Some(copy)) => {
+                println!("  the domain's disk {slot}: {}", copy.destination);
+            }
+            (Some(_), _) => println!("  the domain's disk {slot}: the old machine's"),
+            (None, _) => {}
         }
         if let Some(copy) = &disk.copy {
             let done = outcome(copy);
@@ -294,7 +298,7 @@ fn facts(machine: &MachineView, inventory: &Inventory, host_code: &str) {
         inventory.cpu.threads,
         if inventory.cpu.long_mode { 64 } else { 32 }
     );
-    println!("  memory: {}", HumanBytes(inventory.memory_bytes));
+    println!("  memory: {}", Size(inventory.memory_bytes));
     for nic in &inventory.nics {
         let link = if nic.carrier { "link up" } else { "no link" };
         let boot = if nic.boot { ", boots from it" } else { "" };
@@ -327,7 +331,7 @@ fn facts(machine: &MachineView, inventory: &Inventory, host_code: &str) {
                 "    partition {}: type {}, {}{}",
                 partition.number,
                 partition.kind,
-                HumanBytes(partition.sectors * SECTOR),
+                Size(partition.sectors * SECTOR),
                 if partition.bootable { ", bootable" } else { "" }
             );
         }
@@ -336,11 +340,11 @@ fn facts(machine: &MachineView, inventory: &Inventory, host_code: &str) {
 
 /// What came of a copy.
 fn outcome(copy: &CopyRecord) -> String {
-    let Some(verified) = &copy.verified else {
+    let Some(verified) = copy.verified() else {
         return "begun, not complete".into();
     };
-    let checked = match verified.how.as_str() {
-        "both" => "and checked".to_owned(),
+    let checked = match verified.how {
+        Verify::Both => "and checked".to_owned(),
         how => format!("(compared: {how})"),
     };
     match verified.unreadable.first() {

@@ -107,7 +107,7 @@ fn trust_takes_a_name_or_a_mac_address_and_names_what_there_is() {
             "sectors": 9, "model": "m", "serial": "s",
             "copy": {
                 "destination": {"kind": "volume", "vg": "vg0", "lv": "e1-disk0", "uuid": "u"},
-                "begun": "2026-11-20T22:16:40Z",
+                "begun": "2026-11-20T22:16:40Z", "stage": {"begun": {}},
             },
         });
         record

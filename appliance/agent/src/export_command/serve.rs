@@ -7,13 +7,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
-use p2v_aoe::SECTOR;
 use p2v_aoe::blade::{
     self, Conflict, Disk, Durability, Event, Events, Export, Target, TargetConfig,
 };
 use p2v_aoe::cmdline::BootArgs;
 use p2v_aoe::vendor::Access;
 use p2v_aoe::wire::{OpenError, PacketSocket, Wire};
+use p2v_aoe::{SECTOR, Size};
 
 use super::Options;
 use super::disk::{self, DiskRefused};
@@ -150,9 +150,9 @@ pub(super) fn serve(options: &Options) -> Result<(), ServeError> {
     }
     for (wire, name) in wires.iter().zip(&options.interfaces) {
         say!(
-            "exporting {} ({:.1} GiB, {mode}) as {} on {name} ({}), to {}",
+            "exporting {} ({}, {mode}) as {} on {name} ({}), to {}",
             options.disk.display(),
-            bytes as f64 / f64::from(1 << 30),
+            Size(bytes),
             options.address,
             wire.mac(),
             audience(options),

@@ -52,8 +52,8 @@ pub struct Certificate {
     /// What was copied where it was not all: first sector and number of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub extents: Option<Vec<(u64, u64)>>,
-    /// What was compared: `both`, `source`, `written` or `none`.
-    pub verified: String,
+    /// What was compared.
+    pub verified: Verify,
     /// Sectors that a failing disk gave once, and that were compared with nothing but the copy.
     #[serde(default)]
     pub unchecked: u64,
@@ -61,18 +61,6 @@ pub struct Certificate {
     pub unreadable: Vec<(u64, u64)>,
     /// BLAKE3 of the pieces' BLAKE3s one after the other, hex; none where a piece could not be read.
     pub root: Option<String>,
-}
-
-impl Verify {
-    /// The word for it on the command line and in certificates.
-    pub fn word(self) -> &'static str {
-        match (self.source, self.written) {
-            (true, true) => "both",
-            (true, false) => "source",
-            (false, true) => "written",
-            (false, false) => "none",
-        }
-    }
 }
 
 impl fmt::Display for Certificate {
@@ -112,17 +100,17 @@ impl fmt::Display for Certificate {
                 format!("{} bytes that no file system uses", self.unused),
             ));
         }
-        let compared = match self.verified.as_str() {
-            "both" => {
+        let compared = match self.verified {
+            Verify::Both => {
                 "every piece read back from the copy has the BLAKE3 that the old machine computed"
             }
-            "source" => {
+            Verify::Source => {
                 "every piece arrived with the BLAKE3 that the old machine computed; the copy was not read back"
             }
-            "written" => {
+            Verify::Written => {
                 "every piece was read back from the copy; the old machine's BLAKE3 was not compared"
             }
-            _ => "nothing was compared",
+            Verify::None => "nothing was compared",
         };
         lines.push(("compared", compared.to_owned()));
         if self.unchecked > 0 {

@@ -337,9 +337,9 @@ impl<'a> Fetcher<'a> {
             }
             let options = self.pass.job.options;
             let now = || *blake3::hash(&space[..piece.bytes()]).as_bytes();
-            let expected = if !options.verify.source || options.changing {
+            let expected = if !options.verify.source() || options.changing {
                 now()
-            } else if options.verify.written && !self.pass.careful {
+            } else if options.verify.written() && !self.pass.careful {
                 // What is read back is compared with the old machine's digest: no need to do it twice.
                 digest.blake3
             } else if digest.blake3 == now() {

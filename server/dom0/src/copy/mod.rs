@@ -11,6 +11,7 @@
 //!
 //! Pieces that cannot be read are passed over, and [`BadAreas`] comes back to them at the end.
 
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
@@ -18,6 +19,7 @@ use std::sync::mpsc::sync_channel;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use p2v_aoe::SECTOR;
+use serde::{Deserialize, Serialize};
 
 use crate::report::Progress;
 
@@ -264,20 +266,40 @@ fn way_on(error: &io::Error) -> &'static str {
 }
 
 /// What is checked of what was moved.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Verify {
-    /// What arrived has the digest that the old machine computed.
-    pub source: bool,
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verify {
+    /// What the destination holds has the digest that the old machine computed.
+    Both,
+    /// What arrived has that digest.
+    Source,
     /// The destination holds what was written to it.
-    pub written: bool,
+    Written,
+    /// Nothing.
+    None,
 }
 
 impl Verify {
-    /// Both: what the destination holds has the digest that the old machine computed.
-    pub const BOTH: Verify = Verify {
-        source: true,
-        written: true,
-    };
+    /// The old machine's digest counts.
+    pub fn source(self) -> bool {
+        matches!(self, Verify::Both | Verify::Source)
+    }
+
+    /// What was written is read back.
+    pub fn written(self) -> bool {
+        matches!(self, Verify::Both | Verify::Written)
+    }
+}
+
+impl fmt::Display for Verify {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Verify::Both => "both",
+            Verify::Source => "source",
+            Verify::Written => "written",
+            Verify::None => "none",
+        })
+    }
 }
 
 /// How to copy.
@@ -305,7 +327,7 @@ impl Default for Options<'_> {
         Options {
             fresh: false,
             blank: false,
-            verify: Verify::BOTH,
+            verify: Verify::Both,
             changing: false,
             memory: MEMORY,
             limit: None,

@@ -58,7 +58,7 @@ pub(super) fn write_all(
             }
             Content::Unreadable => Ok(()),
             // Reading it back tells whether it is so.
-            Content::Zero if options.fresh && options.blank && options.verify.written => Ok(()),
+            Content::Zero if options.fresh && options.blank && options.verify.written() => Ok(()),
             Content::Zero => sink.zero(piece.offset(), piece.bytes()),
             Content::Data(data) => {
                 let bytes = piece.bytes() as u64;
@@ -260,7 +260,7 @@ impl<'a> Checker<'a> {
         expected: [u8; 32],
         data: &[u8],
     ) -> Result<bool, CopyError> {
-        if !self.pass.job.options.verify.written {
+        if !self.pass.job.options.verify.written() {
             return Ok(true);
         }
         self.read_back(piece)?;
@@ -276,7 +276,7 @@ impl<'a> Checker<'a> {
     }
 
     fn check_zeros(&mut self, piece: Piece) -> Result<(), CopyError> {
-        if !self.pass.job.options.verify.written {
+        if !self.pass.job.options.verify.written() {
             return Ok(());
         }
         self.read_back(piece)?;

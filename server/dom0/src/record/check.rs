@@ -3,12 +3,11 @@
 //! Records are files of the boot service's user, who answers strangers, and root's commands act on them. So
 //! what would make root use another path, volume or disk than p2v writes there is not taken for a record.
 
-use std::path::{Component, Path};
+use std::path::Path;
 
-use p2v_aoe::Address;
 use p2v_aoe::address::{SHELF_MAX, SLOT_MAX};
 
-use super::{Destination, DiskRecord, MappingKind, Record};
+use super::{Destination, DiskRecord, Mapping, Record};
 use crate::tool::lvm;
 
 impl Record {
@@ -27,16 +26,14 @@ impl Record {
             if *slot > SLOT_MAX {
                 return Err(format!("{slot} is no AoE slot"));
             }
-            let address = Address::new(self.shelf, *slot);
-            disk.check(address)
-                .map_err(|why| format!("disk {address}: {why}"))?;
+            disk.check().map_err(|why| format!("disk {slot}: {why}"))?;
         }
         Ok(())
     }
 }
 
 impl DiskRecord {
-    fn check(&self, address: Address) -> Result<(), String> {
+    fn check(&self) -> Result<(), String> {
         let destination = self.copy.as_ref().map(|copy| &copy.destination);
         match destination {
             None => {}
@@ -51,40 +48,11 @@ impl DiskRecord {
                 | Destination::Device { path, .. },
             ) => check_path(path)?,
         }
-        let Some(mapping) = &self.mapping else {
-            return Ok(());
-        };
-        check_path(&mapping.backing)?;
-        let named = matches!(
-            destination,
-            Some(Destination::File { .. } | Destination::Qcow2 { .. } | Destination::Device { .. })
-        );
-        if mapping.old_disk || !named {
-            check_plain(&mapping.backing)?;
-        }
-        let shown = mapping.backing.display();
-        if mapping.old_disk {
-            let device = address.to_string();
-            let is_it = mapping.kind == MappingKind::Linear && mapping.backing.ends_with(device);
-            return match is_it {
-                true => Ok(()),
-                false => Err(format!("{shown} is not the old machine's disk {address}")),
-            };
-        }
-        let is_the_copy = match (mapping.kind, destination) {
-            (MappingKind::File, Some(Destination::File { path, .. }))
-            | (MappingKind::Qcow2, Some(Destination::Qcow2 { path, .. }))
-            | (MappingKind::Linear, Some(Destination::Device { path, .. })) => {
-                *path == mapping.backing
+        match (self.mapping, destination) {
+            (Some(Mapping::Copy), None) => {
+                Err("its domain is on a copy that it has not".to_owned())
             }
-            (MappingKind::Linear, Some(Destination::Volume { vg, lv, .. })) => {
-                mapping.backing.ends_with(Path::new(vg).join(lv))
-            }
-            _ => false,
-        };
-        match is_the_copy {
-            true => Ok(()),
-            false => Err(format!("{shown} is not what the disk was copied to")),
+            _ => Ok(()),
         }
     }
 }
@@ -100,17 +68,6 @@ fn check_path(path: &Path) -> Result<(), String> {
     }
 }
 
-/// A path that p2v itself put together, of which only the end is compared.
-fn check_plain(path: &Path) -> Result<(), String> {
-    let plain = path
-        .components()
-        .all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
-    match plain {
-        true => Ok(()),
-        false => Err(format!("{path:?} is no device of p2v's")),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -123,12 +80,12 @@ mod tests {
             "disks": {
                 "0": {
                     "sectors": 9, "model": "m", "serial": "s",
-                    "mapping": {"kind": "linear", "backing": "/dev/vg0/e7-disk0", "old_disk": false},
-                    "copy": {"destination": volume, "begun": "2026-11-20T22:16:40Z"},
+                    "mapping": "copy",
+                    "copy": {"destination": volume, "begun": "2026-11-20T22:16:40Z", "stage": {"begun": {}}},
                 },
                 "1": {
                     "sectors": 9, "model": "m", "serial": "s",
-                    "mapping": {"kind": "linear", "backing": "/dev/etherd/e7.1", "old_disk": true},
+                    "mapping": "old_disk",
                 },
             },
         });
@@ -141,12 +98,11 @@ mod tests {
     #[test]
     fn what_p2v_writes_is_a_record() {
         record(|_| {}).unwrap();
-        for (kind, mapping) in [("file", "file"), ("qcow2", "qcow2"), ("device", "linear")] {
+        for kind in ["file", "qcow2", "device"] {
             record(|record| {
                 let disk = &mut record["disks"]["0"];
                 let path = "/srv/old server/../e7.img";
                 disk["copy"]["destination"] = json!({"kind": kind, "path": path, "identity": "1"});
-                disk["mapping"] = json!({"kind": mapping, "backing": path, "old_disk": false});
             })
             .unwrap();
         }
@@ -159,18 +115,11 @@ mod tests {
             ("/shelf", json!(4095)),
             ("/boot_mac", json!("00:00:00:00:00:00")),
             ("/boot_mac", json!("01:00:5e:00:00:01")),
-            ("/disks/0/mapping/backing", json!("/dev/vg0/other")),
-            ("/disks/0/mapping/backing", json!("/dev/sda")),
-            ("/disks/0/mapping/backing", json!("/dev/../x/vg0/e7-disk0")),
-            ("/disks/0/mapping/kind", json!("file")),
-            ("/disks/0/mapping/old_disk", json!(true)),
+            ("/disks/0/mapping", json!("/dev/sda")),
             ("/disks/0/copy/destination/lv", json!("../../sda")),
             ("/disks/0/copy/destination/vg", json!("--help")),
             ("/disks/0/copy", json!(null)),
-            ("/disks/1/mapping/backing", json!("/dev/sda")),
-            ("/disks/1/mapping/backing", json!("/dev/etherd/e8.1")),
-            ("/disks/1/mapping/backing", json!("e7.1")),
-            ("/disks/1/mapping/kind", json!("file")),
+            ("/disks/1/mapping", json!("copy")),
         ] {
             let checked = record(|record| *record.pointer_mut(at).unwrap() = value.clone());
             assert!(checked.is_err(), "{at} {value}");

@@ -15,9 +15,7 @@ pub enum Destination {
         vg: String,
         /// Logical volume.
         lv: String,
-        /// Its LVM UUID: another volume of that name is not the copy. Empty in records of before it
-        /// was kept.
-        #[serde(default)]
+        /// Its LVM UUID: another volume of that name is not the copy.
         uuid: String,
     },
     /// A regular file.
@@ -52,6 +50,14 @@ impl Destination {
             | Destination::Qcow2 { path, .. }
             | Destination::Device { path, .. } => path.clone(),
         }
+    }
+
+    /// Whether it is a block device, which the domain sees through device-mapper; else the config names the file.
+    pub fn is_device(&self) -> bool {
+        matches!(
+            self,
+            Destination::Volume { .. } | Destination::Device { .. }
+        )
     }
 
     /// Whether both are one thing. A device is what it is known by, whatever link leads to it.

@@ -356,7 +356,7 @@ fn copied(store: &Store) -> MachineName {
         "sectors": 9, "model": "m", "serial": "s",
         "copy": {
             "destination": {"kind": "volume", "vg": "vg0", "lv": "e1-disk0", "uuid": "u"},
-            "begun": "2026-11-20T22:16:40Z",
+            "begun": "2026-11-20T22:16:40Z", "stage": {"begun": {}},
         },
     });
     let change = |record: &mut Record| {

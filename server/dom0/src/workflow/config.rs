@@ -7,7 +7,7 @@ use crate::config_file::{self, Owner};
 use crate::domain::{self, Backend, DomainConfig, Format, HostFacts};
 use crate::host::Host;
 use crate::name::MachineName;
-use crate::record::{MappingKind, Record, State, exported};
+use crate::record::{Destination, DiskRecord, Record, State, exported};
 use crate::report::Report;
 use crate::timestamp::Timestamp;
 use crate::tool::{aoe_driver::AoeDriver, xl};
@@ -62,26 +62,23 @@ pub(super) fn of_record(host: &Host, record: &Record) -> Result<DomainConfig, Er
     let backends: Vec<Backend> = exported(inventory)
         .iter()
         .map(|(address, _)| {
-            let mapping = record
-                .disks
-                .get(&address.slot)
-                .and_then(|d| d.mapping.as_ref());
+            let disk = record.disks.get(&address.slot);
             let dm = host
                 .paths
                 .dev_mapper
                 .join(record.name.dm_name(address.slot.into()));
-            match mapping.filter(|m| !m.old_disk) {
-                Some(m) => Backend {
+            match disk.and_then(DiskRecord::mapped_copy) {
+                Some(copy) => Backend {
                     address: *address,
-                    path: match m.kind {
-                        MappingKind::File | MappingKind::Qcow2 => m.backing.clone(),
-                        MappingKind::Linear => dm,
+                    path: match copy.is_device() {
+                        true => dm,
+                        false => copy.path(),
                     },
-                    format: match m.kind {
-                        MappingKind::Qcow2 => Format::Qcow2,
-                        MappingKind::File | MappingKind::Linear => Format::Raw,
+                    format: match copy {
+                        Destination::Qcow2 { .. } => Format::Qcow2,
+                        _ => Format::Raw,
                     },
-                    underneath: format!("the copy of {address} on {}", m.backing.display()),
+                    underneath: format!("the copy of {address} on {copy}"),
                 },
                 None => Backend {
                     address: *address,

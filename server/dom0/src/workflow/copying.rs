@@ -12,7 +12,7 @@ use crate::copy::destination::{self, MayGo, Wanted};
 use crate::copy::files_hit::FileHit;
 use crate::copy::{Limit, MEMORY, MEMORY_MIN, Salvage, Summary, Verify};
 use crate::name::MachineName;
-use crate::record::{Destination, NotOurs, State};
+use crate::record::{CopyRecord, Destination, Mapping, NotOurs, State};
 use crate::timestamp::Timestamp;
 use crate::wire::Access;
 
@@ -77,7 +77,7 @@ impl<'a> CopyRequest<'a> {
             without: &[],
             precopy: false,
             used_only: false,
-            verify: Verify::BOTH,
+            verify: Verify::Both,
             salvage: Salvage::default(),
             limit: None,
             memory: None,
@@ -157,7 +157,7 @@ pub fn copy(context: Context<'_>, request: CopyRequest<'_>) -> Result<Vec<CopyDo
         // A domain that ended without `p2v stop`: it has its disks no longer.
         host.store.update(&name, |record| {
             for disk in record.disks.values_mut() {
-                disk.mapping = disk.mapping.take().filter(|mapping| !mapping.old_disk);
+                disk.mapping = disk.mapping.filter(|mapping| *mapping == Mapping::Copy);
             }
             if record.state == State::Running {
                 record.state = State::Exported;
@@ -195,7 +195,7 @@ pub fn copy(context: Context<'_>, request: CopyRequest<'_>) -> Result<Vec<CopyDo
     }
     if finish_state(context, &name, &all)? {
         let checked = match request.verify {
-            Verify::BOTH => "and checked",
+            Verify::Both => "and checked",
             _ => "(not all of it was compared with the old disk: --verify)",
         };
         report.step(&format!(
@@ -303,7 +303,7 @@ pub fn plan_copy(context: Context<'_>, request: CopyRequest<'_>) -> Result<Vec<C
     for (address, disk) in &chosen {
         let mut record = host.store.get(&name)?;
         let before = record.use_disk(*address, disk)?.copy.clone();
-        let before = before.filter(|copy| copy.moved.is_none());
+        let before = before.filter(|copy| !copy.was_used());
         let tag = record.volume_tag(address.slot).unwrap_or_default();
         taken::ask_for_others_at(context, &name, request, &wanted, *address)?;
         let (to, in_pool) = destination::look(
@@ -483,15 +483,15 @@ fn finish_state(context: Context<'_>, name: &MachineName, all: &[Address]) -> Re
         let whole = record
             .disks
             .values()
-            .filter_map(|d| d.copy.as_ref()?.verified.as_ref())
+            .filter_map(|d| d.copy.as_ref()?.verified())
             .all(|v| v.unreadable.is_empty());
         let complete = whole && record.verified_copies(all).is_ok();
         if complete {
             record.state = State::Copied;
             let copies = record.disks.values().filter_map(|d| d.copy.as_ref());
             let checked = copies
-                .filter_map(|copy| copy.verified.as_ref())
-                .all(|verified| verified.how == "both");
+                .filter_map(CopyRecord::verified)
+                .all(|verified| verified.how == Verify::Both);
             let what = match checked {
                 true => "every disk is copied and checked",
                 false => "every disk is copied, and not all of it was compared (--verify)",

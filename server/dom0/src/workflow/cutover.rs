@@ -12,9 +12,10 @@ use super::release::QUIET;
 use super::start::destroy_if_there;
 use super::{Contact, Context, Error, addresses, config, refused, stop};
 use crate::config_file;
+use crate::copy::Verify;
 use crate::copy::destination::{refuse_domains_disk, reopen};
 use crate::name::MachineName;
-use crate::record::{Destination, Mapping, MappingKind, Record, State};
+use crate::record::{Destination, Mapping, Record, State};
 use crate::timestamp::Timestamp;
 use crate::tool::{dmsetup, lvm, xl};
 use crate::wire::Access;
@@ -102,7 +103,7 @@ pub fn cutover(
         .disks
         .iter()
         .filter(|(slot, _)| !options.without.contains(slot))
-        .filter(|(_, d)| d.copy.as_ref().is_some_and(|c| c.verified.is_some()))
+        .filter(|(_, d)| d.copy.as_ref().is_some_and(|c| c.verified().is_some()))
         .map(|(slot, _)| *slot)
         .collect();
     let mut planned = record.clone();
@@ -114,13 +115,9 @@ pub fn cutover(
         let Some(copy) = &mut disk.copy else {
             continue;
         };
-        copy.moved = Some(Timestamp::now());
-        if let Some(how) = copy
-            .verified
-            .as_ref()
-            .map(|v| &v.how)
-            .filter(|h| *h != "both")
-        {
+        copy.use_from(Timestamp::now());
+        let how = copy.verified().map(|verified| verified.how);
+        if let Some(how) = how.filter(|how| *how != Verify::Both) {
             report.warn(&format!(
                 "the copy of {} was made with --verify {how}: not all of it was compared with the old disk",
                 Address::new(record.shelf, *slot)
@@ -142,15 +139,7 @@ pub fn cutover(
         if let Some(known) = record.disks.get(slot) {
             ends::compare(context, contact.as_ref(), address, known, opened.sink())?;
         }
-        disk.mapping = Some(Mapping {
-            kind: match copy.destination {
-                Destination::File { .. } => MappingKind::File,
-                Destination::Qcow2 { .. } => MappingKind::Qcow2,
-                Destination::Volume { .. } | Destination::Device { .. } => MappingKind::Linear,
-            },
-            backing: backing.path,
-            old_disk: false,
-        });
+        disk.mapping = Some(Mapping::Copy);
     }
     let domain = config::of_record(host, &planned)?;
 
@@ -181,11 +170,7 @@ pub fn cutover(
                 });
                 lvm::retag(&host.tools, &vg, &lv, &[lvm::TAG_MOVED], &[])?;
             }
-            if disk
-                .mapping
-                .as_ref()
-                .is_some_and(|m| m.kind == MappingKind::Linear)
-            {
+            if disk.mapped_copy().is_some_and(Destination::is_device) {
                 let dm = name.dm_name((*slot).into());
                 report.step(&format!(
                     "/dev/mapper/{dm}: linear on the copy, {} sectors",
@@ -255,7 +240,7 @@ fn may_cut_over(record: &Record, options: &CutoverOptions) -> Result<(), Error> 
     let holes: u64 = record
         .disks
         .values()
-        .filter_map(|d| d.copy.as_ref()?.verified.as_ref())
+        .filter_map(|d| d.copy.as_ref()?.verified())
         .flat_map(|v| &v.unreadable)
         .map(|(_, count)| count)
         .sum();
@@ -367,11 +352,7 @@ fn mark_not_moved(
         // Should the domain have run for a moment, nothing that was noted is so.
         for disk in record.disks.values_mut() {
             if let Some(copy) = &mut disk.copy {
-                copy.journal = None;
-                let verified = copy.verified.iter_mut().filter(|_| domain_may_have_run);
-                for spot in verified.flat_map(|verified| &mut verified.spots) {
-                    spot.blake3 = None;
-                }
+                copy.forget_notes(domain_may_have_run);
             }
         }
         record.note(Timestamp::now(), "the domain was not switched over");

@@ -3,11 +3,11 @@
 use std::path::Path;
 
 use super::{Error, refused};
-use crate::copy::destination::{device_number, identify, is_common, mark_of, measure};
+use crate::copy::destination::{device_number, identify, mark_of, measure};
 use crate::copy::image;
 use crate::host::Host;
 use crate::name::MachineName;
-use crate::record::{Destination, DiskRecord, MappingKind, Record, State};
+use crate::record::{Destination, DiskRecord, Record, State};
 use crate::report::Report;
 use crate::table::Table;
 use crate::tool::{ToolError, dmsetup, lvm};
@@ -72,11 +72,7 @@ fn each(
     }
     for record in listing.records.iter().filter(|r| is_moved(r)) {
         for (slot, disk) in &record.disks {
-            let mapped = disk
-                .mapping
-                .as_ref()
-                .is_some_and(|m| !m.old_disk && m.kind == MappingKind::Linear);
-            if mapped {
+            if disk.mapped_copy().is_some_and(Destination::is_device) {
                 results.push(DeviceResult {
                     name: record.name.clone(),
                     device: record.name.dm_name((*slot).into()),
@@ -180,7 +176,7 @@ pub(super) fn backing_ready(
                         "the volume {vg}/{lv} is not on this host; `lvs` shows those there are"
                     ));
                 }
-                Some(volume) if !uuid.is_empty() && volume.uuid != *uuid => {
+                Some(volume) if volume.uuid != *uuid => {
                     return refused(format!(
                         "the volume {vg}/{lv} is not the one that was copied to (its UUID is {} and was {uuid}): another \
                          one of that name was made since",
@@ -229,12 +225,6 @@ pub(super) fn backing_ready(
 fn is_as_copied(host: &Host, path: &Path, identity: &str, rdev: u64) -> Result<(), Error> {
     let path = path.display();
     let now = identify(&host.paths, rdev);
-    if is_common(identity) {
-        return refused(format!(
-            "{path} cannot be told to be the device that was copied to: what that was known by, `{identity}`, is a mark \
-             that every tgt server gives its disks, and an earlier p2v took it for its own. Nothing is done with it"
-        ));
-    }
     if let Err(why) = &now
         && let Some(other) = why.other()
         && mark_of(&host.paths, rdev).is_some_and(|mark| mark == identity)
@@ -298,7 +288,5 @@ mod tests {
         assert!(!error.contains("Copy to"), "{error}");
         let error = says("naa.601").unwrap_err().to_string();
         assert!(error.contains("cannot be told"), "{error}");
-        let error = says("naa.60000000000000000e00000000010001").unwrap_err();
-        assert!(error.to_string().contains("an earlier p2v"), "{error}");
     }
 }

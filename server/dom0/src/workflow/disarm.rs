@@ -15,7 +15,7 @@ use crate::disarm::{
 };
 use crate::disk_user;
 use crate::name::MachineName;
-use crate::record::{DiskRecord, State};
+use crate::record::{Mapping, State};
 use crate::tool::aoe_driver::AoeDriver;
 use crate::wire::{Access, Export};
 
@@ -56,8 +56,8 @@ pub fn disarm(
     }
     let contact = context.contact(name)?;
     context.refuse_missing(&contact.record, without)?;
-    let mapped = |disk: &DiskRecord| disk.mapping.as_ref().is_some_and(|m| !m.old_disk);
-    let moved = record.disks.iter().filter(|(_, disk)| mapped(disk));
+    let disks = record.disks.iter();
+    let moved = disks.filter(|(_, disk)| disk.mapping == Some(Mapping::Copy));
     let slots: Vec<u8> = moved.map(|(slot, _)| *slot).collect();
     for disk in &contact.inventory.disks {
         let is_moved = |address: Address| slots.contains(&address.slot);

@@ -7,7 +7,7 @@ use p2v_aoe::Address;
 use super::continuity::{self, Doubt, LastBoot};
 use super::{Contact, Context, Error, addresses, refused, watch};
 use crate::name::MachineName;
-use crate::record::Record;
+use crate::record::{Mapping, Record};
 use crate::timestamp::Timestamp;
 use crate::tool::aoe_driver::{self, AoeDriver};
 use crate::wire::{Access, Export};
@@ -202,7 +202,7 @@ fn same_disks(before: &Record, contact: &Contact, by_content: bool) -> Result<()
 /// The old disks that the domain has.
 pub(super) fn the_domains(record: &Record) -> Vec<Address> {
     let disks = record.disks.iter();
-    let used = disks.filter(|(_, disk)| disk.mapping.as_ref().is_some_and(|m| m.old_disk));
+    let used = disks.filter(|(_, disk)| disk.mapping == Some(Mapping::OldDisk));
     used.map(|(slot, _)| Address::new(record.shelf, *slot))
         .collect()
 }

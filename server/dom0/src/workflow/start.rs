@@ -7,7 +7,7 @@ use p2v_aoe::Address;
 use super::stop::known_addresses;
 use super::{Context, Error, addresses, config, disarm, refused, watch};
 use crate::name::MachineName;
-use crate::record::{Mapping, MappingKind, Record, State};
+use crate::record::{Mapping, Record, State};
 use crate::table::Table;
 use crate::timestamp::Timestamp;
 use crate::tool::aoe_driver::AoeDriver;
@@ -70,11 +70,7 @@ pub fn start(
         drop(context.attach(&contact, *address, disk)?);
         // What is known of a moved machine's disks stays as it was.
         planned.same_place(&contact.inventory, *address, disk)?;
-        planned.use_disk(*address, disk)?.mapping = Some(Mapping {
-            kind: MappingKind::Linear,
-            backing: driver.device(*address),
-            old_disk: true,
-        });
+        planned.use_disk(*address, disk)?.mapping = Some(Mapping::OldDisk);
     }
     let mut fitting = planned.clone();
     fitting.state = State::Running;
@@ -188,7 +184,7 @@ fn mark_stopped(context: Context<'_>, before: &Record) -> Result<(), Error> {
         record.inventory.clone_from(&before.inventory);
         record.inventory_read = before.inventory_read;
         for (slot, disk) in &mut record.disks {
-            disk.mapping = before.disks.get(slot).and_then(|d| d.mapping.clone());
+            disk.mapping = before.disks.get(slot).and_then(|d| d.mapping);
         }
         record.note(Timestamp::now(), "the domain was not started");
         Ok(())
@@ -284,9 +280,9 @@ mod tests {
             "copy": {
                 "destination": {"kind": "volume", "vg": "vg", "lv": "lv", "uuid": "u"},
                 "begun": "2026-11-20T22:16:40Z",
-                "verified": {
-                    "at": "2026-11-20T22:16:40Z", "boot_id": "b", "unreadable": [[7, 2], [100, 1]],
-                },
+                "stage": {"verified": {"verified": {
+                    "at": "2026-11-20T22:16:40Z", "boot_id": "b", "unreadable": [[7, 2], [100, 1]], "how": "both",
+                }}},
             },
         });
         copying

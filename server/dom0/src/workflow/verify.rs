@@ -87,7 +87,7 @@ pub fn verify(
     for (slot, copy) in copies {
         let address = Address::new(record.shelf, slot);
         let certificate = certificate(context, &record.name, slot, &copy)?;
-        if copy.moved.is_some() {
+        if copy.was_used() {
             report.warn(&format!(
                 "a domain was switched to {}: what it wrote since differs, as it should",
                 copy.destination

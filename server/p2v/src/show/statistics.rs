@@ -1,9 +1,8 @@
 //! The counters of an export in a few lines that say what an operator wants to know: is it used, is it
 //! quick, does anything go wrong.
 
-use indicatif::HumanBytes;
 use p2v_aoe::vendor::Stats;
-use p2v_aoe::{Address, SECTOR};
+use p2v_aoe::{Address, SECTOR, Size};
 
 /// Counters that are not zero only when something was refused, lost or broken, and what each means.
 const TROUBLE: [(&str, &str); 8] = [
@@ -29,8 +28,8 @@ pub(super) fn lines(address: Address, stats: &Stats) -> Vec<String> {
     let mut lines = vec![format!(
         "{address} is {access}: {} requests, {} read, {} written, at most {} at once",
         get("requests"),
-        HumanBytes(get("sectors_read") * SECTOR),
-        HumanBytes(get("sectors_written") * SECTOR),
+        Size(get("sectors_read") * SECTOR),
+        Size(get("sectors_written") * SECTOR),
         get("in_flight_max"),
     )];
     if let (Some(half), Some(most)) = (quantile(stats, 50), quantile(stats, 99)) {

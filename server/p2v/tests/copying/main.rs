@@ -505,12 +505,10 @@ fn a_destination_that_another_machine_has_is_asked_for_and_a_moved_one_refused()
         assert_eq!(parsed["disks"]["0"]["copy"], Value::Null, "{now}");
         assert!(now.contains("was given up"), "{now}");
         // One that a domain was switched to is not given up at all.
-        let moved = theirs.replace(
-            "\"begun\":",
-            "\"moved\": \"2026-01-01T00:00:00Z\", \"begun\":",
-        );
-        assert_ne!(moved, theirs);
-        put_back(&moved);
+        let mut moved: Value = serde_json::from_str(&theirs).unwrap();
+        moved["disks"]["0"]["copy"]["stage"] =
+            serde_json::json!({"used": {"since": "2026-01-01T00:00:00Z"}});
+        put_back(&moved.to_string());
         let refused = lab.copy(&image, &[&named]);
         assert_eq!(refused.status.code(), Some(1));
         assert!(

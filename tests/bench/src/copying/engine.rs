@@ -49,10 +49,7 @@ pub fn run(arguments: &[String]) -> Result<()> {
             // For a target that has no digests: what arrives is hashed here, and read back.
             "plain" => Options {
                 changing: true,
-                verify: Verify {
-                    source: false,
-                    written: true,
-                },
+                verify: Verify::Written,
                 ..Options::default()
             },
             _ => bail!("{way} is no way to copy"),

@@ -87,8 +87,8 @@ fn one_way(mark: &str) -> &'static str {
     }
 }
 
-/// Whether a mark is one that many devices have: an earlier p2v took it for one's own.
-pub fn is_common(mark: &str) -> bool {
+/// Whether a mark is one that many devices have.
+fn is_common(mark: &str) -> bool {
     COMMON.iter().any(|common| mark.contains(common))
 }
 

@@ -27,7 +27,7 @@ mod volume;
 pub use error::DestinationError;
 pub(super) use error::io_error;
 pub(super) use file::{image as image_destination, refuse_other};
-pub use identity::{Unknown, device_number, identify, is_common, mark_of, measure, overlap};
+pub use identity::{Unknown, device_number, identify, mark_of, measure, overlap};
 
 /// What the operator named with `--to`.
 #[derive(Clone, Debug, PartialEq, Eq)]

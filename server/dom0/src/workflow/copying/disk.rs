@@ -16,7 +16,7 @@ use crate::copy::{
     pieces,
 };
 use crate::name::MachineName;
-use crate::record::{CopyRecord, Destination, State};
+use crate::record::{CopyRecord, Destination, Stage, State};
 use crate::report::{self, Progress};
 use crate::timestamp::Timestamp;
 use crate::tool::qemu_storage_daemon::Shown;
@@ -178,7 +178,7 @@ impl DiskCopy {
             return refused(format!("the record of {name} lost its disk {address}"));
         };
         // What a domain ran from is newer than the old disk: not a copy to bring up to date.
-        let before = self.before.as_ref().filter(|copy| copy.moved.is_none());
+        let before = self.before.as_ref().filter(|copy| !copy.was_used());
         let mut taken = ask_for_others_at(job.context, name, job.request, job.wanted, address)?;
         let prepared = destination::prepare(
             host,
@@ -229,13 +229,13 @@ impl DiskCopy {
         // a finished one all is compared: that is what it is run again for.
         let guarded = !job.request.precopy && !job.unguarded;
         let finished = |copy: &CopyRecord| {
-            let verified = copy.verified.as_ref();
+            let verified = copy.verified();
             verified.is_some_and(|verified| verified.unreadable.is_empty())
         };
         let unfinished = same.filter(|copy| !finished(copy) && !prepared.fresh);
-        let noted = unfinished.and_then(|copy| copy.journal.clone());
+        let noted = unfinished.and_then(CopyRecord::journal);
         let id = match noted.filter(|_| guarded) {
-            Some(id) => id,
+            Some(id) => id.to_owned(),
             None => new_id()?,
         };
         let mut goes_on = false;
@@ -254,17 +254,21 @@ impl DiskCopy {
             self.journal = Some(Mutex::new(journal));
         }
         // Another run may have copied what cannot be read now: that is kept.
-        self.fresh = prepared.fresh || goes_on && unfinished.is_some_and(|copy| copy.fresh);
+        self.fresh = prepared.fresh || goes_on && unfinished.is_some_and(CopyRecord::is_fresh);
         host.store.update(name, |record| {
             record.use_disk(address, disk)?.copy = Some(CopyRecord {
                 destination: to.clone(),
                 begun: self.begun,
                 unguarded: job.unguarded,
-                journal: guarded.then(|| id.clone()),
-                fresh: self.fresh && !job.request.precopy,
-                moved: None,
-                precopied: job.request.precopy.then(Timestamp::now),
-                verified: None,
+                stage: match job.request.precopy {
+                    true => Stage::Precopied {
+                        at: Timestamp::now(),
+                    },
+                    false => Stage::Begun {
+                        journal: guarded.then(|| id.clone()),
+                        fresh: self.fresh,
+                    },
+                },
             });
             if job.request.precopy {
                 if record.state == State::Copied {

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use p2v_aoe::SECTOR;
+use p2v_aoe::{SECTOR, Size};
 
 use crate::copy::Source;
 
@@ -30,18 +30,11 @@ pub(super) fn words(bytes: u64, rate: u64, limit: Option<u64>, disks: usize) -> 
     let share = limit.map(|limit| limit / disks.max(1) as u64);
     let rate = share.map_or(rate, |share| rate.min(share)).max(1);
     format!(
-        "about {} if all of its {} MiB must cross the wire, at {}; zeros, and what is there already, take less",
+        "about {} if all of its {} must cross the wire, at {}/s; zeros, and what is there already, take less",
         duration(Duration::from_secs(bytes / rate)),
-        bytes >> 20,
-        per_second(rate)
+        Size(bytes),
+        Size(rate)
     )
-}
-
-fn per_second(rate: u64) -> String {
-    match rate >> 20 {
-        0..10 => format!("{} KiB/s", rate >> 10),
-        mib => format!("{mib} MiB/s"),
-    }
 }
 
 /// A duration to two figures, as a person would say it.
@@ -62,17 +55,17 @@ mod tests {
     fn the_limit_and_other_disks_count() {
         let text = words(100 << 30, 100 << 20, None, 1);
         assert!(
-            text.starts_with("about 18 minutes if all of its 102400 MiB"),
+            text.starts_with("about 18 minutes if all of its 100.00 GiB"),
             "{text}"
         );
         let text = words(100 << 30, 100 << 20, Some(50 << 20), 2);
         assert!(
-            text.starts_with("about 69 minutes") && text.contains("25 MiB/s"),
+            text.starts_with("about 69 minutes") && text.contains("25.00 MiB/s"),
             "{text}"
         );
         let text = words(1, 700 << 10, None, 1);
         assert!(
-            text.starts_with("about a minute") && text.contains("at 700 KiB/s"),
+            text.starts_with("about a minute") && text.contains("at 700.00 KiB/s"),
             "{text}"
         );
     }

@@ -116,7 +116,7 @@ pub(super) fn ask_for_others(
                 continue;
             };
             let theirs = Address::new(other.shelf, *slot);
-            if copy.moved.is_some() {
+            if copy.was_used() {
                 return refused(format!(
                     "{name} is the disk of the moved system {} ({theirs}): what it holds is newer than the old disk. Copy \
                      to another destination",

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use p2v_aoe::Address;
 use p2v_aoe::inventory::Disk;
+use p2v_aoe::{Address, SECTOR, Size};
 
 use super::CopyRequest;
 use crate::copy::CopyError;
@@ -48,15 +48,15 @@ pub(super) fn of(
 
 /// What is copied of a part, in a line.
 fn part_words(part: &used::Part) -> String {
-    let mib = |sectors: u64| sectors.div_ceil(2048);
+    let size = |sectors: u64| Size(sectors * SECTOR);
     let what = part.what.replace(char::is_control, "?");
     match &part.extent {
-        Extent::Whole { why } if why.is_empty() => format!("{what}: all {} MiB", mib(part.sectors)),
+        Extent::Whole { why } if why.is_empty() => format!("{what}: all {}", size(part.sectors)),
         Extent::Whole { why } => format!(
-            "{what}: all {} MiB, because {}",
-            mib(part.sectors),
+            "{what}: all {}, because {}",
+            size(part.sectors),
             why.replace(char::is_control, " ")
         ),
-        Extent::UsedOnly => format!("{what}: {} of {} MiB", mib(part.copied), mib(part.sectors)),
+        Extent::UsedOnly => format!("{what}: {} of {}", size(part.copied), size(part.sectors)),
     }
 }

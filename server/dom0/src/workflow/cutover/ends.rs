@@ -4,7 +4,7 @@
 use p2v_aoe::{Address, SECTOR};
 
 use crate::copy::{FileSink, Sink};
-use crate::record::{DiskRecord, Spot};
+use crate::record::{CopyRecord, DiskRecord, Spot};
 use crate::workflow::{Contact, Context, Error, refused};
 
 /// Compares the first and the last stretch that were copied without a gap: with the old disk, or, without the old
@@ -19,7 +19,7 @@ pub(super) fn compare(
     disk: &DiskRecord,
     sink: &FileSink,
 ) -> Result<(), Error> {
-    let verified = disk.copy.as_ref().and_then(|copy| copy.verified.as_ref());
+    let verified = disk.copy.as_ref().and_then(CopyRecord::verified);
     let spots = verified.map_or(&[][..], |verified| &verified.spots);
     if spots.is_empty() {
         context.report.warn(&format!(

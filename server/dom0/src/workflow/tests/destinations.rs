@@ -1,7 +1,7 @@
 //! Block devices as destinations: known again by what they are, or left alone.
 
 use super::*;
-use crate::record::{CopyRecord, Destination, DiskRecord};
+use crate::record::{CopyRecord, Destination, DiskRecord, Stage};
 
 /// A device node that nothing answers to, with a number for local use (Documentation/admin-guide/devices.txt).
 fn node(lab: &Lab, path: &str, (major, minor): (u64, u64)) -> PathBuf {
@@ -50,6 +50,11 @@ fn of_a_device_that_has_no_mark_it_is_told() {
     assert!(warned(&known).contains("`naa.6001405` is that of"));
 }
 
+const BEGUN: Stage = Stage::Begun {
+    journal: None,
+    fresh: false,
+};
+
 /// A record of another machine, whose disk 0 has a copy there, ready for cutover; or is moved to it.
 fn other_machine(lab: &Lab, path: &str, identity: &str, moved: bool) -> MachineName {
     let mac = MacAddr::new(2, 0, 0, 0, 0, 77);
@@ -66,11 +71,13 @@ fn other_machine(lab: &Lab, path: &str, identity: &str, moved: bool) -> MachineN
         },
         begun: Timestamp::from_unix(0),
         unguarded: false,
-        journal: None,
-        precopied: None,
-        fresh: false,
-        moved: moved.then_some(Timestamp::from_unix(1)),
-        verified: None,
+        stage: match moved {
+            true => Stage::Used {
+                since: Timestamp::from_unix(1),
+                verified: None,
+            },
+            false => BEGUN,
+        },
     };
     let disk = DiskRecord {
         table_id: String::new(),
@@ -117,7 +124,7 @@ fn a_copy_that_may_go_is_forgotten_however_it_was_found() {
 fn only_copied(lab: &Lab, name: &MachineName) {
     let changed = lab.host.store.update(name, |record| {
         let disk = record.disks.get_mut(&0).unwrap();
-        disk.copy.as_mut().unwrap().moved = None;
+        disk.copy.as_mut().unwrap().stage = BEGUN;
         record.state = State::Copied;
         Ok::<_, Error>(())
     });

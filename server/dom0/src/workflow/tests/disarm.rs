@@ -172,7 +172,7 @@ fn no_domain_gets_an_old_disk_beside_a_copy() {
     assert!(
         back.disks
             .values()
-            .all(|disk| !disk.mapping.as_ref().unwrap().old_disk)
+            .all(|disk| disk.mapping == Some(Mapping::Copy))
     );
     fs::remove_file(obstacle).unwrap();
     let config = start(lab.context(), &lab.name, without).unwrap();

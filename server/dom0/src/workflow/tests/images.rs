@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::destinations::make_again;
 use super::*;
-use crate::record::MappingKind;
+use crate::record::Destination;
 use crate::tool::qemu_storage_daemon;
 
 /// A lab with one disk, and QEMU's programs beside the made-up ones.
@@ -43,11 +43,8 @@ fn a_domain_is_switched_to_an_image() {
         "{written}"
     );
     let record = lab.host.store.get(&lab.name).unwrap();
-    let mapping = record.disks[&0].mapping.as_ref().unwrap();
-    assert_eq!(
-        (mapping.kind, &mapping.backing),
-        (MappingKind::Qcow2, &image)
-    );
+    let copy = record.disks[&0].mapped_copy().unwrap();
+    assert!(matches!(copy, Destination::Qcow2 { path, .. } if *path == image));
     // Nothing is to be made of it after a restart of the host, and nothing to be taken away.
     assert_eq!(lab.file("dm"), "");
     assert!(devices_up(&lab.host, &Silent).unwrap().is_empty());

@@ -417,9 +417,7 @@ fn what_waits_of_one_machine_is_not_given_up_while_another_waits_too() {
     lab.start().unwrap();
     let mac = MacAddr::new(2, 0, 0, 0, 0, 2);
     let other = lab.host.store.menu(mac, None, Timestamp::now()).unwrap();
-    let mut disks = lab.host.store.get(&lab.name).unwrap().disks;
-    let mapping = disks.get_mut(&0).unwrap().mapping.as_mut().unwrap();
-    mapping.backing = lab.host.paths.dev_etherd.join("e2.0");
+    let disks = lab.host.store.get(&lab.name).unwrap().disks;
     let update = |record: &mut crate::record::Record| {
         record.state = State::Running;
         record.disks = disks;

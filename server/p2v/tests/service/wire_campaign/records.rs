@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use p2v_aoe::MacAddr;
 use p2v_aoe::inventory::Disk;
 use p2v_aoe::{Address, key::SecretKey};
-use p2v_dom0::record::{Mapping, MappingKind};
+use p2v_dom0::record::Mapping;
 use p2v_dom0::{State, Store, Timestamp, host_key};
 use serde_json::Value;
 
@@ -37,11 +37,7 @@ pub fn make(state: &Path) -> SecretKey {
             let slot = record
                 .use_disk(Address::new(facts.shelf, 0), &disk)
                 .unwrap();
-            slot.mapping = (mac == RUNNING).then(|| Mapping {
-                kind: MappingKind::Linear,
-                backing: format!("/dev/etherd/e{}.0", facts.shelf).into(),
-                old_disk: true,
-            });
+            slot.mapping = (mac == RUNNING).then_some(Mapping::OldDisk);
             record.state = match mac {
                 RUNNING => State::Running,
                 MOVED => State::Moved,

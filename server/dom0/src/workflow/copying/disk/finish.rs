@@ -61,14 +61,13 @@ impl DiskCopy {
         host.store.update(name, |record| {
             let disk = record.use_disk(address, &self.disk)?;
             if let Some(copy) = disk.copy.as_mut().filter(|_| !job.request.precopy) {
-                copy.verified = Some(Verified {
+                copy.verify(Verified {
                     at: ended,
                     boot_id: now.boot_id.clone(),
                     unreadable: summary.unreadable.clone(),
                     spots: self.spots(&summary),
-                    how: job.request.verify.word().into(),
+                    how: job.request.verify,
                 });
-                copy.fresh = false;
             }
             record.note(
                 ended,
@@ -190,7 +189,7 @@ impl DiskCopy {
             before: summary.before,
             unused: self.disk.sectors * SECTOR - bytes,
             extents: self.extents.clone(),
-            verified: job.request.verify.word().into(),
+            verified: job.request.verify,
             unchecked: summary.unchecked,
             unreadable: summary.unreadable.clone(),
             root: root.map(|root| root.to_string()),
