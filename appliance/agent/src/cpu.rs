@@ -1,4 +1,4 @@
-//! Processors and memory, from `/proc/cpuinfo` and `/proc/meminfo`.
+//! Processors, from `/proc/cpuinfo`.
 
 use std::collections::BTreeSet;
 
@@ -30,16 +30,6 @@ pub fn parse(cpuinfo: &str) -> Cpu {
     cpu
 }
 
-/// `MemTotal` of `/proc/meminfo`, in bytes; 0 if it is not there.
-pub fn memory_bytes(meminfo: &str) -> u64 {
-    meminfo
-        .lines()
-        .find_map(|line| line.strip_prefix("MemTotal:"))
-        .and_then(|rest| rest.split_whitespace().next())
-        .and_then(|kib| kib.parse::<u64>().ok())
-        .map_or(0, |kib| kib * 1024)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -62,14 +52,5 @@ mod tests {
     fn an_old_machine_without_64_bits() {
         let cpu = parse("processor : 0\nmodel name : Pentium III\nflags : fpu slmx\n");
         assert_eq!((cpu.threads, cpu.sockets, cpu.long_mode), (1, 1, false));
-    }
-
-    #[test]
-    fn memory() {
-        assert_eq!(
-            memory_bytes("MemTotal:         503392 kB\nMemFree: 1 kB\n"),
-            503392 * 1024
-        );
-        assert_eq!(memory_bytes(""), 0);
     }
 }

@@ -11,7 +11,7 @@ use p2v_aoe::key::SecretKey;
 
 use crate::disk_order::{self, Because};
 use crate::disks::{self, Found};
-use crate::{cpu, dmi, export, reset};
+use crate::{cpu, dmi, export, memory, reset};
 
 /// The disks in their order, with addresses on the shelf if there is one, and how the boot disk
 /// was told.
@@ -76,7 +76,10 @@ pub fn machine(sys: &Path, args: &BootArgs) -> Inventory {
         firmware: dmi::firmware(sys),
         dmi: dmi::read(sys),
         cpu: cpu::parse(&text("/proc/cpuinfo")),
-        memory_bytes: cpu::memory_bytes(&text("/proc/meminfo")),
+        memory_bytes: memory::installed(
+            &fs::read(sys.join("firmware/dmi/tables/DMI")).unwrap_or_default(),
+            &text("/proc/meminfo"),
+        ),
         nics: Vec::new(),
         disks: Vec::new(),
         since_reset_ms: 0,

@@ -13,6 +13,7 @@ pub mod export;
 pub mod export_command;
 pub mod inventory;
 pub mod link;
+mod memory;
 pub mod modalias;
 pub mod modprobe;
 pub mod modules;

@@ -107,10 +107,10 @@ impl Status {
         lines.extend([
             format!("p2v agent {}   {}", inventory.agent, machine.trim()),
             format!(
-                "  {} x {}, {} MB, {}",
+                "  {} x {}, {}, {}",
                 inventory.cpu.threads,
                 inventory.cpu.model,
-                inventory.memory_bytes >> 20,
+                Size(inventory.memory_bytes),
                 match inventory.firmware {
                     p2v_aoe::inventory::Firmware::Bios => "BIOS",
                     p2v_aoe::inventory::Firmware::Uefi => "UEFI",

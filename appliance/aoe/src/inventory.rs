@@ -48,7 +48,7 @@ pub struct Inventory {
     pub dmi: Dmi,
     /// Processors.
     pub cpu: Cpu,
-    /// Memory the kernel sees (`MemTotal`), in bytes.
+    /// Memory that is installed, in bytes; where the firmware does not tell, what the kernel has.
     pub memory_bytes: u64,
     /// Ethernet interfaces, boot interface first.
     pub nics: Vec<Nic>,
