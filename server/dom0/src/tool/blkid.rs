@@ -1,4 +1,4 @@
-//! `blkid`: what a device or file holds, in a few words for a refusal.
+//! `blkid`: what a device or file holds.
 
 use std::path::Path;
 
@@ -15,12 +15,15 @@ pub fn content(tools: &Tools, path: &Path) -> Option<String> {
     describe(&tools.run("blkid", arguments).ok()?)
 }
 
+/// What `blkid -o export` printed for a key: once, or more often where it found more than one thing.
+pub fn values<'t>(export: &'t str, key: &'t str) -> impl Iterator<Item = &'t str> {
+    export
+        .lines()
+        .filter_map(move |line| line.strip_prefix(key)?.strip_prefix('='))
+}
+
 fn describe(export: &str) -> Option<String> {
-    let value = |key: &str| {
-        export
-            .lines()
-            .find_map(|line| line.strip_prefix(key)?.strip_prefix('='))
-    };
+    let value = |key| values(export, key).next();
     let printable = |text: &str| {
         let clean = |c: char| if c.is_control() { '?' } else { c };
         text.replace("\\ ", " ")

@@ -13,6 +13,7 @@ pub mod lvm;
 pub mod nft;
 pub mod qemu_img;
 pub mod qemu_storage_daemon;
+pub mod sfdisk;
 pub mod xl;
 
 /// Longest part of a program's error output that is put in an error message, in bytes.

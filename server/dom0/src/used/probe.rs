@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::examine::{Examiner, Refusal, whole};
-use crate::tool::ToolError;
+use crate::tool::{ToolError, blkid};
 
 /// What was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,11 +50,7 @@ pub fn probe(examiner: &Examiner<'_>, file: &Path) -> Result<Content, Refusal> {
 }
 
 fn read(text: &str) -> Result<Content, Refusal> {
-    let all = |key: &str| -> Vec<&str> {
-        text.lines()
-            .filter_map(|l| l.strip_prefix(key)?.strip_prefix('='))
-            .collect()
-    };
+    let all = |key| -> Vec<&str> { blkid::values(text, key).collect() };
     match (&all("TYPE")[..], &all("USAGE")[..], &all("PTTYPE")[..]) {
         ([kind], ["filesystem"], []) => Ok(Content::FileSystem((*kind).to_owned())),
         ([kind], [usage], []) => Ok(Content::Other((*kind).to_owned(), (*usage).to_owned())),

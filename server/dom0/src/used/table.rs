@@ -3,10 +3,10 @@
 use std::path::Path;
 
 use p2v_aoe::SECTOR;
-use serde::Deserialize;
 
 use super::examine::{Examiner, Refusal, whole};
 use super::ranges::Range;
+use crate::tool::sfdisk::Table;
 
 /// A partition that holds data.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,9 +18,6 @@ pub struct Partition {
     /// Why it is copied whole, if that can be told from the table alone.
     pub refused: Option<String>,
 }
-
-/// Types of partitions that only hold others (`sfdisk --list-types`).
-const CONTAINERS: [&str; 3] = ["5", "f", "85"];
 
 /// Types of partitions that are a part of something larger, with what that is (`sfdisk
 /// --list-types --label dos` and `--label gpt`).
@@ -41,30 +38,6 @@ const MEMBERS: [(&str, &str); 9] = [
     ("a19d880f-05fc-4d3b-a006-743f0f84911e", "a Linux RAID"),
     ("ee", "a GPT that cannot be read"),
 ];
-
-#[derive(Deserialize)]
-struct Listing {
-    partitiontable: Table,
-}
-
-#[derive(Deserialize)]
-struct Table {
-    label: String,
-    device: String,
-    unit: String,
-    sectorsize: u64,
-    #[serde(default)]
-    partitions: Vec<Entry>,
-}
-
-#[derive(Deserialize)]
-struct Entry {
-    node: String,
-    start: u64,
-    size: u64,
-    #[serde(rename = "type")]
-    kind: String,
-}
 
 /// The partitions of the disk in `file`, which has `sectors` sectors and a table of the type
 /// `label` (`dos`, `gpt`).
@@ -91,8 +64,8 @@ pub fn partitions(
 }
 
 fn read(json: &str, label: &str, sectors: u64) -> Result<Vec<Partition>, Refusal> {
-    let table = match serde_json::from_str::<Listing>(json) {
-        Ok(listing) => listing.partitiontable,
+    let table = match Table::parse(json) {
+        Ok(table) => table,
         Err(error) => {
             return whole(format!(
                 "`sfdisk --json` printed what it should not: {error}"
@@ -106,17 +79,11 @@ fn read(json: &str, label: &str, sectors: u64) -> Result<Vec<Partition>, Refusal
         ));
     }
     let mut partitions = Vec::new();
-    for entry in table.partitions {
-        let kind = entry.kind.to_ascii_lowercase();
-        if label == "dos" && CONTAINERS.contains(&kind.as_str()) {
+    for entry in &table.partitions {
+        if table.is_container(entry) {
             continue;
         }
-        let number = entry
-            .node
-            .strip_prefix(&table.device)
-            .map(|n| n.trim_start_matches('p'))
-            .and_then(|n| n.parse().ok());
-        let Some(number) = number else {
+        let Some(number) = table.number(entry) else {
             return whole(format!("`sfdisk` lists a partition `{}`", entry.node));
         };
         // What is not on the disk cannot be copied, and nobody can have put anything there.
@@ -127,7 +94,7 @@ fn read(json: &str, label: &str, sectors: u64) -> Result<Vec<Partition>, Refusal
         } else {
             MEMBERS
                 .iter()
-                .find(|m| m.0 == kind)
+                .find(|m| entry.kind.eq_ignore_ascii_case(m.0))
                 .map(|m| format!("its type says that it belongs to {}", m.1))
         };
         partitions.push(Partition {

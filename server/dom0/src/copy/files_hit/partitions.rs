@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
-use serde::Deserialize;
+use p2v_aoe::SECTOR;
 
 use super::{Deadline, Stretch};
-use crate::tool::{ToolError, Tools};
+use crate::tool::sfdisk::Table;
+use crate::tool::{ToolError, Tools, blkid};
 
 /// A partition, or the whole disk. In sectors of 512 bytes.
 pub(super) struct Partition {
@@ -37,32 +38,6 @@ impl Partition {
     }
 }
 
-#[derive(Deserialize)]
-struct Printed {
-    partitiontable: Table,
-}
-
-#[derive(Deserialize)]
-struct Table {
-    #[serde(default = "usual_sector")]
-    sectorsize: u64,
-    #[serde(default)]
-    partitions: Vec<Entry>,
-}
-
-fn usual_sector() -> u64 {
-    512
-}
-
-#[derive(Deserialize)]
-struct Entry {
-    node: String,
-    start: u64,
-    size: u64,
-    #[serde(rename = "type")]
-    kind: String,
-}
-
 /// The partitions of `copy` with what is in them; a disk without a partition table is one.
 pub(super) fn partitions(
     tools: &Tools,
@@ -88,16 +63,13 @@ pub(super) fn partitions(
         });
     }
     for partition in &mut partitions {
-        let offset = (partition.start * 512).to_string();
+        let offset = partition.start.saturating_mul(SECTOR).to_string();
         // `-o value -s TYPE` would not tell a swap partition from what has none.
         let args = ["-p", "-o", "export", "-O", &offset];
         let args = args.iter().map(std::ffi::OsStr::new);
         let printed = tools.run_within("blkid", args.chain([copy.as_os_str()]), deadline.left());
         partition.file_system = match printed {
-            Ok(text) => text
-                .lines()
-                .find_map(|line| line.strip_prefix("TYPE="))
-                .map(str::to_owned),
+            Ok(text) => blkid::values(&text, "TYPE").next().map(str::to_owned),
             // It exits with 2 where it finds nothing.
             Err(ToolError::Failed { .. }) => None,
             Err(other) => return Err(other),
@@ -107,22 +79,16 @@ pub(super) fn partitions(
 }
 
 fn parse(text: &str) -> Result<Vec<Partition>, String> {
-    let Printed { partitiontable } =
-        serde_json::from_str(text).map_err(|error| error.to_string())?;
-    let scale = partitiontable.sectorsize.max(512) / 512;
-    Ok(partitiontable
-        .partitions
-        .into_iter()
-        // An extended partition only holds others.
-        .filter(|entry| !matches!(entry.kind.as_str(), "5" | "f" | "85"))
-        .map(|entry| {
-            let digits = entry.node.trim_end_matches(|c: char| c.is_ascii_digit());
-            Partition {
-                number: entry.node[digits.len()..].parse().ok(),
-                start: entry.start.saturating_mul(scale),
-                sectors: entry.size.saturating_mul(scale),
-                file_system: None,
-            }
+    let table = Table::parse(text).map_err(|error| error.to_string())?;
+    let scale = table.sectorsize.max(SECTOR) / SECTOR;
+    let partitions = table.partitions.iter();
+    let partitions = partitions.filter(|entry| !table.is_container(entry));
+    Ok(partitions
+        .map(|entry| Partition {
+            number: table.number(entry),
+            start: entry.start.saturating_mul(scale),
+            sectors: entry.size.saturating_mul(scale),
+            file_system: None,
         })
         .collect())
 }
