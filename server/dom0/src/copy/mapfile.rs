@@ -2,7 +2,8 @@
 //!
 //! The format is that of ddrescue's manual, section "Mapfile structure": comments, a status line
 //! (position, phase, pass), and one line for each area (position, size, status), in bytes. So that
-//! what p2v could not read can be looked at, or gone on with, by the tools for that.
+//! what p2v could not read can be looked at, or gone on with, by the tools for that. partclone writes what a file
+//! system uses in it, too.
 
 use p2v_aoe::SECTOR;
 
@@ -68,17 +69,57 @@ pub fn format(comments: &[String], map: &Map) -> String {
     text
 }
 
-/// Reads the map file of a disk of `sectors` sectors. Sectors that it does not mention are `?`.
+/// What a map file says, in bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Content {
+    /// Comment lines, without `#`.
+    pub comments: Vec<String>,
+    /// Where the work is. In a map of partclone's: the end of the file system.
+    pub position: u64,
+    /// What is being done.
+    pub phase: Phase,
+    /// Which time, from 1 on.
+    pub pass: u32,
+    /// Ascending, one beginning where the one before it ends.
+    pub blocks: Vec<Block>,
+}
+
+/// A line of a map file. In bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Block {
+    /// From 1 on.
+    line: usize,
+    /// First byte.
+    pub position: u64,
+    /// Bytes; not zero.
+    pub size: u64,
+    /// What is known of it.
+    pub status: Status,
+}
+
+impl Block {
+    /// The byte after its last one.
+    pub fn end(&self) -> u64 {
+        self.position + self.size
+    }
+
+    fn wrong(&self, why: String) -> MapfileError {
+        let line = self.line;
+        MapfileError::Line { line, why }
+    }
+}
+
+/// Reads a map file, of whatever it is.
 ///
 /// # Errors
-/// [`MapfileError`]; areas must follow one another without gaps, and begin and end at sectors.
-pub fn parse(text: &str, sectors: u64) -> Result<Mapfile, MapfileError> {
+/// [`MapfileError::Line`], [`MapfileError::NoStatus`].
+pub fn read(text: &str) -> Result<Content, MapfileError> {
     let mut comments = Vec::new();
     let mut current = None;
-    let mut map = Map::new(sectors, Status::NonTried);
-    let mut next = None;
+    let mut blocks: Vec<Block> = Vec::new();
     for (at, full) in text.lines().enumerate() {
-        let wrong = |why: String| MapfileError::Line { line: at + 1, why };
+        let line = at + 1;
+        let wrong = |why: String| MapfileError::Line { line, why };
         if let Some(comment) = full.strip_prefix('#') {
             if !is_heading(comment) {
                 comments.push(comment.to_owned());
@@ -91,7 +132,7 @@ pub fn parse(text: &str, sectors: u64) -> Result<Mapfile, MapfileError> {
             .collect();
         match (words.as_slice(), &current) {
             ([], _) => {}
-            // ddrescue before 1.20 wrote no pass.
+            // partclone, and ddrescue before 1.20, write no pass.
             ([position, phase], None) => {
                 current = Some(status_line(position, phase, "1").map_err(wrong)?);
             }
@@ -99,41 +140,71 @@ pub fn parse(text: &str, sectors: u64) -> Result<Mapfile, MapfileError> {
                 current = Some(status_line(position, phase, pass).map_err(wrong)?);
             }
             ([position, size, status], Some(_)) => {
-                let (position, size) = (
-                    number(position).map_err(wrong)?,
-                    number(size).map_err(wrong)?,
-                );
-                let status = one_char(status)
-                    .and_then(Status::from_char)
-                    .ok_or_else(|| wrong(format!("`{status}` is not a status")))?;
-                if next.is_some_and(|next| next != position) {
+                let block = Block {
+                    line,
+                    position: number(position).map_err(wrong)?,
+                    size: number(size).map_err(wrong)?,
+                    status: one_char(status)
+                        .and_then(Status::from_char)
+                        .ok_or_else(|| wrong(format!("`{status}` is not a status")))?,
+                };
+                if blocks
+                    .last()
+                    .is_some_and(|last| last.end() != block.position)
+                {
                     return Err(wrong("it does not begin where the last one ended".into()));
                 }
-                let end = position
-                    .checked_add(size)
-                    .ok_or_else(|| wrong("it is larger than any disk".into()))?;
-                next = Some(end);
-                // ddrescue writes this where it does not know how large the disk is.
-                let open = status == Status::NonTried;
-                if end > sectors * SECTOR && !open {
-                    return Err(MapfileError::OtherDisk {
-                        have: end,
-                        size: sectors * SECTOR,
-                    });
+                if block.size == 0 {
+                    return Err(wrong("it is empty".into()));
                 }
-                if position % SECTOR != 0 || (size % SECTOR != 0 && !open) {
-                    return Err(wrong(format!(
-                        "it is not of whole sectors of {SECTOR} bytes"
-                    )));
+                if block.position.checked_add(block.size).is_none() {
+                    return Err(wrong("it is larger than any disk".into()));
                 }
-                map.mark(position / SECTOR, size / SECTOR, status);
+                blocks.push(block);
             }
             _ => return Err(wrong(format!("`{full}` has too many or too few words"))),
         }
     }
-    map.current = current.ok_or(MapfileError::NoStatus)?;
-    map.current.lba = map.current.lba.min(sectors);
-    Ok(Mapfile { comments, map })
+    let (position, phase, pass) = current.ok_or(MapfileError::NoStatus)?;
+    Ok(Content {
+        comments,
+        position,
+        phase,
+        pass,
+        blocks,
+    })
+}
+
+/// Reads the map file of a disk of `sectors` sectors. Sectors that it does not mention are `?`.
+///
+/// # Errors
+/// [`MapfileError`]; areas must follow one another without gaps, and begin and end at sectors.
+pub fn parse(text: &str, sectors: u64) -> Result<Mapfile, MapfileError> {
+    let content = read(text)?;
+    let mut map = Map::new(sectors, Status::NonTried);
+    for block in &content.blocks {
+        // ddrescue writes this where it does not know how large the disk is.
+        let open = block.status == Status::NonTried;
+        if block.end() > sectors * SECTOR && !open {
+            return Err(MapfileError::OtherDisk {
+                have: block.end(),
+                size: sectors * SECTOR,
+            });
+        }
+        if block.position % SECTOR != 0 || (block.size % SECTOR != 0 && !open) {
+            return Err(block.wrong(format!("it is not of whole sectors of {SECTOR} bytes")));
+        }
+        map.mark(block.position / SECTOR, block.size / SECTOR, block.status);
+    }
+    map.current = Current {
+        lba: (content.position / SECTOR).min(sectors),
+        phase: content.phase,
+        pass: content.pass,
+    };
+    Ok(Mapfile {
+        comments: content.comments,
+        map,
+    })
 }
 
 /// Whether a comment is one of the two headings, which are written anew each time.
@@ -145,18 +216,17 @@ fn is_heading(comment: &str) -> bool {
     )
 }
 
-fn status_line(position: &str, phase: &str, pass: &str) -> Result<Current, String> {
-    Ok(Current {
-        lba: number(position)? / SECTOR,
-        phase: one_char(phase)
+fn status_line(position: &str, phase: &str, pass: &str) -> Result<(u64, Phase, u32), String> {
+    Ok((
+        number(position)?,
+        one_char(phase)
             .and_then(Phase::from_char)
             .ok_or_else(|| format!("`{phase}` is not a phase"))?,
-        pass: pass
-            .parse()
+        pass.parse()
             .ok()
             .filter(|pass| *pass > 0)
             .ok_or_else(|| format!("`{pass}` is not the number of a pass"))?,
-    })
+    ))
 }
 
 fn one_char(word: &str) -> Option<char> {
@@ -166,6 +236,10 @@ fn one_char(word: &str) -> Option<char> {
 
 /// An integer as in C++: decimal, hexadecimal after `0x`, octal after `0`.
 fn number(word: &str) -> Result<u64, String> {
+    // As a part of a number it would be taken.
+    if word.contains('+') {
+        return Err(format!("`{word}` is not a number"));
+    }
     let hex = word.strip_prefix("0x").or_else(|| word.strip_prefix("0X"));
     let parsed = match (hex, word.strip_prefix('0')) {
         (Some(hex), _) => u64::from_str_radix(hex, 16),
@@ -238,6 +312,10 @@ mod tests {
             ("0x0 ? 1\n0 5120 +\n", "of a disk of more than 5120 bytes"),
             ("0x0 ? 1\n0xFFFFFFFFFFFFFE00 512 +\n", "any disk"),
             ("0x0 ? 1\n-512 512 +\n", "not a number"),
+            ("0x0 ? 1\n0x+10 512 +\n", "not a number"),
+            ("0x0 ? 1\n0 0 +\n", "empty"),
+            ("0x0\n", "too few"),
+            ("0x0 ? 1 2\n", "too many"),
         ] {
             let error = parse(text, 4).unwrap_err().to_string();
             assert!(error.contains(says), "{text:?}: {error}");

@@ -25,7 +25,6 @@ use crate::report::Report;
 use crate::tool::Tools;
 
 mod btrfs;
-pub mod domain;
 mod examine;
 mod ext;
 mod fat;

@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
-use super::domain::{Mapfile, Status};
 use super::examine::{Examiner, Refusal, whole};
 use super::ranges::Range;
+use crate::copy::map::Status;
+use crate::copy::mapfile;
 
 /// What `program` says is used of the file system in `file`, which has `size` bytes, of which the
 /// file system counts `free` as free. In bytes; what is after the file system's end counts as used.
@@ -41,12 +42,12 @@ pub fn used(
 }
 
 fn read(text: &str, size: u64, free: u64) -> Result<Vec<Range>, String> {
-    let map = Mapfile::parse(text).map_err(|e| e.to_string())?;
+    let map = mapfile::read(text).map_err(|e| e.to_string())?;
     let (Some(first), Some(last)) = (map.blocks.first(), map.blocks.last()) else {
         return Err("it has no blocks".into());
     };
     // Blocks follow one another, so this is all that the bounds need.
-    let end = last.position + last.size;
+    let end = last.end();
     if first.position != 0 || end > size {
         return Err(format!(
             "it goes from byte {} to {end} of {size}",
@@ -54,8 +55,8 @@ fn read(text: &str, size: u64, free: u64) -> Result<Vec<Range>, String> {
         ));
     }
     // partclone writes the file system's end in its status line; a map that was cut short ends before.
-    if map.current.position != end {
-        return Err(format!("it ends at byte {end} of {}", map.current.position));
+    if map.position != end {
+        return Err(format!("it ends at byte {end} of {}", map.position));
     }
     let mut used = Vec::new();
     let mut unused: u64 = 0;
@@ -63,7 +64,10 @@ fn read(text: &str, size: u64, free: u64) -> Result<Vec<Range>, String> {
         match block.status {
             Status::Finished => used.push((block.position, block.size)),
             Status::NonTried => unused += block.size,
-            status => return Err(format!("it has a block of status {status}")),
+            status => {
+                let status = status.as_char();
+                return Err(format!("it has a block of status {status}"));
+            }
         }
     }
     if unused > free {
