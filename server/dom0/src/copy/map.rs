@@ -1,7 +1,8 @@
 //! What is known of each sector of a disk that is rescued, in GNU ddrescue's terms.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
+
+use rangemap::RangeMap;
 
 /// What became of a sector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -134,9 +135,8 @@ impl Sums {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Map {
     sectors: u64,
-    /// Status from a sector on, up to the next key or the end. Neighbours differ; the first key is
-    /// 0, unless the disk has no sectors.
-    starts: BTreeMap<u64, Status>,
+    /// All of the disk.
+    areas: RangeMap<u64, Status>,
     sums: Sums,
     /// Where the work is. Kept here because it goes into the map file.
     pub current: Current,
@@ -149,7 +149,10 @@ impl Map {
         sums.0[status as usize] = sectors;
         Map {
             sectors,
-            starts: (sectors > 0).then_some((0, status)).into_iter().collect(),
+            areas: (sectors > 0)
+                .then_some((0..sectors, status))
+                .into_iter()
+                .collect(),
             sums,
             current: Current::default(),
         }
@@ -171,32 +174,18 @@ impl Map {
         if lba >= end {
             return;
         }
-        let after = (end < self.sectors).then(|| self.status(end)).flatten();
-        let inside: Vec<(Range<u64>, Status)> = self.within(lba..end).collect();
-        for (range, old) in &inside {
-            self.sums.0[*old as usize] -= range.end - range.start;
-            self.starts.remove(&range.start);
+        let mut sums = self.sums;
+        for (range, old) in self.within(lba..end) {
+            sums.0[old as usize] -= range.end - range.start;
         }
-        self.sums.0[status as usize] += end - lba;
-        if lba == 0 || self.status(lba - 1) != Some(status) {
-            self.starts.insert(lba, status);
-        }
-        match after {
-            Some(after) if after != status => {
-                self.starts.insert(end, after);
-            }
-            _ => {
-                self.starts.remove(&end);
-            }
-        }
+        sums.0[status as usize] += end - lba;
+        self.sums = sums;
+        self.areas.insert(lba..end, status);
     }
 
     /// The status of a sector; `None` past the end.
     pub fn status(&self, lba: u64) -> Option<Status> {
-        if lba >= self.sectors {
-            return None;
-        }
-        self.starts.range(..=lba).next_back().map(|(_, s)| *s)
+        self.areas.get(&lba).copied()
     }
 
     /// All areas in order: their sectors and status. Neighbours differ.
@@ -225,17 +214,20 @@ impl Map {
     }
 
     /// The areas in a range of sectors, those at its ends cut to it.
-    pub fn within(&self, range: Range<u64>) -> impl Iterator<Item = (Range<u64>, Status)> + '_ {
-        let end = range.end.min(self.sectors);
-        let first = self.starts.range(..=range.start).next_back();
-        let from = first.map_or(range.start, |(start, _)| *start);
-        let mut starts = self.starts.range(from..end.max(from)).peekable();
-        std::iter::from_fn(move || {
-            let (start, status) = starts.next()?;
-            let next = starts.peek().map_or(end, |(next, _)| **next);
-            Some(((*start).max(range.start)..next, *status))
-        })
-        .filter(|(range, _)| range.start < range.end)
+    pub fn within(
+        &self,
+        range: Range<u64>,
+    ) -> impl DoubleEndedIterator<Item = (Range<u64>, Status)> + '_ {
+        let range = range.start..range.end.max(range.start);
+        self.areas
+            .overlapping(range.clone())
+            .map(move |(area, status)| {
+                (
+                    area.start.max(range.start)..area.end.min(range.end),
+                    *status,
+                )
+            })
+            .filter(|(area, _)| area.start < area.end)
     }
 
     /// The first area of `status` that has sectors at or after `lba`, cut to those.
@@ -247,14 +239,9 @@ impl Map {
 
     /// The last area of `status` that has sectors before `lba`, cut to those.
     pub fn previous(&self, status: Status, lba: u64) -> Option<Range<u64>> {
-        let mut end = lba.min(self.sectors);
-        for (start, s) in self.starts.range(..end).rev() {
-            if *s == status {
-                return Some(*start..end);
-            }
-            end = *start;
-        }
-        None
+        self.within(0..lba)
+            .rfind(|(_, s)| *s == status)
+            .map(|(range, _)| range)
     }
 }
 
