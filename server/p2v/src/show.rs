@@ -7,7 +7,6 @@ use anyhow::Result;
 use p2v_aoe::inventory::{Disk, Firmware, Inventory};
 use p2v_aoe::vendor::Stats;
 use p2v_aoe::{Address, SECTOR, Size};
-use p2v_dom0::State;
 use p2v_dom0::copy::Verify;
 use p2v_dom0::record::{CopyRecord, Mapping};
 use p2v_dom0::workflow::{MachineView, SharedCards};
@@ -251,7 +250,14 @@ pub fn one(
             println!("    {}  {}", line.at, line.what);
         }
     }
-    println!("next: {}", next(machine));
+    println!("next:");
+    for action in &machine.next {
+        let loses = if action.destructive { " (!)" } else { "" };
+        println!("  {action}{loses}");
+    }
+    if machine.next.is_empty() {
+        println!("  nothing: it is moved and the old machine is off");
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -358,75 +364,11 @@ fn outcome(copy: &CopyRecord) -> String {
     }
 }
 
-/// What an operator does next.
-fn next(machine: &MachineView) -> String {
-    let (runs, answers) = (machine.domain.is_some(), !machine.answers.is_empty());
-    let name = name(machine);
-    let copies = || machine.disks.values().filter_map(|disk| disk.copy.as_ref());
-    if machine.state == Some(State::Copying)
-        && let Some(copy) = copies().find(|copy| copy.unreadable() > 0)
-    {
-        return format!(
-            "`p2v copy {name} --to {}` tries what could not be read once more; or `p2v cutover {name} \
-             --accept-unreadable`, and its file systems are checked in the domain (fsck, chkdsk)",
-            copy.destination.name()
-        );
-    }
-    if machine.waits {
-        return format!(
-            "its domain waits for the old machine's disks (see the line with `!`). If only its cable was out there is nothing to \
-             type once it is back; if the machine was restarted: `p2v resume {name}`; to give up: `p2v stop {name} --destroy`"
-        );
-    }
-    next_step(&name, machine.state, runs, answers)
-}
-
-/// What comes next for a machine: `runs` if there is a domain of its name, `answers` if its agent does.
-fn next_step(name: &str, state: Option<State>, runs: bool, answers: bool) -> String {
-    match state {
-        None => "it answers and has no record here: restart it so that it boots from `p2v serve` on this host".into(),
-        Some(State::Seen) => {
-            "its agent was not heard yet: look at its screen; `p2v list --boot` says how far it came over the network".into()
-        }
-        Some(State::Exported) if !answers => {
-            "its agent does not answer: look at its screen and its cable, or restart it from the network".into()
-        }
-        Some(State::Exported) => format!(
-            "`p2v start {name}` runs it as a domain (`p2v config {name}` shows how); if its disk is failing, \
-             `p2v copy {name} --to VG` first"
-        ),
-        Some(State::Running) if !runs => format!(
-            "it does not run: `p2v start {name}` starts it again, `p2v copy {name} --to VG` copies its disk"
-        ),
-        Some(State::Running) => format!(
-            "when it suits: shut it down from inside or `p2v stop {name}`, then `p2v copy {name} --to VG`"
-        ),
-        Some(State::Copying) => format!("the same `p2v copy {name} --to ...` again: it goes on where it stopped"),
-        Some(State::Copied) => format!("`p2v cutover {name}` runs it from the copy"),
-        Some(State::Moved) if !runs => format!(
-            "it does not run: `p2v devices up`, then `xl create` with its config ({name}.cfg, in /etc/xen by default); \
-             do not release the old machine before it does"
-        ),
-        Some(State::Moved) => format!("when you are content with it: `p2v release {name}` switches the old machine off"),
-        Some(State::Released) => "nothing: it is moved and the old machine is off".into(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use p2v_dom0::State;
 
-    #[test]
-    fn what_comes_next_depends_on_what_is_there() {
-        let next = |state, runs, answers| next_step("e1", Some(state), runs, answers);
-        assert!(next(State::Moved, true, true).contains("p2v release e1"));
-        let down = next(State::Moved, false, true);
-        assert!(down.contains("xl create") && !down.contains("p2v release"));
-        assert!(next(State::Running, true, true).contains("p2v stop e1"));
-        assert!(next(State::Running, false, true).contains("p2v start e1"));
-        assert!(next(State::Exported, false, true).contains("p2v start e1"));
-        assert!(!next(State::Exported, false, false).contains("p2v start"));
-    }
+    use super::*;
 
     #[test]
     fn what_shares_a_card_is_named_and_how_p2v_serve_treats_it() {

@@ -1,6 +1,7 @@
 //! `p2v list` and `p2v show`: what is remembered, what is true, and where the two differ.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::time::Duration;
 
 use p2v_aoe::inventory::Inventory;
@@ -9,6 +10,7 @@ use p2v_aoe::vendor::Stats;
 use p2v_aoe::{Address, MacAddr};
 use serde::Serialize;
 
+use super::next::{self, Action};
 use super::resume::{self, ExportState};
 use super::{Context, Error, Outage, SharedCards, config, disarm, watch};
 use crate::name::MachineName;
@@ -45,6 +47,8 @@ pub struct MachineView {
     pub shared_cards: Vec<SharedCards>,
     /// Where record and reality differ, and what to do.
     pub differences: Vec<String>,
+    /// What an operator can do next, the likely step first.
+    pub next: Vec<Action>,
     /// What happened, oldest first.
     pub history: Vec<HistoryLine>,
 }
@@ -89,10 +93,13 @@ pub fn discover(context: Context<'_>) -> Result<Vec<MachineView>, Error> {
         let answers = shelves.remove(&record.shelf).unwrap_or_default();
         let mut view = known(context, record.clone(), answers, &domains);
         view.shared_cards = context.shared_cards(record, &listing.records);
+        view.next = next::of(&view, &config::path(host, &record.name));
         views.push(view);
     }
     for (shelf, answers) in shelves {
-        views.push(unknown(context, shelf, answers));
+        let mut view = unknown(context, shelf, answers);
+        view.next = next::of(&view, Path::new(""));
+        views.push(view);
     }
     views.sort_by_key(|v| v.shelf);
     Ok(views)
@@ -226,6 +233,7 @@ fn known(
         waits,
         shared_cards: Vec::new(),
         differences,
+        next: Vec::new(),
         history: record.history,
     }
 }
@@ -268,6 +276,7 @@ fn unknown(
         waits: false,
         shared_cards: Vec::new(),
         differences,
+        next: Vec::new(),
         history: Vec::new(),
     }
 }

@@ -117,32 +117,22 @@ fn of_command(text: &str, about: &MachineName) -> Option<Advice> {
     Some(Advice::Command(command))
 }
 
-/// What `p2v show` says comes next, as crate `p2v` has it (`show.rs`, `next` and `next_step`).
-fn next(view: &Value) -> String {
-    let name = view["name"].as_str().unwrap();
-    let runs = !view["domain"].is_null();
-    let answers = view["answers"]
-        .as_object()
-        .is_some_and(|all| !all.is_empty());
-    let state = State::ALL
-        .into_iter()
-        .find(|state| view["state"] == state.to_string());
-    if view["waits"] == true {
-        return format!("`p2v resume {name}`; to give up: `p2v stop {name} --destroy`");
-    }
-    match state.unwrap() {
-        State::Seen => "its agent was not heard yet: look at its screen".into(),
-        State::Exported if !answers => {
-            "its agent does not answer: look at its screen and its cable, or restart it from the network".into()
+/// The steps that `p2v show` lists.
+fn next(view: &Value, name: &MachineName) -> Vec<Advice> {
+    let steps = view["next"].as_array().unwrap().iter();
+    let advice = steps.filter_map(|step| {
+        let words: Vec<&str> = step["command"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|word| word.as_str().unwrap())
+            .collect();
+        match words.is_empty() {
+            true => Some(Advice::LookAtTheOldServer),
+            false => of_command(&words.join(" "), name),
         }
-        State::Exported => format!("`p2v start {name}`"),
-        State::Running if !runs => format!("`p2v start {name}`"),
-        State::Running => String::new(),
-        State::Copying => format!("`p2v copy {name} --to vg`"),
-        State::Copied => format!("`p2v cutover {name}`"),
-        State::Moved if !runs => format!("`p2v devices up`, then `xl create` ({name})"),
-        State::Moved | State::Released => String::new(),
-    }
+    });
+    advice.collect()
 }
 
 /// Follows the tool's words until a domain serves.
@@ -243,10 +233,11 @@ fn follow(story: &mut Story<'_>, advice: Advice) -> Vec<Advice> {
             let differences = texts(&view["differences"]);
             story
                 .steps
-                .push(format!("{name}: {differences:?}; next: {}", next(view)));
-            for text in differences.iter().chain([&next(view)]) {
+                .push(format!("{name}: {differences:?}; next: {}", view["next"]));
+            for text in &differences {
                 advice.extend(advice_in(text, &name));
             }
+            advice.extend(next(view, &name));
             advice
         }
         Advice::Host(words) => {
