@@ -6,32 +6,10 @@ use std::sync::{Mutex, PoisonError};
 
 use p2v_aoe::Size;
 use p2v_dom0::copy::Verify;
-use p2v_dom0::copy::rescue::Fill;
 use p2v_dom0::workflow::{Against, CopyDone, CopyPlan, VerifyDone};
 use serde_json::json;
 
-use crate::arguments::{self, exit};
-
-impl From<arguments::Verify> for Verify {
-    fn from(verify: arguments::Verify) -> Verify {
-        match verify {
-            arguments::Verify::Both => Verify::Both,
-            arguments::Verify::Source => Verify::Source,
-            arguments::Verify::Written => Verify::Written,
-            arguments::Verify::None => Verify::None,
-        }
-    }
-}
-
-impl From<arguments::Fill> for Fill {
-    fn from(fill: arguments::Fill) -> Fill {
-        match fill {
-            arguments::Fill::Keep => Fill::Keep,
-            arguments::Fill::Zeros => Fill::Zeros,
-            arguments::Fill::Pattern => Fill::Pattern,
-        }
-    }
-}
+use crate::arguments::exit;
 
 /// What the operator has typed that it may go: its name, and what was said to be on it.
 pub type Typed = Mutex<Vec<(String, Option<String>)>>;
@@ -144,7 +122,9 @@ pub fn copied(copies: &[CopyDone], json: bool) -> ExitCode {
                 "it was copied while it may have been written, and no domain is switched to this copy"
             }
             Some(certificate) => match certificate.verified {
-                Verify::Both => "every range of the copy was read back and compared with the old disk",
+                Verify::Both => {
+                    "every range of the copy was read back and compared with the old disk"
+                }
                 Verify::Source => {
                     "what arrived was compared with the old disk; the copy was not read back"
                 }

@@ -32,7 +32,7 @@ mod site_dhcp;
 
 fn main() -> ExitCode {
     let arguments = arguments::Arguments::parse();
-    output::checked(match commands::run(&arguments) {
+    output::checked(match commands::run(arguments) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("p2v: {}", in_one_line(&error));

@@ -17,7 +17,7 @@ use p2v_netboot::{Machines, Notice};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::approvals::Approvals;
-use crate::arguments::{ServeOptions, exit};
+use crate::arguments::exit;
 use crate::boots::Boots;
 use crate::in_one_line;
 use crate::settings::Settings;
@@ -35,9 +35,9 @@ const PANICS: u32 = 20;
 const PANICS_PERIOD: Duration = Duration::from_secs(60);
 
 /// Serves until SIGINT or SIGTERM.
-pub fn run(settings: Settings, options: &ServeOptions) -> Result<ExitCode> {
+pub fn run(settings: Settings, once: bool) -> Result<ExitCode> {
     let _all_is_said = AllIsSaid;
-    let ended = serve(settings, options);
+    let ended = serve(settings, once);
     if !serve_log::has_begun() {
         return ended.map(|()| ExitCode::SUCCESS);
     }
@@ -64,7 +64,7 @@ impl Drop for AllIsSaid {
     }
 }
 
-fn serve(settings: Settings, options: &ServeOptions) -> Result<()> {
+fn serve(settings: Settings, once: bool) -> Result<()> {
     if let Err(error) = descriptors::allow_all() {
         eprintln!(
             "p2v serve: cannot raise the limit of open files (fewer machines boot at a time): {error}"
@@ -126,7 +126,7 @@ fn serve(settings: Settings, options: &ServeOptions) -> Result<()> {
         known: settings.machines,
         lists: settings.serve.clone(),
         boots: Boots::keep(&settings.serve.state_dir),
-        once: options.once,
+        once,
         last_known: Mutex::new(last_known),
         ids: Mutex::default(),
         shared_ids: settings.shared_uuids,

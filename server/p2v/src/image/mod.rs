@@ -17,8 +17,8 @@ use p2v_netboot::boot_menu::{self, MenuFormat, menu_name};
 use p2v_netboot::{BootDecision, MacPattern};
 use serde_json::json;
 
-use crate::arguments::{Image, Orders};
 use crate::boot_policy::Wish;
+use crate::commands::image::{Image, Orders};
 use crate::naming;
 use crate::network_cards::cards;
 use crate::serve;

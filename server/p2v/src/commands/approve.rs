@@ -1,0 +1,38 @@
+//! `p2v approve`.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Args;
+
+use super::Session;
+use crate::approvals::Word;
+use crate::approve;
+
+#[derive(Debug, Args)]
+pub struct Approve {
+    /// The MAC address that it boots from, or its name
+    #[arg(value_name = "NAME|MAC")]
+    pub machine: Option<String>,
+    /// For one boot: until it has fetched its whole initial RAM disk
+    #[arg(long, requires = "machine")]
+    pub once: bool,
+    /// Take it back: it is left to its own disk from its next start on, unless its server runs here
+    #[arg(long, requires = "machine", conflicts_with = "once")]
+    pub revoke: bool,
+}
+
+impl Approve {
+    pub fn run(&self, session: &Session<'_>) -> Result<ExitCode> {
+        let (settings, json) = (session.settings, session.json);
+        let Some(machine) = &self.machine else {
+            return approve::list(settings, json);
+        };
+        let word = match (self.once, self.revoke) {
+            (_, true) => Word::Revoked,
+            (true, false) => Word::Once,
+            (false, false) => Word::Always,
+        };
+        approve::run(&session.host.store, settings, machine, word, json)
+    }
+}
