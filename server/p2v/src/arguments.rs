@@ -18,28 +18,27 @@ pub mod exit {
 const OVERVIEW: &str = "\
 p2v moves old physical servers onto Xen.
 
-The old server is restarted once and boots over the network into p2v's agent, which shows its disks on the wire and \
-changes nothing on them. Then, on the Xen host, for a machine called NAME:
+The old server is restarted once and boots over the network into p2v's agent, which exports its disks and changes \
+nothing on them. Then, on the Xen host, for a machine called NAME:
 
   p2v list            what is there, and what state it is in
-  p2v approve MAC     let a machine in that asks: until then it is left to its own disk
+  p2v approve MAC     let a machine boot the agent: until then it boots its own disk
   p2v start NAME      run the old system as a domain, still on its old disk (service is back)
                       ... whenever it suits: shut the domain down from inside, or p2v stop NAME ...
   p2v copy NAME --to VG     copy the disk to a new volume in VG; every byte is checked
   p2v cutover NAME    run the domain from the volume from now on
   p2v release NAME    switch the old machine off
 
-If its disk fails, leave out start: copy, then cutover; do not restart the old machine before that.";
+If its disk is failing, skip start: copy, then cutover. Do not restart the old machine before that.";
 
 const AFTER: &str = "\
 States: asks -> (approved) -> seen -> exported -> running -> copying -> copied -> moved -> released.
-Nothing is overwritten or deleted silently, and until `p2v start` (or `p2v disarm`) nothing can write to the \
-old disk.
+Nothing is overwritten or deleted silently. Until `p2v start` (or `p2v disarm`) nothing can write to the old disk.
 
-Exit codes: 0 done; 1 failed, with the reason and what to do on standard error; 2 wrong usage; 3 doctor found \
-something to mend, a copy ended with sectors that could not be read, or verify found a difference.
+Exit codes: 0 done; 1 failed, with the reason and the remedy on standard error; 2 wrong usage; 3 doctor found an \
+error, a copy has unreadable sectors, or verify found a difference.
 
-If you are in the middle of a night: `p2v show NAME` says where a machine is and what to do next.";
+`p2v show NAME` says at any time where a machine is and what to do next.";
 
 /// The `p2v` command.
 #[derive(Debug, Parser)]

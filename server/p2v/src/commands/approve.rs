@@ -14,10 +14,10 @@ pub struct Approve {
     /// The MAC address that it boots from, or its name
     #[arg(value_name = "NAME|MAC")]
     pub machine: Option<String>,
-    /// For one boot: until it has fetched its whole initial RAM disk
+    /// For one boot only: until it has fetched the whole initial RAM disk
     #[arg(long, requires = "machine")]
     pub once: bool,
-    /// Take it back: it is left to its own disk from its next start on, unless its server runs here
+    /// Withdraw the approval: it boots its own disk from its next start on, unless its server runs here
     #[arg(long, requires = "machine", conflicts_with = "once")]
     pub revoke: bool,
 }

@@ -10,7 +10,7 @@ use super::Session;
 
 #[derive(Debug, Args)]
 pub struct Config {
-    /// Name of the machine, or the MAC address it boots from
+    /// The machine: its name, or the MAC address it boots from
     pub name: String,
     /// Write it to /etc/xen/NAME.cfg; one that was edited is kept beside it
     #[arg(long)]

@@ -16,51 +16,49 @@ use crate::copying;
 
 #[derive(Debug, Args)]
 pub struct Copy {
-    /// Name of the machine, or the MAC address it boots from, or one disk's address such as e7.0
+    /// The machine: its name, or the MAC address it boots from; or the address of one disk, such as e7.0
     pub what: String,
-    /// VG (a volume named after the machine is made in it), VG/LV, VG/THINPOOL, or a file or device, which begins
-    /// with / or ./ (.qcow2 becomes an image). A file, device or VG/LV takes one disk
+    /// Destination: VG (p2v creates a volume named after the machine), VG/LV, VG/THINPOOL, or the path of a file or device,
+    /// starting with / or ./ (.qcow2 makes an image). A file, device or VG/LV takes one disk
     #[arg(long, value_name = "VG[/LV]|FILE|DEVICE")]
     pub to: String,
-    /// Use a destination that exists and is not a copy of this disk: what is on it is lost. Give its name (VG/LV
-    /// or the path), or type it when asked
+    /// Overwrite a destination that is not a copy of this disk; its contents are lost. Give its name (VG/LV or path), or
+    /// type it when asked
     #[arg(long, value_name = "NAME", num_args = 0..=1, require_equals = true, default_missing_value = "")]
     pub overwrite: Vec<String>,
-    /// Copy while the domain runs, to begin with: after the domain is shut down, the same command without this
-    /// compares all of it and moves only what has changed: the break is as long as reading the disk once
+    /// First pass while the domain runs. Shut it down, then run again without --precopy: only changed ranges are
+    /// transferred, and the outage is as long as reading the disk once
     #[arg(long)]
     pub precopy: bool,
-    /// Leave out what file systems do not use; what is not known, not clean, LVM, RAID or encrypted is copied whole,
-    /// and p2v says which
+    /// Skip what file systems do not use. LVM, RAID, encrypted, unclean or unknown contents are copied whole, and listed
     #[arg(long)]
     pub used_only: bool,
-    /// Further tries for each sector that cannot be read
+    /// Retries for each unreadable sector
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub retries: u32,
-    /// Begin no further try after this time, as in 2h; what is left is tried when the command is run again
+    /// Start no retry after this time, for example 2h. Run the command again to continue
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub rescue_time: Option<std::time::Duration>,
-    /// What is put where the old disk cannot be read [default: zeros in a new destination, else what is there]
+    /// Fill for unreadable sectors [default: zeros if new, keep otherwise]
     #[arg(long, value_enum)]
     pub fill: Option<Fill>,
-    /// What is compared: every byte of the copy with the old disk (both); less than that is quicker, and
-    /// `p2v cutover` says so
+    /// What to compare. Less than both is quicker, and `p2v cutover` warns about it
     #[arg(long, value_enum, default_value_t = Verify::Both)]
     pub verify: Verify,
-    /// Bytes per second that may cross the wire, as in 50M (K, M, G: powers of 1024)
+    /// Limit on bytes per second over the wire, for example 50M (K, M, G: powers of 1024)
     #[arg(long, value_name = "RATE", value_parser = bytes)]
     pub limit: Option<u64>,
-    /// Say what would be copied where and how long it may take, and do nothing
+    /// Show what would be copied where, and how long it may take; change nothing
     #[arg(long)]
     pub dry_run: bool,
-    /// Memory for what is on its way [default: 128M, or what so many disks need]
+    /// Memory for data in flight [default: 128M, or what so many disks need]
     #[arg(long, value_name = "SIZE", value_parser = bytes)]
     pub memory: Option<u64>,
-    /// Go on although this host did not boot the old machine and cannot make its disks read-only: you know that
-    /// no domain on another host writes to them
+    /// Copy although this host did not boot the old machine and cannot make its disks read-only: confirm that no other
+    /// host writes to them
     #[arg(long)]
     pub not_booted_by_this_host: bool,
-    /// A disk (its number in e7.N) that the machine once had, and that was removed on purpose
+    /// A disk that was removed on purpose: its number, as in e7.N
     #[arg(long, value_name = "N", value_parser = slot)]
     pub without_disk: Vec<u8>,
 }
@@ -68,11 +66,11 @@ pub struct Copy {
 /// What a copy compares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Verify {
-    /// What the copy holds, with the old disk
+    /// The copy, read back, with the old disk
     Both,
-    /// What arrives, with the old disk
+    /// What arrived, with the old disk
     Source,
-    /// What the copy holds, with what arrived
+    /// The copy, read back, with what arrived
     Written,
     /// Nothing
     None,
@@ -92,7 +90,7 @@ impl From<Verify> for copy::Verify {
 /// What is put where nothing can be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Fill {
-    /// What is there already
+    /// What the destination holds already
     Keep,
     /// Zeros
     Zeros,

@@ -12,32 +12,31 @@ use crate::arguments::slot;
 
 #[derive(Debug, Args)]
 pub struct Cutover {
-    /// Name of the machine, or the MAC address it boots from
+    /// The machine: its name, or the MAC address it boots from
     pub name: String,
-    /// Also start the domain whenever this host starts: a link in /etc/xen/auto
+    /// Start the domain with this host from now on: a link in /etc/xen/auto
     #[arg(long)]
     pub autostart: bool,
-    /// Go on although sectors of the old disk could not be read; then check the file systems in the domain (fsck,
+    /// Continue although sectors of the old disk could not be read. Check the file systems in the domain afterwards (fsck,
     /// chkdsk)
     #[arg(long)]
     pub accept_unreadable: bool,
-    /// Go on although this host could not make the old disks read-only (copied with --not-booted-by-this-host):
-    /// you know that nothing wrote to them since
+    /// Continue although this host could not make the old disks read-only (--not-booted-by-this-host): confirm that nothing
+    /// wrote to them since the copy
     #[arg(long)]
     pub accept_unguarded: bool,
-    /// Go on without the old machine: you know that it is off, and that it did not run its own system since the
-    /// copy. Refused while it is heard
+    /// Continue without the old machine: confirm that it is off and did not boot its own system since the copy. Refused
+    /// while it answers
     #[arg(long)]
     pub old_machine_gone: bool,
-    /// Make the old disks unable to start, as `p2v disarm` does: after a power cut of the whole site the old machine
-    /// cannot come up beside its domain, whatever its boot order is
+    /// Also make the old disks unbootable, as `p2v disarm` does: the old machine cannot come up beside its domain after a
+    /// power cut, whatever its boot order
     #[arg(long, conflicts_with = "old_machine_gone")]
     pub disarm_old_disk: bool,
-    /// A disk (its number in e7.N) that the machine once had, and that was removed on purpose
+    /// A disk that was removed on purpose: its number, as in e7.N
     #[arg(long, value_name = "N", value_parser = slot)]
     pub without_disk: Vec<u8>,
-    /// A machine that shares a network card with this one: you know that they are two, and the card was moved from one
-    /// to the other
+    /// A machine that shares a network card with this one but is not the same: the card was moved between them
     #[arg(long, value_name = "NAME")]
     pub another_machine: Vec<String>,
 }

@@ -11,7 +11,7 @@ use crate::arguments::exit;
 
 #[derive(Clone, Copy, Debug, Subcommand)]
 pub enum Devices {
-    /// Make those that are missing
+    /// Create those that are missing
     Up,
     /// Remove those that are not in use
     Down,

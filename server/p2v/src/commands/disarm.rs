@@ -12,9 +12,9 @@ use crate::arguments::slot;
 
 #[derive(Debug, Args)]
 pub struct Disarm {
-    /// Name of the machine, or the MAC address it boots from
+    /// The machine: its name, or the MAC address it boots from
     pub name: String,
-    /// A disk (its number in e7.N) that the machine once had, and that was removed on purpose
+    /// A disk that was removed on purpose: its number, as in e7.N
     #[arg(long, value_name = "N", value_parser = slot)]
     pub without_disk: Vec<u8>,
 }

@@ -13,8 +13,8 @@ use super::Session;
 pub struct Forget {
     /// The machine
     pub name: String,
-    /// You know that the old machine is gone for good (its disks are out, or destroyed), and a CD or stick of p2v's, too.
-    /// From then on p2v does not keep it from its own disk. Needed where its server was moved, or a medium made
+    /// Confirm that the old machine is gone for good (disks removed or destroyed), and any CD or stick of p2v's for it. p2v
+    /// then no longer keeps it from booting its own disk. Required if it was moved, or a medium was made
     #[arg(long)]
     pub gone: bool,
 }

@@ -12,7 +12,7 @@ use crate::{asks, boots, show};
 
 #[derive(Debug, Args)]
 pub struct List {
-    /// How each machine's last boot over the network went, instead
+    /// Show how each machine's last network boot went instead
     #[arg(long)]
     pub boot: bool,
 }

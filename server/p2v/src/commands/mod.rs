@@ -40,66 +40,67 @@ mod watch;
 /// The commands, in the order an operator meets them.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Is this host ready? Names what is missing and what to do about it
+    /// Check whether this host is ready, and list what is missing
     Doctor,
-    /// Retire the record of a machine of which nothing is left here: its name and shelf are free then
+    /// Retire the record of a machine that has nothing left on this host; frees its name and shelf
     Forget(forget::Forget),
     /// Accept a machine's record that was restored from a backup
     Trust(trust::Trust),
-    /// Print this host's public key, by which old machines know its orders; make the key if there is none
+    /// Print this host's public key, by which old machines recognise its orders; create it if there is none
     Key,
-    /// Boot old machines over the network (runs until stopped; see the p2v-serve unit): those that are approved, by `p2v
-    /// approve` or by `allow` under [serve] in the settings
-    Serve(serve::Serve),
-    /// Let a machine that asks boot the agent; without a name: say what was approved
+    /// Boot approved old machines over the network; runs until stopped (unit p2v-serve)
     ///
-    /// Until then a machine that boots from the network is left to its own disk; `p2v list` shows it as `asks`. Its firmware
-    /// repeats its question for about a minute: approved meanwhile, it boots at once.
+    /// A machine is approved by `p2v approve`, or by `allow` under [serve] in the settings.
+    Serve(serve::Serve),
+    /// Let a machine boot the agent; without a name, list approvals
+    ///
+    /// A machine that is not approved boots its own disk; `p2v list` shows it as `asks`. Its firmware asks for about a
+    /// minute: if you approve it within that time, it boots the agent at once.
     Approve(approve::Approve),
-    /// The machines and their states
+    /// List machines and their states
     List(list::List),
-    /// All about one machine, and what to do next
+    /// Show one machine, and what to do next
     Show(show::Show),
-    /// Print the domain config a machine would get, with the reason for each choice
+    /// Print the domain config for a machine, with the reason for each choice
     Config(config::Config),
     /// Run the old system as a domain on its old disks, over the wire
     ///
-    /// Not with a disk that fails: there `p2v copy` comes first, and then `p2v cutover`.
+    /// If a disk is failing, do not start it: run `p2v copy`, then `p2v cutover`.
     Start(start::Start),
     /// End the domain; its old disks become read-only again
     Stop(stop::Stop),
-    /// Give a waiting domain its old disks back, after the old machine was away
+    /// Reconnect a waiting domain to its old disks after an outage of the old machine
     ///
-    /// An old machine that was switched off and on, or restarted, comes back without answering reads and writes, so that
-    /// the domain waits rather than gets errors. This makes sure that it is the same machine with the same disks.
+    /// After a restart the old machine does not answer reads and writes, so that the domain waits instead of getting errors.
+    /// This checks that it is the same machine with the same disks, and reconnects them.
     Resume(resume::Resume),
     /// Copy a machine's disks, or one disk, to a volume, file or device, and check every byte
     ///
-    /// Refused while a domain runs on the disk. Interrupted, run it again: it goes on where it was; or, if the old
-    /// machine restarted meanwhile, it compares all and moves what differs.
+    /// Refused while a domain runs on the disk. If interrupted, run the same command again to resume; finished ranges are
+    /// skipped. If the old machine restarted meanwhile, everything is compared and only differences are transferred.
     Copy(copy::Copy),
-    /// Compare finished copies once more, with the old disks or with what was noted when they were made
+    /// Compare finished copies again, with the old disks or with their certificates
     Verify(verify::Verify),
-    /// Run the domain from the copies from now on
+    /// Switch the domain to the copies
     Cutover(cutover::Cutover),
-    /// Make the old disks of a moved machine unable to start
+    /// Make the old disks of a moved machine unbootable
     ///
-    /// Replaces the code in the first sector of each disk, and the first sector of each FAT file system (UEFI starts from
-    /// such), and keeps what was there. The partition table and all other sectors stay as they are.
+    /// Replaces the boot code in the first sector of each disk, and the first sector of each FAT file system (for UEFI), and
+    /// keeps the originals. The partition table and all other sectors are unchanged.
     Disarm(disarm::Disarm),
-    /// Put back what disarm replaced on the old disks (`p2v start --discard-moved` includes it)
+    /// Undo `p2v disarm` (`p2v start --discard-moved` includes it)
     Rearm(rearm::Rearm),
-    /// Keep an eye on the old machines of running domains (see the p2v-watch unit; runs until stopped)
+    /// Watch the old machines of running domains; runs until stopped (unit p2v-watch)
     ///
-    /// One that falls silent is logged, and after some 15 s its domain is paused, so that its own time-outs do not run; it
-    /// is unpaused when its disks are back.
+    /// If one stops answering, that is logged, and after about 15 s its domain is paused, so that the guest's time-outs do
+    /// not expire. It is unpaused when its disks are back.
     Watch,
-    /// Switch the old machine off (only when it is moved)
+    /// Switch the old machine off; only after cutover
     Release(release::Release),
-    /// What boots old machines without p2v serve: files for the site's own TFTP server, or a CD or USB stick
+    /// Make boot files for the site's own TFTP server, or a CD or USB stick, instead of p2v serve
     #[command(subcommand)]
     Image(image::Image),
-    /// The disks of domains under /dev/mapper, made again from the records (see the p2v-devices unit)
+    /// Create or remove the domains' device-mapper devices (unit p2v-devices)
     #[command(subcommand)]
     Devices(devices::Devices),
 }
@@ -233,7 +234,7 @@ fn stop_on_signal() -> Result<&'static AtomicBool> {
                 if service::signalled().await.is_ok() {
                     STOP.store(true, Ordering::Release);
                     eprintln!(
-                        "p2v: stopping; the same command goes on from here (again to stop at once)"
+                        "p2v: stopping. Run the same command again to resume (^C again stops at once)"
                     );
                     let _ = service::signalled().await;
                     std::process::exit(i32::from(exit::FAILED));

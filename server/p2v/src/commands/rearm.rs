@@ -11,7 +11,7 @@ use super::{Session, listed};
 
 #[derive(Debug, Args)]
 pub struct Rearm {
-    /// Name of the machine, or the MAC address it boots from
+    /// The machine: its name, or the MAC address it boots from
     pub name: String,
 }
 

@@ -11,9 +11,9 @@ use super::Session;
 
 #[derive(Debug, Args)]
 pub struct Release {
-    /// Name of the machine, or the MAC address it boots from
+    /// The machine: its name, or the MAC address it boots from
     pub name: String,
-    /// It is off already; only the record is brought up to date. Refused while it answers
+    /// It is off already: only update the record. Refused while it answers
     #[arg(long)]
     pub off: bool,
 }

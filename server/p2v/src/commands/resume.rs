@@ -12,12 +12,12 @@ use crate::boots;
 
 #[derive(Debug, Args)]
 pub struct Resume {
-    /// Name of the machine, or the MAC address it boots from
+    /// The machine: its name, or the MAC address it boots from
     pub name: String,
-    /// You know that the old machine did not start its own system from its disk while it was away
+    /// Confirm that the old machine did not boot its own system from its disk meanwhile
     #[arg(long)]
     pub old_system_did_not_run: bool,
-    /// Instead of --old-system-did-not-run, where a disk is NOT AS IT WAS: you know that only the domain wrote to it
+    /// The same where a disk has CHANGED: confirm that only the domain wrote to it
     #[arg(long)]
     pub although_changed: bool,
 }

@@ -12,11 +12,11 @@ use crate::{serve, site_dhcp};
 
 #[derive(Debug, Args)]
 pub struct Serve {
-    /// Boot each machine once, also across restarts of this service; then it goes on with its own disk, unless its
-    /// server runs on the Xen host
+    /// Boot each machine once, across restarts of this service too; after that it boots its own disk, unless its server
+    /// runs on this host
     #[arg(long)]
     pub once: bool,
-    /// Only print what to put into the site's own DHCP server, so that it sends machines here; p2v then runs with
+    /// Print the settings for the site's own DHCP server, which then sends machines here, and exit; p2v then runs with
     /// mode = "off"
     #[arg(long, value_name = "SERVER", value_enum)]
     pub print: Option<DhcpServer>,

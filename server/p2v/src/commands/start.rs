@@ -12,20 +12,18 @@ use crate::arguments::slot;
 
 #[derive(Debug, Args)]
 pub struct Start {
-    /// Name of the machine, or the MAC address it boots from
+    /// The machine: its name, or the MAC address it boots from
     pub name: String,
-    /// Start although a copy is finished: what the domain writes is not in it, and it is to be made again
+    /// Start although a copy is finished. What the domain writes is not in that copy, which must be made again
     #[arg(long)]
     pub discard_copy: bool,
-    /// Start on the old disk of a machine that is moved: it goes back to where it was before the cutover, and what
-    /// the moved one wrote since is not there
+    /// Go back to the old disk of a moved machine. What the domain wrote since the cutover is not on it
     #[arg(long)]
     pub discard_moved: bool,
-    /// A disk (its number in e7.N) that the machine once had, and that was removed on purpose
+    /// A disk that was removed on purpose: its number, as in e7.N
     #[arg(long, value_name = "N", value_parser = slot)]
     pub without_disk: Vec<u8>,
-    /// A machine that shares a network card with this one: you know that they are two, and the card was moved from one
-    /// to the other
+    /// A machine that shares a network card with this one but is not the same: the card was moved between them
     #[arg(long, value_name = "NAME")]
     pub another_machine: Vec<String>,
 }

@@ -11,7 +11,7 @@ use super::Session;
 
 #[derive(Debug, Args)]
 pub struct Stop {
-    /// Name of the machine, or the MAC address it boots from
+    /// The machine: its name, or the MAC address it boots from
     pub name: String,
     /// Pull the plug instead of asking the guest to shut down
     #[arg(long)]

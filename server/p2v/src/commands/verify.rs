@@ -11,10 +11,10 @@ use crate::copying;
 
 #[derive(Debug, Args)]
 pub struct Verify {
-    /// Name of the machine, or the MAC address it boots from: all its finished copies
+    /// The machine: its name, or the MAC address it boots from. All its finished copies are compared
     pub name: String,
-    /// Do not ask the old machine: compare with what was noted, which spares a disk that fails. Refused where sectors
-    /// could not be read
+    /// Compare with the certificate instead of the old disk, which spares a failing disk. Refused where sectors could not
+    /// be read
     #[arg(long)]
     pub from_certificate: bool,
 }
