@@ -159,6 +159,9 @@ impl Conversation {
 
     /// Nothing that was waited for came in time.
     pub(super) fn late(&mut self) -> Turn {
+        if self.place.is_stale() {
+            return self.gone(Outcome::Silent);
+        }
         match self.transfer.late() {
             Late::Send => {}
             Late::Wait => {
@@ -217,7 +220,7 @@ impl Conversation {
 
     /// Without a word of the client's.
     fn gone(&mut self, before_the_end: Outcome) -> Turn {
-        let has_it = self.place.is_proven() && self.transfer.is_all_sent();
+        let has_it = self.place.is_proven() && self.transfer.has_most_likely_all();
         self.over(match has_it {
             true => Outcome::EndUnacknowledged,
             false => before_the_end,

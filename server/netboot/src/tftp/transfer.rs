@@ -24,6 +24,8 @@ pub struct Transfer {
     /// Whether the window may be sent again at the client's word: once is enough, or every repeated
     /// acknowledgement would double what is on the wire.
     may_repeat: bool,
+    /// It has said since the last progress that it lacks what was sent.
+    lacks_it: bool,
 }
 
 /// What comes after a datagram of the client's.
@@ -48,6 +50,7 @@ impl Transfer {
             may_repeat: window.is_wide(),
             window,
             retries: 0,
+            lacks_it: false,
         }
     }
 
@@ -78,14 +81,18 @@ impl Transfer {
             match self.window.acknowledge(block) {
                 Acked::Some if self.window.is_done() => return Heard::Done,
                 Acked::Some => {}
-                Acked::FirstLost if self.may_repeat => {
-                    self.may_repeat = false;
-                    return Heard::Send;
+                Acked::FirstLost => {
+                    self.lacks_it = true;
+                    return match std::mem::take(&mut self.may_repeat) {
+                        true => Heard::Send,
+                        false => Heard::Nothing,
+                    };
                 }
-                Acked::FirstLost | Acked::Other => return Heard::Nothing,
+                Acked::Other => return Heard::Nothing,
             }
         }
         self.retries = 0;
+        self.lacks_it = false;
         self.allow_repeat();
         Heard::Send
     }
@@ -97,7 +104,7 @@ impl Transfer {
         match self.retries {
             GIVEN_UP_AFTER.. => Late::GiveUp,
             // The client most likely has the file, and is booting it.
-            late if late > EACH_TIME && self.is_all_sent() => Late::GiveUp,
+            late if late > EACH_TIME && self.has_most_likely_all() => Late::GiveUp,
             late if late <= EACH_TIME || late.is_power_of_two() => Late::Send,
             _ => Late::Wait,
         }
@@ -110,10 +117,10 @@ impl Transfer {
         self.may_repeat = self.window.is_wide() || self.retries > EACH_TIME;
     }
 
-    /// The file's end is in flight. A client that boots the file may not acknowledge the end, or the acknowledgement was
-    /// lost.
-    pub fn is_all_sent(&self) -> bool {
-        self.options.is_none() && self.window.has_end()
+    /// The file's end is in flight, and the client has not said that it lacks it. A client that boots the file may not
+    /// acknowledge the end, or the acknowledgement was lost.
+    pub fn has_most_likely_all(&self) -> bool {
+        self.options.is_none() && self.window.has_end() && !self.lacks_it
     }
 
     /// Bytes of the file.
@@ -287,12 +294,22 @@ mod tests {
     }
 
     #[test]
+    fn who_says_that_it_lacks_the_end_is_waited_for() {
+        let mut transfer = transfer(2, None);
+        assert_eq!(transfer.hear(&ack(1)), Heard::Send);
+        assert!(transfer.has_most_likely_all());
+        assert_eq!(transfer.hear(&ack(1)), Heard::Nothing);
+        assert!(!transfer.has_most_likely_all());
+        assert!((1..GIVEN_UP_AFTER).all(|_| transfer.late() != Late::GiveUp));
+    }
+
+    #[test]
     fn all_is_sent_once_the_end_is_in_flight() {
         let mut transfer = transfer(6, Some(4));
         for (block, is_all_sent) in [(0, false), (1, false), (2, true)] {
-            assert!(!transfer.is_all_sent(), "{block}");
+            assert!(!transfer.has_most_likely_all(), "{block}");
             assert_eq!(transfer.hear(&ack(block)), Heard::Send);
-            assert_eq!(transfer.is_all_sent(), is_all_sent, "{block}");
+            assert_eq!(transfer.has_most_likely_all(), is_all_sent, "{block}");
         }
         assert_eq!((transfer.bytes_acked(), transfer.size()), (16, 47));
     }
