@@ -3,6 +3,8 @@
 //! What is replaced is kept in a file of root's before a byte of the disk is written, and written back from there. A
 //! sector that holds neither what was there nor what was put there is left alone.
 
+use std::path::{Path, PathBuf};
+
 use p2v_aoe::inventory::Disk;
 use p2v_aoe::{Address, SECTOR};
 
@@ -14,6 +16,7 @@ use crate::disarm::{
     Disarmed, Place, candidates, gpt_entries, is_disarmed, replaced, replaced_first,
 };
 use crate::disk_user;
+use crate::host::Host;
 use crate::name::MachineName;
 use crate::record::{Mapping, State};
 use crate::tool::aoe_driver::AoeDriver;
@@ -52,6 +55,13 @@ pub fn disarm(
         return refused(format!(
             "{name} is {}, not moved: its own old disk is what it starts from",
             record.state
+        ));
+    }
+    let unreadable = record.unreadable();
+    if unreadable > 0 {
+        return refused(format!(
+            "the old disk of {name} is failing: {unreadable} sectors could not be read when it was copied, and this would write \
+             to it. Pull the disk out of the old machine"
         ));
     }
     let contact = context.contact(name)?;
@@ -178,13 +188,35 @@ fn rearm_disk(
         Goal::AsItWas,
     )?;
     let path = path(host, name, address.slot);
-    let aside = host.store.copy_file(name, address.slot, "rearmed.json");
-    atomic_file::rename(&path, &aside).map_err(|e| cannot("rename", &path, &e))?;
+    put_aside(&path, "rearmed.json")?;
     context.note_or_warn(
         name,
         &format!("the old disk {address} was rearmed: it starts as it did"),
     );
     Ok(true)
+}
+
+/// Gives a file of what is kept another ending, and a number where there is one of that name: it may be the only place of
+/// what a disk started from.
+fn put_aside(file: &Path, ending: &str) -> Result<(), Error> {
+    let text = file.display().to_string();
+    let stem = text.strip_suffix(ENDING).unwrap_or(&text);
+    let mut aside = PathBuf::from(format!("{stem}{ending}"));
+    for number in 2.. {
+        if !aside.exists() {
+            break;
+        }
+        aside = PathBuf::from(format!("{stem}{number}.{ending}"));
+    }
+    atomic_file::rename(file, &aside).map_err(|e| cannot("rename", file, &e))
+}
+
+/// Also if its record is lost.
+fn may_have_its_server_here(host: &Host, name: &MachineName) -> Result<bool, Error> {
+    match host.store.path(name).exists() {
+        true => Ok(has_its_server_here(&host.store.get(name)?)),
+        false => Ok(host.store.lost(name)?.is_some()),
+    }
 }
 
 /// Takes over what is kept of a disk that was disarmed when it was that of a record which was forgotten.
@@ -218,8 +250,7 @@ fn adopt(
             .and_then(|file| file.to_str()?.rsplit_once("-disk"));
         let owner = owner.and_then(|(owner, _)| owner.parse().ok());
         if let Some(owner) = owner.filter(|_| is_live)
-            && host.store.path(&owner).exists()
-            && has_its_server_here(&host.store.get(&owner)?)
+            && may_have_its_server_here(host, &owner)?
         {
             return refused(format!(
                 "the old disk {address} was disarmed as that of {owner}, which counts as the same machine, and whose server is \
@@ -230,8 +261,7 @@ fn adopt(
         keep(host, name, address, &known, false)?;
         if is_live {
             // Nobody else says of it that it starts nothing.
-            let aside = file.with_extension("taken");
-            atomic_file::rename(&file, &aside).map_err(|e| cannot("rename", &file, &e))?;
+            put_aside(&file, "taken.json")?;
         }
         return Ok(());
     }

@@ -1,6 +1,7 @@
 //! Old disks that start nothing, and that start again.
 
 use super::*;
+use crate::record::{Mapping, Stage};
 
 const ESP: u64 = 2048;
 
@@ -396,4 +397,25 @@ fn a_machine_that_restarts_just_then_is_not_written_to() {
     let error = text(disarm(lab.context(), &lab.name, &[]));
     assert!(error.contains("restarted"), "{error}");
     assert!(lab.machine().data == before && !lab.machine().writable);
+}
+
+#[test]
+fn a_disk_that_fails_is_not_written() {
+    let lab = moved();
+    let before = lab.machine().data.clone();
+    let unread = |record: &mut Record| {
+        let copy = record.disks.get_mut(&0).unwrap().copy.as_mut().unwrap();
+        match &mut copy.stage {
+            Stage::Used {
+                verified: Some(verified),
+                ..
+            } => verified.unreadable = vec![(7, 2)],
+            other => panic!("{other:?}"),
+        }
+        Ok::<_, Error>(())
+    };
+    lab.host.store.update(&lab.name, unread).unwrap();
+    let error = text(disarm(lab.context(), &lab.name, &[]));
+    assert!(error.contains("2 sectors"), "{error}");
+    assert!(lab.machine().data == before);
 }
