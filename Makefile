@@ -47,9 +47,10 @@ define stripped
 		objcopy --strip-all --add-gnu-debuglink=$$out.debug $1 $$out; }
 endef
 
-# Tests at a time, and stories: each has two machines, which keep one core busy, and 5 GB of memory.
+# Tests at a time, and stories: each has two machines, which keep one core busy while they do not wait, and 5 GB of
+# memory.
 UNIT_THREADS ?= 5
-STORIES ?= 2
+STORIES ?= 3
 
 # What building, testing and the lab run; all from Debian 12.
 PACKAGES := gcc g++ libc6-dev binutils pkg-config libzstd-dev \
@@ -165,8 +166,8 @@ end-to-end: image lab
 	$(CARGO) test --workspace --locked --test end_to_end -- --test-threads=$(STORIES)
 
 # What keeps one core busy at most is done beside what uses all; no phase does again what another has done (`-o`). The
-# end-to-end tests run beside the unit tests, which mostly wait, one more at a time when those have ended, and are shown
-# after them: their summary ends the output, with the table of times before it. The lints take what is left over then.
+# end-to-end tests run beside the unit tests, and are shown after them: their summary ends the output, with the table of
+# times before it. The lints take what is left over then.
 test: export P2V_TIMES := $(abspath $(TARGET))/test-times
 test:
 	@mkdir -p $(TARGET); : >$(P2V_TIMES); export P2V_BEGAN=$$(date +%s); \
@@ -179,10 +180,9 @@ test:
 	phase format; phase build; made="$$made -o build"; \
 	beside image; image=$$!; \
 	phase test-programs; waited lab $$lab; waited image $$image; \
-	export P2V_STORIES_AT_FIRST=$(STORIES) P2V_ALONE=$(abspath $(TARGET))/stories-alone; rm -f $$P2V_ALONE; \
-	set -m; made="$$made STORIES=$$(($(STORIES) + 1))" beside end-to-end; stories=$$!; set +m; \
+	set -m; beside end-to-end; stories=$$!; set +m; \
 	trap 'kill -- -'$$stories' 2>/dev/null || true' EXIT; \
-	phase unit; touch $$P2V_ALONE; \
+	phase unit; \
 	beside lint; waited lint $$!; \
 	tail -n +1 --pid=$$stories -f $(TARGET)/end-to-end.log | tests/times table; \
 	wait $$stories
@@ -193,7 +193,7 @@ campaign: image lab
 	P2V_CAMPAIGN=10000 $(CARGO) test --locked -q -p p2v-dom0 --lib campaign -- --nocapture --test-threads=1
 	$(CARGO) build --release --locked -q -p p2v-agent
 	P2V_CAMPAIGN=10000000 $(CARGO) test --release --locked -p p2v --test service -- wire_campaign --nocapture
-	$(CARGO) test --workspace --locked --test end_to_end -- --ignored --nocapture --test-threads=$(STORIES)
+	$(CARGO) test --workspace --locked --test end_to_end -- --ignored --nocapture --test-threads=2
 
 # Not installed, only unpacked: Debian's package starts its server.
 TFTPD := $(CACHE)/tftpd-hpa/usr/sbin/in.tftpd

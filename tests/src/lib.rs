@@ -17,7 +17,6 @@ pub mod machine;
 pub mod monitor;
 pub mod old_server;
 pub mod old_system;
-pub mod place;
 pub mod run;
 pub mod saved_host;
 pub mod shell;

@@ -6,7 +6,6 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 
-use crate::place::Place;
 use crate::times;
 
 /// Lines of each log that are shown of a run that failed.
@@ -18,13 +17,11 @@ pub struct Run {
     directory: PathBuf,
     began: Instant,
     succeeded: bool,
-    _place: Place,
 }
 
 impl Run {
     /// An empty directory for the run called `name`.
     pub fn new(lab: &Path, name: &str) -> Result<Run> {
-        let place = Place::take(lab)?;
         let directory = lab.join("runs").join(name);
         if directory.exists() {
             fs::remove_dir_all(&directory)?;
@@ -35,7 +32,6 @@ impl Run {
             directory,
             began: Instant::now(),
             succeeded: false,
-            _place: place,
         })
     }
 
