@@ -4,7 +4,8 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use crate::atomic_file;
+use p2v_copy::atomic_file;
+
 use crate::record::WrittenConfig;
 use crate::timestamp::Timestamp;
 

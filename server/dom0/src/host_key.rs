@@ -7,8 +7,7 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use p2v_aoe::key::{PublicKey, SecretKey};
-
-use crate::atomic_file;
+use p2v_copy::atomic_file;
 
 /// Why there is no key.
 #[derive(Debug, thiserror::Error)]

@@ -3,19 +3,18 @@
 //!
 //! Decisions are pure and live in [`domain`], [`table`], [`record`] and [`menus`]; what touches
 //! the host is at the edges: [`tool`] runs external programs, [`wire`] is the AoE initiator, and
-//! [`copy`] moves bytes. [`workflow`] puts them together into the operator's commands.
+//! [`p2v_copy`] moves bytes. [`workflow`] puts them together into the operator's commands.
 //!
 //! Nothing here knows DHCP.
 
-pub mod atomic_file;
-#[cfg(test)]
-mod boundary;
+pub mod certificate;
 pub mod config_file;
-pub mod copy;
+pub mod destination;
 pub mod disarm;
 pub mod disk_user;
 pub mod doctor;
 pub mod domain;
+pub mod files_hit;
 pub mod host;
 pub mod host_key;
 pub mod lock;

@@ -9,9 +9,9 @@ use std::path::PathBuf;
 
 use p2v_aoe::inventory::{Disk, Inventory};
 use p2v_aoe::{Address, MacAddr};
+use p2v_copy::Verify;
 use serde::{Deserialize, Serialize};
 
-use crate::copy::Verify;
 use crate::menus::Menus;
 use crate::name::MachineName;
 use crate::timestamp::Timestamp;

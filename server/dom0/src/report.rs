@@ -3,26 +3,9 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::wire::{Silence, SilenceListener};
+use p2v_copy::Progress;
 
-/// Progress of one copy, in bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Progress {
-    /// Bytes of the disk dealt with so far (moved, zeroed or found equal) **and** checked.
-    pub checked: u64,
-    /// Bytes of the disk in all.
-    pub total: u64,
-    /// Of `checked`: bytes that came over the wire.
-    pub moved: u64,
-    /// Of `checked`: bytes the destination already had.
-    pub equal: u64,
-    /// Of `checked`: bytes written as zeros without crossing the wire.
-    pub zeroed: u64,
-    /// Of `checked`: bytes that an earlier run had copied and checked.
-    pub before: u64,
-    /// Bytes that cannot be read so far; not in `checked`.
-    pub unreadable: u64,
-}
+use crate::wire::{Silence, SilenceListener};
 
 /// What an old machine's silence is, for the operator; `what` is the disk's address.
 pub fn silence(what: &str, silence: Silence, patience: Duration) -> String {

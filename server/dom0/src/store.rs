@@ -9,7 +9,6 @@ use std::time::SystemTime;
 use p2v_aoe::MacAddr;
 use p2v_aoe::cmdline::MENU_ID_LEN;
 
-use crate::atomic_file;
 use crate::lock::{Held, MachineLock};
 use crate::name::MachineName;
 use crate::record::{Record, State};
@@ -29,6 +28,7 @@ pub use error::StoreError;
 pub use listing::Listing;
 
 use file::read;
+use p2v_copy::atomic_file;
 
 /// The machine records of one state directory.
 #[derive(Clone, Debug)]

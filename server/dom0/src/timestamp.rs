@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 /// What the clock says.
 pub(crate) fn clock() -> SystemTime {
     #[cfg(test)]
-    return crate::boundary::clock();
+    return p2v_copy::boundary::clock();
     #[cfg(not(test))]
     SystemTime::now()
 }

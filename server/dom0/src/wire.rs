@@ -9,11 +9,10 @@ use p2v_aoe::inventory::Inventory;
 use p2v_aoe::key::SecretKey;
 use p2v_aoe::vendor::Stats;
 use p2v_aoe::{Address, MacAddr};
+use p2v_copy::Source;
 
 pub use p2v_aoe::initiator::Silence;
 pub use p2v_aoe::vendor::Reservation;
-
-use crate::copy::Source;
 
 mod initiator;
 

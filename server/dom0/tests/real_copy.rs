@@ -16,7 +16,7 @@ use p2v_aoe::key::SecretKey;
 use p2v_aoe::vendor::Access;
 use p2v_aoe::wire::{PacketSocket, Wire};
 use p2v_aoe::{Address, MacAddr};
-use p2v_dom0::report::Progress;
+use p2v_copy::Progress;
 use p2v_dom0::tool::Tools;
 use p2v_dom0::workflow::{Context, CopyRequest, CopyTarget, Error, copy};
 use p2v_dom0::{Host, Paths, Report, Settings, State, Timestamp};

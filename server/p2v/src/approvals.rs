@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use p2v_aoe::MacAddr;
-use p2v_dom0::{Timestamp, atomic_file};
+use p2v_copy::atomic_file;
+use p2v_dom0::Timestamp;
 use p2v_netboot::parse_mac;
 use serde::{Deserialize, Serialize};
 

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use indicatif::{HumanDuration, MultiProgress, ProgressBar, ProgressStyle};
 use p2v_aoe::Size;
-use p2v_dom0::report::{self, Progress, Report};
+use p2v_copy::Progress;
+use p2v_dom0::report::{self, Report};
 use p2v_dom0::wire::SilenceListener;
 
 use crate::output;

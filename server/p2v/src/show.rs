@@ -7,7 +7,7 @@ use anyhow::Result;
 use p2v_aoe::inventory::{Disk, Firmware, Inventory};
 use p2v_aoe::vendor::Stats;
 use p2v_aoe::{Address, SECTOR, Size};
-use p2v_dom0::copy::Verify;
+use p2v_copy::Verify;
 use p2v_dom0::record::{CopyRecord, Mapping};
 use p2v_dom0::workflow::{MachineView, SharedCards};
 

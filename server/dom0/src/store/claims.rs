@@ -11,11 +11,11 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use p2v_aoe::MacAddr;
+use p2v_copy::atomic_file;
 use serde::{Deserialize, Serialize};
 
 use super::apart::Apart;
 use super::{Store, StoreError};
-use crate::atomic_file;
 use crate::name::MachineName;
 use crate::record::{Destination, Record};
 
@@ -371,7 +371,7 @@ impl Store {
                 let to = away.join(entry.file_name());
                 fs::rename(entry.path(), &to).map_err(|e| io("move a file to", &to, e))?;
                 #[cfg(test)]
-                crate::boundary::reached(&format!("after {}", entry.path().display()));
+                p2v_copy::boundary::reached(&format!("after {}", entry.path().display()));
             }
         }
         let path = self.path(&record.name);
@@ -380,7 +380,7 @@ impl Store {
             _ => {}
         }
         #[cfg(test)]
-        crate::boundary::reached(&format!("after {}", path.display()));
+        p2v_copy::boundary::reached(&format!("after {}", path.display()));
         // Last: while it is there, nobody gets the name.
         let claim = self.claim_path(&record.name);
         match fs::remove_file(&claim) {
@@ -388,7 +388,7 @@ impl Store {
             _ => {}
         }
         #[cfg(test)]
-        crate::boundary::reached(&format!("after {}", claim.display()));
+        p2v_copy::boundary::reached(&format!("after {}", claim.display()));
         Ok(away)
     }
 }

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use p2v_aoe::{Address, SECTOR};
 
 use nix::errno::Errno;
+use p2v_copy::atomic_file;
 
 use super::{ToolError, Tools};
-use crate::atomic_file;
 use crate::host::Paths;
 use crate::lock::Held;
 

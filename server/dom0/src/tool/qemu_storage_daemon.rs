@@ -2,7 +2,7 @@
 //!
 //! By FUSE, as a regular file with another one under it: no block device appears on the host, so neither
 //! udev nor LVM acts on what is in the image. It must be given one request at a time, as
-//! [`FileSink`](crate::copy::FileSink) does with an image.
+//! [`FileSink`](p2v_copy::FileSink) does with an image.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -236,9 +236,9 @@ fn has_direct_io(path: &Path) -> io::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::copy::pool::Buffer;
-    use crate::copy::{FileSink, Sink};
     use crate::tool::qemu_img;
+    use p2v_copy::pool::Buffer;
+    use p2v_copy::{FileSink, Sink};
 
     #[test]
     fn an_image_is_a_raw_disk_while_it_is_shown() {

@@ -20,7 +20,6 @@ use std::time::Duration;
 
 use p2v_aoe::SECTOR;
 
-use crate::copy::pieces;
 use crate::report::Report;
 use crate::tool::Tools;
 
@@ -38,6 +37,7 @@ mod window;
 mod xfs;
 
 use examine::{Examiner, Refusal, whole};
+use p2v_copy::pieces;
 use probe::Content;
 use ranges::Range;
 pub use view::SourceView;

@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
+use p2v_copy::map::Status;
+use p2v_copy::mapfile;
+
 use super::examine::{Examiner, Refusal, whole};
 use super::ranges::Range;
-use crate::copy::map::Status;
-use crate::copy::mapfile;
 
 /// What `program` says is used of the file system in `file`, which has `size` bytes, of which the
 /// file system counts `free` as free. In bytes; what is after the file system's end counts as used.

@@ -3,8 +3,9 @@
 use std::io;
 use std::sync::{Mutex, PoisonError};
 
+use p2v_copy::Source;
+
 use super::DiskView;
-use crate::copy::Source;
 
 /// A disk that is read through a session of its own.
 pub struct SourceView {

@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use p2v_aoe::inventory::Disk;
 use p2v_aoe::{Address, MacAddr};
+use p2v_copy::atomic_file;
 use serde::{Deserialize, Serialize};
 
 use super::{Context, Error, resume};
-use crate::atomic_file;
 use crate::host::Host;
 use crate::name::MachineName;
 use crate::record::Record;

@@ -7,10 +7,9 @@ use p2v_aoe::Address;
 use p2v_aoe::inventory::Disk;
 
 use super::{Contact, Context, Error, addresses, refused};
-use crate::copy::certificate::Certificate;
-use crate::copy::destination::{self, MayGo, Wanted};
-use crate::copy::files_hit::FileHit;
-use crate::copy::{Limit, MEMORY, MEMORY_MIN, Salvage, Summary, Verify};
+use crate::certificate::Certificate;
+use crate::destination::{self, MayGo, Wanted};
+use crate::files_hit::FileHit;
 use crate::name::MachineName;
 use crate::record::{CopyRecord, Destination, Mapping, NotOurs, State};
 use crate::timestamp::Timestamp;
@@ -26,6 +25,7 @@ mod used_extents;
 pub(super) use taken::warn_of_nameless;
 
 use disk::DiskCopy;
+use p2v_copy::{Limit, MEMORY, MEMORY_MIN, Salvage, Summary, Verify};
 
 /// What is copied.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,14 +6,14 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use p2v_aoe::Address;
+use p2v_copy::Verify;
 
 use super::devices::{backing_ready, up};
 use super::release::QUIET;
 use super::start::destroy_if_there;
 use super::{Contact, Context, Error, addresses, config, refused, stop};
 use crate::config_file;
-use crate::copy::Verify;
-use crate::copy::destination::{refuse_domains_disk, reopen};
+use crate::destination::{refuse_domains_disk, reopen};
 use crate::name::MachineName;
 use crate::record::{Destination, Mapping, Record, State};
 use crate::timestamp::Timestamp;

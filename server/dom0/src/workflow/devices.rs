@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use super::{Error, refused};
-use crate::copy::destination::{device_number, identify, mark_of, measure};
-use crate::copy::image;
+use crate::destination::image;
+use crate::destination::{device_number, identify, mark_of, measure};
 use crate::host::Host;
 use crate::name::MachineName;
 use crate::record::{Destination, DiskRecord, Record, State};

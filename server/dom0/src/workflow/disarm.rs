@@ -10,8 +10,6 @@ use p2v_aoe::{Address, SECTOR};
 
 use super::other_record::has_its_server_here;
 use super::{Contact, Context, Error, refused};
-use crate::atomic_file;
-use crate::copy::SourceError;
 use crate::disarm::{
     Disarmed, Place, candidates, gpt_entries, is_disarmed, replaced, replaced_first,
 };
@@ -26,6 +24,8 @@ mod kept;
 
 use kept::{ENDING, cannot, keep, kept, path, read_kept};
 pub(super) use kept::{disarmed, how_far};
+use p2v_copy::SourceError;
+use p2v_copy::atomic_file;
 
 /// What a disk is made to hold.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -1,8 +1,9 @@
 //! Why a command did not do what it was asked to.
+use p2v_copy::CopyError;
 
 use crate::config_file::ConfigFileError;
-use crate::copy::CopyError;
-use crate::copy::destination::DestinationError;
+use crate::destination::DestinationError;
+use crate::destination::thin_pool::Full;
 use crate::domain::Refusal;
 use crate::name::MachineName;
 use crate::record::{DiskChanged, NotOurs};
@@ -35,6 +36,11 @@ pub enum Error {
     /// The copy.
     #[error(transparent)]
     Copy(#[from] CopyError),
+    /// A thin pool would not have lasted.
+    #[error(
+        "the copy stopped, and what is copied stays: {0}. Then run the same command again to resume; finished ranges are skipped"
+    )]
+    PoolFull(Box<Full>),
     /// The disks are not those they were.
     #[error(transparent)]
     DiskChanged(#[from] DiskChanged),

@@ -182,8 +182,9 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+    use crate::Timestamp;
     use crate::record::{DiskRecord, Stage, Verified};
-    use crate::{Timestamp, copy::Verify};
+    use p2v_copy::Verify;
 
     fn view(state: Option<State>, runs: bool, answers: bool) -> MachineView {
         let mac = p2v_aoe::MacAddr::new(2, 0, 0, 0, 0, 1);

@@ -14,7 +14,6 @@ use p2v_aoe::key::SecretKey;
 use p2v_aoe::{MacAddr, SECTOR};
 
 use super::*;
-use crate::copy::{Digest, Source, SourceError};
 use crate::record::State;
 use crate::report::Silent;
 use crate::tool::Tools;
@@ -22,6 +21,7 @@ use crate::wire::{Access, Export, Finish, Found, Reservation, WireError};
 use crate::{Paths, Settings};
 use lab::{Lab, Warnings, lab};
 use machine::{FakeWire, Machine, SECTORS};
+use p2v_copy::{Digest, Source, SourceError};
 
 mod campaign;
 mod destinations;
@@ -225,7 +225,7 @@ fn a_copy_is_out_of_date_once_the_old_disk_was_started_again() {
     let done = lab.copy("vg").unwrap();
     assert_eq!(
         done[0].summary.moved,
-        u64::from(crate::copy::RANGE_SECTORS) * SECTOR
+        u64::from(p2v_copy::RANGE_SECTORS) * SECTOR
     );
     lab.cutover().unwrap();
     assert!(lab.volume(0)[..(SECTORS * SECTOR) as usize] == lab.machine().data[0]);

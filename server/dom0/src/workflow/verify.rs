@@ -4,15 +4,15 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
 use p2v_aoe::Address;
+use p2v_copy::compare::{self, Compared, Original};
+use p2v_copy::journal::Journal;
+use p2v_copy::{CopyError, RANGE_SECTORS, pieces};
 
 use super::cutover::still_ours;
 use super::devices::backing_ready;
 use super::{Context, Error, refused};
-use crate::copy::certificate::Certificate;
-use crate::copy::compare::{self, Compared, Original};
-use crate::copy::destination::{refuse_domains_disk, reopen};
-use crate::copy::journal::Journal;
-use crate::copy::{CopyError, RANGE_SECTORS, pieces};
+use crate::certificate::Certificate;
+use crate::destination::{refuse_domains_disk, reopen};
 use crate::name::MachineName;
 use crate::record::{CopyRecord, Destination};
 

@@ -16,7 +16,6 @@ use super::continuity::{self, LastBoot};
 use super::resume::{self, ExportState, ResumeOptions};
 use super::stop::{StopOptions, stop};
 use super::{Context, Error};
-use crate::atomic_file;
 use crate::disk_user;
 use crate::host::Host;
 use crate::lock::{self, LockError, MachineLock};
@@ -31,6 +30,7 @@ mod decide;
 
 use decide::{Act, Seen, decide};
 pub use decide::{Outage, Pause};
+use p2v_copy::atomic_file;
 
 /// How often the old machines are asked. (The Linux driver sends a lost frame again after some seconds.)
 pub const INTERVAL: Duration = Duration::from_secs(3);

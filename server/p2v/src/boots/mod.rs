@@ -8,8 +8,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result};
 use p2v_aoe::MacAddr;
+use p2v_copy::atomic_file;
+use p2v_dom0::Timestamp;
 use p2v_dom0::workflow::ServedBoot;
-use p2v_dom0::{Timestamp, atomic_file};
 use p2v_netboot::{BootEvent, MachineId};
 use serde::{Deserialize, Serialize};
 

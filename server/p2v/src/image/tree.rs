@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use p2v_dom0::atomic_file;
+use p2v_copy::atomic_file;
 use serde::{Deserialize, Serialize};
 
 /// What p2v wrote into a directory is remembered there.

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use p2v_aoe::MacAddr;
+use p2v_copy::atomic_file;
 use p2v_dom0::store::Listing;
-use p2v_dom0::{MachineName, Store, atomic_file};
+use p2v_dom0::{MachineName, Store};
 
 use crate::network_cards::cards;
 use crate::serve_log;

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use p2v_aoe::Address;
 use p2v_aoe::initiator::{Initiator, Session};
-use p2v_dom0::copy::journal::{Identity, Journal};
-use p2v_dom0::copy::{self, FileSink, Job, Options, RANGE_SECTORS, Sources, Verify, pieces};
+use p2v_copy::journal::{Identity, Journal};
+use p2v_copy::{self as copy, FileSink, Job, Options, RANGE_SECTORS, Sources, Verify, pieces};
 use p2v_dom0::report::Silent;
 use p2v_dom0::tool::Tools;
 use p2v_dom0::used::{self, SourceView};
@@ -80,7 +80,7 @@ pub fn run(arguments: &[String]) -> Result<()> {
         pieces: pieces::fingerprint(&pieces).to_string(),
     };
     let journal = Journal::open(&journal_beside(to), &identity, pieces.len())?;
-    let bad = Mutex::new(p2v_dom0::copy::BadAreas::forgotten(sectors));
+    let bad = Mutex::new(p2v_copy::BadAreas::forgotten(sectors));
     let summary = copy::run(
         Sources {
             digests: &mut digests,

@@ -5,19 +5,20 @@ use std::time::Duration;
 
 use p2v_aoe::Address;
 use p2v_aoe::inventory::Disk;
+use p2v_copy::Progress;
+use p2v_copy::journal::{Identity, Journal};
+use p2v_copy::{
+    self as copy, Allowance, BadAreas, CopyError, Limit, Options, Piece, RANGE_SECTORS, Sources,
+    Summary, pieces,
+};
 
 use super::taken::{ask_for_others, ask_for_others_at, give_up, warn_of_nameless};
 use super::{CopyRequest, estimate, used_extents};
-use crate::copy::destination::{self, InPool, Prepared, Wanted};
-use crate::copy::journal::{Identity, Journal};
-use crate::copy::thin_pool::Full;
-use crate::copy::{
-    self, Allowance, BadAreas, CopyError, Limit, Options, Piece, RANGE_SECTORS, Sources, Summary,
-    pieces,
-};
+use crate::destination::thin_pool::Full;
+use crate::destination::{self, InPool, Prepared, Wanted};
 use crate::name::MachineName;
 use crate::record::{CopyRecord, Destination, Stage, State};
-use crate::report::{self, Progress};
+use crate::report;
 use crate::timestamp::Timestamp;
 use crate::tool::qemu_storage_daemon::Shown;
 use crate::wire::Export;
@@ -402,14 +403,14 @@ impl DiskCopy {
             report.warn(&format!("what writes the image of {label} ended: {why}"));
         }
         let copied = copied.map_err(|error| match (error, job.pool_full.get()) {
-            (CopyError::Interrupted, Some(full)) => CopyError::PoolFull(Box::new(full.clone())),
-            (error, _) => error,
+            (CopyError::Interrupted, Some(full)) => Error::PoolFull(Box::new(full.clone())),
+            (error, _) => error.into(),
         });
-        Ok(copied.inspect_err(|error| {
+        copied.inspect_err(|error| {
             // The copy's own error is what the operator must see.
             let what = format!("copying {label} ended: {error}");
             let _ = job.context.note(job.name(), &what);
-        })?)
+        })
     }
 }
 

@@ -3,8 +3,7 @@
 use std::time::{Duration, Instant};
 
 use p2v_aoe::{SECTOR, Size};
-
-use crate::copy::Source;
+use p2v_copy::Source;
 
 /// Sectors read at each of the places: 2 MiB.
 const SAMPLE: u64 = 4096;

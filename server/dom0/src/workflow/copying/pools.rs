@@ -6,9 +6,10 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
-use crate::copy::Allowance;
-use crate::copy::destination::{DestinationError, InPool};
-use crate::copy::thin_pool::{self, Room, mib};
+use p2v_copy::Allowance;
+
+use crate::destination::thin_pool::{self, Room, mib};
+use crate::destination::{DestinationError, InPool};
 use crate::tool::lvm::thin;
 use crate::workflow::{Context, Error};
 

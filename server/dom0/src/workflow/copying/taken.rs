@@ -7,7 +7,7 @@ use std::path::Path;
 use p2v_aoe::Address;
 
 use super::CopyRequest;
-use crate::copy::destination::{self, Wanted};
+use crate::destination::{self, Wanted};
 use crate::name::MachineName;
 use crate::record::{Destination, State};
 use crate::timestamp::Timestamp;

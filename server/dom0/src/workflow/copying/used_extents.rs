@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use p2v_aoe::inventory::Disk;
 use p2v_aoe::{Address, SECTOR, Size};
+use p2v_copy::CopyError;
 
 use super::CopyRequest;
-use crate::copy::CopyError;
 use crate::used::{self, Extent, SourceView};
 use crate::workflow::{Contact, Context, Error};
 

@@ -2,8 +2,8 @@
 //! checked, whatever it is in.
 
 use p2v_aoe::{Address, SECTOR};
+use p2v_copy::{FileSink, Sink};
 
-use crate::copy::{FileSink, Sink};
 use crate::record::{CopyRecord, DiskRecord, Spot};
 use crate::workflow::{Contact, Context, Error, refused};
 

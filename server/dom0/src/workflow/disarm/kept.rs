@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 
 use p2v_aoe::Address;
 use p2v_aoe::inventory::Disk;
+use p2v_copy::atomic_file;
 use serde::{Deserialize, Serialize};
 
-use crate::atomic_file;
 use crate::disarm::Disarmed;
 use crate::host::Host;
 use crate::name::MachineName;

@@ -11,7 +11,7 @@ impl Report for Warnings {
     fn warn(&self, text: &str) {
         self.0.lock().unwrap().push(text.to_owned());
     }
-    fn progress(&self, _: &str, _: crate::report::Progress) {}
+    fn progress(&self, _: &str, _: p2v_copy::Progress) {}
 }
 
 /// A Xen host whose programs are scripts. Each writes its arguments to `log`, and fails when a file

@@ -4,8 +4,9 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use p2v_copy::RANGE_SECTORS;
+
 use super::*;
-use crate::copy::{CopyError, RANGE_SECTORS};
 
 const GIB: u64 = 1 << 30;
 
@@ -123,7 +124,7 @@ fn a_copy_stops_in_order_before_the_pool_is_full() {
         let target = CopyTarget::Machine(lab.name.clone());
         let request = CopyRequest::new(&target, "vg/pool", &stop);
         let error = copy(lab.context(), request).unwrap_err();
-        let is_so = matches!(&error, Error::Copy(CopyError::PoolFull(_)));
+        let is_so = matches!(&error, Error::PoolFull(_));
         assert!(is_so, "{error}");
         let error = error.to_string();
         for part in ["95.50 %", "`lvextend ", "same command"] {

@@ -5,15 +5,16 @@ use std::sync::PoisonError;
 use std::time::Duration;
 
 use p2v_aoe::SECTOR;
+use p2v_copy::{CopyError, Piece, Summary};
 
 use super::{DiskCopy, Job};
-use crate::copy::certificate::Certificate;
-use crate::copy::{CopyError, Piece, Summary, destination, files_hit};
+use crate::certificate::Certificate;
 use crate::record::{Destination, Spot, Verified};
 use crate::timestamp::Timestamp;
 use crate::tool::lvm;
 use crate::workflow::copying::CopyDone;
 use crate::workflow::{Context, Error, refused};
+use crate::{destination, files_hit};
 
 /// Time to find out which files are hit.
 const HITS_LIMIT: Duration = Duration::from_secs(120);
@@ -53,7 +54,7 @@ impl DiskCopy {
             ] {
                 let path = host.store.copy_file(name, address.slot, ending);
                 let written =
-                    bytes.and_then(|bytes| crate::atomic_file::replace(&path, &bytes, 0o600));
+                    bytes.and_then(|bytes| p2v_copy::atomic_file::replace(&path, &bytes, 0o600));
                 written.map_err(|source| CopyError::Journal { path, source })?;
             }
             Some(certificate)

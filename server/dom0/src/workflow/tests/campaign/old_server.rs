@@ -9,11 +9,11 @@ use p2v_aoe::inventory::{Disk, Dmi, Inventory, Nic};
 use p2v_aoe::key::{PublicKey, SecretKey};
 use p2v_aoe::vendor::Stats;
 use p2v_aoe::{Address, MacAddr, SECTOR};
+use p2v_copy::boundary;
+use p2v_copy::{Digest, Source, SourceError};
 use serde::{Deserialize, Serialize};
 
 use super::world::{SECTORS, Trouble, World, trouble};
-use crate::boundary;
-use crate::copy::{Digest, Source, SourceError};
 use crate::wire::{Access, Export, Finish, Found, Reservation, SilenceListener, Wire, WireError};
 
 /// Its SMBIOS UUID.

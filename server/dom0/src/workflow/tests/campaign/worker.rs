@@ -6,6 +6,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command as Program, Stdio};
 use std::sync::atomic::AtomicBool;
 
 use p2v_aoe::MacAddr;
+use p2v_copy::boundary;
 use serde::{Deserialize, Serialize};
 
 use super::old_server::Segment;
@@ -14,7 +15,7 @@ use crate::report::Silent;
 use crate::timestamp::Timestamp;
 use crate::workflow::tests::lab::Warnings;
 use crate::workflow::*;
-use crate::{MachineName, Store, boundary};
+use crate::{MachineName, Store};
 
 /// What is done in one go.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

@@ -11,10 +11,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use p2v_aoe::SECTOR;
+use p2v_copy::boundary;
 use serde::{Deserialize, Serialize};
 
 use super::old_server::OldServer;
-use crate::boundary;
 use crate::{Host, Paths, Settings};
 
 /// Sectors of each disk of the old server.

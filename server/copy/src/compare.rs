@@ -5,7 +5,7 @@ use std::sync::mpsc::sync_channel;
 
 use super::pool::Buffer;
 use super::{CopyError, Piece, Sink, Source, SourceError};
-use crate::report::Progress;
+use crate::Progress;
 
 /// Digests known ahead of the piece that is compared.
 const AHEAD: usize = 4;

@@ -3,17 +3,14 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use super::error::DestinationError;
-use super::path::Marks;
-use super::{Request, Wanted, path, volume};
-use crate::copy::image::Seen;
-use crate::host::Host;
+use super::marks::{Marks, Seen};
+use super::request::InPool;
 use crate::record::Destination;
-use crate::tool::lvm::{self, Volume};
+use crate::tool::lvm::Volume;
 
 /// A destination that may be used. Finding it has changed nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::copy) enum Place {
+pub(super) enum Place {
     /// A volume to be made: thin, if there is a pool.
     NewVolume {
         vg: String,
@@ -45,17 +42,6 @@ pub(in crate::copy) enum Place {
     },
 }
 
-/// A destination in a thin pool, which grows with what is written to it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct InPool {
-    /// Volume group.
-    pub vg: String,
-    /// The pool.
-    pub pool: String,
-    /// The volume, where there is one.
-    pub volume: Option<String>,
-}
-
 impl Place {
     /// The thin pool that it is in.
     pub fn in_pool(&self) -> Option<InPool> {
@@ -71,28 +57,6 @@ impl Place {
             pool: pool.clone(),
             volume,
         })
-    }
-
-    /// Looks at what is there; the operator is asked last, when nothing else is in the way.
-    ///
-    /// # Errors
-    /// What forbids its use.
-    pub fn find(
-        host: &Host,
-        wanted: &Wanted,
-        request: Request<'_>,
-    ) -> Result<Place, DestinationError> {
-        let named = || request.name.volume_name(request.slot.into());
-        match wanted {
-            Wanted::Group(vg) => volume::find(host, vg, &named(), None, request),
-            Wanted::Volume(vg, lv) => match lvm::volume(&host.tools, vg, lv)? {
-                Some(pool) if pool.is_thin_pool => {
-                    volume::find(host, vg, &named(), Some(pool), request)
-                }
-                _ => volume::find(host, vg, lv, None, request),
-            },
-            Wanted::Path(path) => path::find(host, path, request),
-        }
     }
 }
 

@@ -5,7 +5,7 @@
 //! from the medium, and must have the agent's digest. Pieces are handled in the order of the disk, so
 //! that one with heads streams. Memory is bounded by a fixed number of buffers.
 //!
-//! What is done is noted in a [`Journal`], so that a copy that was killed goes on where it was: what is
+//! What is done is noted in a [`Journal`], so that a copy that was killed resumes: what is
 //! noted is read back from the destination, and the old disk is not asked for it. What is not noted is
 //! compared: a run after the old system ran on moves only what differs.
 //!
@@ -21,17 +21,14 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use p2v_aoe::SECTOR;
 use serde::{Deserialize, Serialize};
 
-use crate::report::Progress;
-
 mod ahead;
 pub mod allowance;
+pub mod atomic_file;
 pub mod bad;
-pub mod certificate;
+#[cfg(feature = "boundary")]
+pub mod boundary;
 pub mod compare;
-pub mod destination;
 mod fetch;
-pub mod files_hit;
-pub mod image;
 pub mod journal;
 pub mod limit;
 pub mod map;
@@ -39,8 +36,8 @@ pub mod mapfile;
 pub mod pieces;
 pub mod pool;
 pub mod rescue;
+mod session;
 pub mod sink;
-pub mod thin_pool;
 mod write;
 
 pub use allowance::Allowance;
@@ -136,6 +133,25 @@ pub trait Source {
     }
 }
 
+/// Progress of one copy, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Bytes of the disk dealt with so far (moved, zeroed or found equal) **and** checked.
+    pub checked: u64,
+    /// Bytes of the disk in all.
+    pub total: u64,
+    /// Of `checked`: bytes that came over the wire.
+    pub moved: u64,
+    /// Of `checked`: bytes the destination already had.
+    pub equal: u64,
+    /// Of `checked`: bytes written as zeros without crossing the wire.
+    pub zeroed: u64,
+    /// Of `checked`: bytes that an earlier run had copied and checked.
+    pub before: u64,
+    /// Bytes that cannot be read so far; not in `checked`.
+    pub unreadable: u64,
+}
+
 /// What a copy did. Bytes count the disk's own; each byte is in one of the four, or unreadable.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
@@ -176,19 +192,11 @@ impl Summary {
 #[derive(Debug, thiserror::Error)]
 pub enum CopyError {
     /// The operator stopped it.
-    #[error(
-        "stopped by the operator; run the same command again to go on: what is there already is not moved again"
-    )]
+    #[error("interrupted. Run the same command again to resume; finished ranges are skipped")]
     Interrupted,
-    /// A thin pool would not have lasted.
-    #[error(
-        "stopped in order, what is copied stays: {0}. Then run the same command again to resume; finished ranges are \
-         skipped"
-    )]
-    PoolFull(Box<thin_pool::Full>),
     /// The source failed.
     #[error(
-        "reading the old disk at sector {lba} failed: {why}. Run the same command again to go on"
+        "reading the old disk at sector {lba} failed: {why}. Run the same command again to resume"
     )]
     Source {
         /// Where.
@@ -232,7 +240,7 @@ pub enum CopyError {
         source: io::Error,
     },
     /// What is done cannot be noted.
-    #[error("cannot write the copy's journal {}: {source}; run the same command again to go on", path.display())]
+    #[error("cannot write the copy's journal {}: {source}. Run the same command again to resume", path.display())]
     Journal {
         /// Which.
         path: PathBuf,
@@ -257,10 +265,10 @@ pub enum CopyError {
 fn way_on(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            ". Make room there, and run the same command again: it goes on where it stopped"
+            ". Make room there, then run the same command again to resume"
         }
         _ => {
-            ". Look at the destination's disk (`dmesg` says more); the same command, run again, goes on where it stopped"
+            ". Check the destination's disk (see `dmesg`), then run the same command again to resume"
         }
     }
 }

@@ -55,7 +55,7 @@ pub(super) fn raw(path: &Path, metadata: &Metadata) -> Destination {
 }
 
 /// A file with an image, which grows with what is written to it.
-pub(in crate::copy) fn image(path: &Path, metadata: &Metadata) -> Destination {
+pub(super) fn image(path: &Path, metadata: &Metadata) -> Destination {
     Destination::Qcow2 {
         path: path.to_owned(),
         identity: Facts::of(metadata, false).identity(),
@@ -66,7 +66,7 @@ pub(in crate::copy) fn image(path: &Path, metadata: &Metadata) -> Destination {
 ///
 /// # Errors
 /// [`DestinationError::OtherFile`].
-pub(in crate::copy) fn refuse_other(
+pub(super) fn refuse_other(
     before: &Destination,
     metadata: &Metadata,
 ) -> Result<(), DestinationError> {

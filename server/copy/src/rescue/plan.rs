@@ -17,7 +17,7 @@
 
 use std::ops::Range;
 
-use crate::copy::map::{Current, Map, Phase, Status};
+use crate::map::{Current, Map, Phase, Status};
 
 /// Sectors of a large piece: 64 KiB, as ddrescue's default `--cluster-size` of 128.
 pub const PIECE: u64 = 128;

@@ -8,7 +8,7 @@ use p2v_aoe::SECTOR;
 use super::journal::{Done, Kind};
 use super::pool::{Buffer, Giver};
 use super::{Allowance, CopyError, Pass, Piece, lock};
-use crate::report::Progress;
+use crate::Progress;
 
 /// Bytes that are synced and read back together, at the most.
 pub(super) const BATCH: usize = 32 << 20;

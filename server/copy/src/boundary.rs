@@ -18,12 +18,12 @@ static CLOCK: AtomicI64 = AtomicI64::new(0);
 static PIECE: AtomicU32 = AtomicU32::new(0);
 
 /// Has copies of small disks made in several pieces.
-pub(crate) fn set_piece(sectors: u32) {
+pub fn set_piece(sectors: u32) {
     PIECE.store(sectors, Ordering::SeqCst);
 }
 
 /// Sectors of a piece, which else would have so many.
-pub(crate) fn piece(sectors: u32) -> u32 {
+pub fn piece(sectors: u32) -> u32 {
     match PIECE.load(Ordering::SeqCst) {
         0 => sectors,
         fewer => fewer,
@@ -31,19 +31,19 @@ pub(crate) fn piece(sectors: u32) -> u32 {
 }
 
 /// Begins to count, with the clock so many seconds off. `deadly`: the process is killed at that boundary; the first is 0.
-pub(crate) fn set(deadly: Option<u64>, clock: i64) {
+pub fn set(deadly: Option<u64>, clock: i64) {
     REACHED.store(0, Ordering::SeqCst);
     DEADLY.store(deadly.unwrap_or(u64::MAX), Ordering::SeqCst);
     CLOCK.store(clock, Ordering::SeqCst);
 }
 
 /// How many were reached.
-pub(crate) fn count() -> u64 {
+pub fn count() -> u64 {
     REACHED.load(Ordering::SeqCst)
 }
 
 /// A boundary: what is before it is done, and what comes after it is not begun. `what`: both, in a word.
-pub(crate) fn reached(what: &str) {
+pub fn reached(what: &str) {
     if REACHED.fetch_add(1, Ordering::SeqCst) == DEADLY.load(Ordering::SeqCst) {
         println!("\n@killed {what}");
         // No way back runs, and no lock is given up but by the kernel.
@@ -55,7 +55,7 @@ pub(crate) fn reached(what: &str) {
 }
 
 /// What the clock says.
-pub(crate) fn clock() -> SystemTime {
+pub fn clock() -> SystemTime {
     let off = CLOCK.load(Ordering::SeqCst);
     let by = Duration::from_secs(off.unsigned_abs());
     match off < 0 {

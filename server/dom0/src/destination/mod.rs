@@ -1,126 +1,85 @@
 //! Finding or making the destination of a copy, and refusing one that holds something else.
 
-use std::path::{Path, PathBuf};
-use std::str::FromStr;
+use std::fs;
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::Path;
 
-pub(super) use self::path::Marks;
-pub use self::place::InPool;
-pub(super) use self::place::Place;
-use super::FileSink;
-use super::image;
-use crate::disk_user::{self, User};
+use p2v_copy::FileSink;
+
+use self::error::io_error;
+use self::file::refuse_other;
+use self::image::Format;
+use self::place::Place;
 use crate::host::Host;
 use crate::name::MachineName;
 use crate::record::Destination;
-use crate::tool::ToolError;
-use crate::tool::lvm::{self, BadVolumeName};
 use crate::tool::qemu_storage_daemon::Shown;
+use crate::tool::{ToolError, lvm};
 
+mod device;
 mod error;
 mod file;
 mod identity;
+pub mod image;
 mod link;
-mod path;
+mod marks;
 mod place;
+mod raw_file;
+mod request;
+pub mod thin_pool;
 mod volume;
+mod wanted;
 
 pub use error::DestinationError;
-pub(super) use error::io_error;
-pub(super) use file::{image as image_destination, refuse_other};
 pub use identity::{Unknown, device_number, identify, mark_of, measure, overlap};
+pub use request::{InPool, MayGo, Prepared, Request, refuse_domains_disk};
+pub use wanted::Wanted;
 
-/// What the operator named with `--to`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Wanted {
-    /// A volume group; the volume is named after the machine.
-    Group(String),
-    /// A volume, there or to be made.
-    Volume(String, String),
-    /// A file or block device.
-    Path(PathBuf),
-}
-
-impl FromStr for Wanted {
-    type Err = BadVolumeName;
-
-    /// `VG`, `VG/LV`, or a path that starts with `/` or `.`.
-    fn from_str(text: &str) -> Result<Wanted, BadVolumeName> {
-        if text.starts_with(['/', '.']) {
-            return Ok(Wanted::Path(text.into()));
-        }
-        match text.split_once('/') {
-            Some((vg, lv)) => Ok(Wanted::Volume(
-                lvm::check_name(vg)?.to_owned(),
-                lvm::check_name(lv)?.to_owned(),
-            )),
-            None => Ok(Wanted::Group(lvm::check_name(text)?.to_owned())),
-        }
-    }
-}
-
-impl Wanted {
-    /// What the operator calls a file or device.
-    pub fn path(&self) -> Option<String> {
-        let Wanted::Path(path) = self else {
-            return None;
-        };
-        let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
-        Some(path.display().to_string())
-    }
-
-    /// Whether several disks can go there.
-    ///
-    /// # Errors
-    /// LVM cannot be asked.
-    pub fn takes_several(&self, host: &Host) -> Result<bool, ToolError> {
-        Ok(match self {
-            Wanted::Group(_) => true,
-            Wanted::Volume(vg, lv) => {
-                lvm::volume(&host.tools, vg, lv)?.is_some_and(|volume| volume.is_thin_pool)
+/// Looks at what is there; the operator is asked last, when nothing else is in the way.
+///
+/// # Errors
+/// What forbids its use.
+fn find(host: &Host, wanted: &Wanted, request: Request<'_>) -> Result<Place, DestinationError> {
+    let named = || request.name.volume_name(request.slot.into());
+    match wanted {
+        Wanted::Group(vg) => volume::find(host, vg, &named(), None, request),
+        Wanted::Volume(vg, lv) => match lvm::volume(&host.tools, vg, lv)? {
+            Some(pool) if pool.is_thin_pool => {
+                volume::find(host, vg, &named(), Some(pool), request)
             }
-            Wanted::Path(_) => false,
-        })
+            _ => volume::find(host, vg, lv, None, request),
+        },
+        Wanted::Path(path) => find_path(host, path, request),
     }
 }
 
-/// Which disk is copied, and how freely.
-#[derive(Clone, Copy)]
-pub struct Request<'a> {
-    /// The machine.
-    pub name: &'a MachineName,
-    /// The disk's AoE slot.
-    pub slot: u8,
-    /// The tag of volumes that are its copies.
-    pub tag: &'a str,
-    /// Its size in 512-byte sectors.
-    pub sectors: u64,
-    /// Where an earlier run copied it to.
-    pub before: Option<&'a Destination>,
-    /// Asks whether what is there may go.
-    pub may_go: MayGo<'a>,
-}
-
-/// Asks the operator whether something that is not this disk's copy may be overwritten: its name, and what
-/// is on it, if that is known.
-pub type MayGo<'a> = &'a (dyn Fn(&str, Option<&str>) -> bool + Sync);
-
-/// A destination that is open and ours to write.
-#[derive(Debug)]
-pub struct Prepared {
-    /// For the record.
-    pub destination: Destination,
-    /// Open.
-    pub sink: FileSink,
-    /// The thin pool that it is in.
-    pub in_pool: Option<InPool>,
-    /// What shows the image that it writes to; after it, because it is closed first.
-    pub image: Option<Shown>,
-    /// Made by this run: nothing in it is worth keeping.
-    pub fresh: bool,
-    /// Reads as zeros where nothing was written yet.
-    pub blank: bool,
-    /// It is known to be this disk's copy, or was made for it; otherwise the operator gave it up.
-    pub ours: bool,
+/// What `path` is.
+fn find_path(host: &Host, path: &Path, request: Request<'_>) -> Result<Place, DestinationError> {
+    let path = std::path::absolute(path).map_err(|e| io_error("find", path, e))?;
+    let there = match fs::metadata(&path) {
+        Ok(metadata) => Some(metadata),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+        Err(e) => return Err(io_error("look at", &path, e)),
+    };
+    match there {
+        Some(m) if m.file_type().is_block_device() => {
+            // Its tags say whose it is, by whatever path it was named.
+            match volume::at(host, m.rdev())? {
+                Some((vg, lv)) => volume::find(host, &vg, &lv, None, request),
+                None => device::find(host, path, m.rdev(), request),
+            }
+        }
+        Some(m) if !m.is_file() => Err(DestinationError::Kind(path)),
+        there => match Format::of(&path) {
+            Format::Qcow2 => image::find(host, path, there.as_ref(), request),
+            Format::Other(format) => Err(DestinationError::Format { path, format }),
+            Format::Raw => match there {
+                Some(metadata) => raw_file::find(host, path, &metadata, request),
+                None => Ok(Place::NewFile(path)),
+            },
+        },
+    }
 }
 
 /// What [`prepare`] would do, in words, and the thin pool that it would fill; nothing is done.
@@ -132,7 +91,7 @@ pub fn look(
     wanted: &Wanted,
     request: Request<'_>,
 ) -> Result<(String, Option<InPool>), DestinationError> {
-    let place = Place::find(host, wanted, request)?;
+    let place = find(host, wanted, request)?;
     Ok((place.to_string(), place.in_pool()))
 }
 
@@ -145,16 +104,16 @@ pub fn prepare(
     wanted: &Wanted,
     request: Request<'_>,
 ) -> Result<Prepared, DestinationError> {
-    match Place::find(host, wanted, request)? {
+    match find(host, wanted, request)? {
         Place::NewVolume { vg, lv, pool } => volume::make(host, vg, lv, pool, request),
         Place::Volume { volume, ours } => volume::open(host, volume, ours, request),
-        Place::NewFile(path) => path::make_file(path, request),
+        Place::NewFile(path) => raw_file::make(path, request),
         Place::File {
             path,
             found,
             ours,
             marks,
-        } => path::open_file(host, path, &found, (ours, marks), request),
+        } => raw_file::open(host, path, &found, (ours, marks), request),
         Place::NewImage(path) => image::make_new(host, path, request),
         Place::Image { path, over } => image::open_found(host, path, over, request),
         Place::Device {
@@ -162,23 +121,7 @@ pub fn prepare(
             rdev,
             ours,
             marks,
-        } => path::open_found_device(host, path, rdev, (ours, marks), request),
-    }
-}
-
-/// Refuses a destination that a domain has as a disk. Copies and cutovers ask before they open one.
-///
-/// # Errors
-/// [`DestinationError::Domain`], or `xl` failed and it is not known.
-pub fn refuse_domains_disk(host: &Host, path: &Path) -> Result<(), DestinationError> {
-    match disk_user::user_of(host, path)? {
-        None => Ok(()),
-        Some(User { id, domain, disk }) => Err(DestinationError::Domain {
-            path: path.to_owned(),
-            domain,
-            id,
-            disk,
-        }),
+        } => device::open_found(host, path, rdev, (ours, marks), request),
     }
 }
 
@@ -243,35 +186,13 @@ pub fn reopen(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::copy::Sink;
-    use std::fs;
+    use p2v_copy::Sink;
 
     fn host(dir: &Path) -> Host {
         let mut host = Host::open(crate::Settings::default(), "lo", &dir.join("state")).unwrap();
         host.tools = crate::tool::Tools::in_dir(dir);
         host.paths = crate::Paths::under(dir);
         host
-    }
-
-    #[test]
-    fn what_the_operator_may_name() {
-        assert_eq!("vg0".parse(), Ok(Wanted::Group("vg0".into())));
-        assert_eq!(
-            "vg0/web".parse(),
-            Ok(Wanted::Volume("vg0".into(), "web".into()))
-        );
-        assert_eq!("/dev/sdb".parse(), Ok(Wanted::Path("/dev/sdb".into())));
-        assert_eq!("./x".parse(), Ok(Wanted::Path("./x".into())));
-        for bad in [
-            "",
-            "vg0/",
-            "/".trim_start_matches('/'),
-            "a/b/c",
-            "-vg",
-            "@tag",
-        ] {
-            assert!(bad.parse::<Wanted>().is_err(), "{bad}");
-        }
     }
 
     #[test]

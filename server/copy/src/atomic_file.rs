@@ -80,10 +80,10 @@ fn replace_with(
         prepare(&file, dir)?;
         file.write_all(bytes)?;
         file.sync_all()?;
-        #[cfg(test)]
+        #[cfg(feature = "boundary")]
         crate::boundary::reached(&format!("before {}", path.display()));
         std::fs::rename(&temporary, path)?;
-        #[cfg(test)]
+        #[cfg(feature = "boundary")]
         crate::boundary::reached(&format!("after {}", path.display()));
         File::open(dir)?.sync_all()
     })();

@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use p2v_aoe::SECTOR;
 
-use crate::copy::map::{Map, Status};
-use crate::copy::{CopyError, Sink};
+use crate::map::{Map, Status};
+use crate::{CopyError, Sink};
 
 /// Sectors written at once: 1 MiB.
 const CHUNK: u64 = 2048;

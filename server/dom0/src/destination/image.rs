@@ -1,17 +1,17 @@
 //! A copy in a qcow2 image: made, gone on with, or refused, and shown as the raw disk that the copy writes.
 
 use std::fs::{self, File};
-use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use p2v_aoe::SECTOR;
+use p2v_copy::{FileSink, Sink};
 
-use super::destination::{
-    DestinationError, Marks, MayGo, Place, Prepared, Request, image_destination, io_error,
-    refuse_domains_disk, refuse_other,
-};
-use super::{FileSink, Sink};
+use super::error::{DestinationError, io_error};
+use super::file::{image as image_destination, refuse_other};
+use super::marks::Seen;
+use super::place::Place;
+use super::request::{MayGo, Prepared, Request, refuse_domains_disk};
 use crate::host::Host;
 use crate::name::MachineName;
 use crate::record::Destination;
@@ -84,29 +84,6 @@ pub(super) fn find(
         path,
         over: Some(over),
     })
-}
-
-/// A file as it was when it was said that it may go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::copy) struct Seen {
-    inode: u64,
-    /// When it was last written, in seconds and nanoseconds: a domain writes in the middle.
-    modified: (i64, i64),
-    marks: Marks,
-}
-
-impl Seen {
-    fn at(path: &Path) -> Result<Seen, DestinationError> {
-        let error = |e| io_error("read", path, e);
-        let file = File::open(path).map_err(error)?;
-        let metadata = file.metadata().map_err(error)?;
-        let read = |at, bytes: &mut [u8]| file.read_exact_at(bytes, at);
-        Ok(Seen {
-            inode: metadata.ino(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
-            marks: Marks::of(metadata.len(), read).map_err(error)?,
-        })
-    }
 }
 
 /// Makes the image and opens it.
@@ -303,8 +280,10 @@ impl Prepared {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::super::{Wanted, prepare, reopen};
     use super::*;
-    use crate::copy::destination::{Wanted, prepare, reopen};
 
     #[test]
     fn the_ending_says_what_a_file_becomes() {
@@ -341,7 +320,7 @@ mod tests {
         };
         let path = dir.join("disk.qcow2");
         let wanted = Wanted::Path(path.clone());
-        let get = |request| super::super::destination::prepare(&host, &wanted, request);
+        let get = |request| super::super::prepare(&host, &wanted, request);
         let first = prepare(&host, &wanted, request(None, no)).unwrap();
         assert!(first.fresh && first.blank);
         assert_eq!(first.sink.bytes(), 2049 * 512);

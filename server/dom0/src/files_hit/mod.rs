@@ -72,7 +72,7 @@ type Stretch = (u64, u64);
 
 /// What the sectors in `bad` (first one and count, ascending, in 512 bytes) of the disk whose copy
 /// `copy` is belong to. `copy` is a file or block device, and must not be open exclusively (a
-/// [`super::FileSink`] of a block device is). Takes `limit` at most, and a little for programs to
+/// [`p2v_copy::FileSink`] of a block device is). Takes `limit` at most, and a little for programs to
 /// end.
 pub fn files_hit(tools: &Tools, copy: &Path, bad: &[Stretch], limit: Duration) -> Vec<FileHit> {
     let deadline = Deadline(Instant::now() + limit);

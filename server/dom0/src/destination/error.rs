@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::copy::thin_pool::Full;
+use crate::destination::thin_pool::Full;
 use crate::tool::ToolError;
 use crate::tool::lvm::BadVolumeName;
 
@@ -183,11 +183,11 @@ pub enum DestinationError {
 }
 
 /// Why a device is of no use.
-pub(in crate::copy) const READ_ONLY: &str =
+pub(super) const READ_ONLY: &str =
     "is read-only on this host: it is a snapshot, or was mapped or set so (`blockdev --getro`)";
 
 /// What DRBD's refusal means, and what to do.
-pub(in crate::copy) const SECONDARY: &str = "is a DRBD device that is Secondary on this host, so DRBD lets nobody here \
+pub(super) const SECONDARY: &str = "is a DRBD device that is Secondary on this host, so DRBD lets nobody here \
     open it: see with `drbdadm status` that no other host uses it, and make it Primary (`drbdadm primary RESOURCE`)";
 
 fn holds(what: &Option<String>) -> String {
@@ -197,11 +197,7 @@ fn holds(what: &Option<String>) -> String {
     }
 }
 
-pub(in crate::copy) fn io_error(
-    doing: &'static str,
-    path: &Path,
-    source: io::Error,
-) -> DestinationError {
+pub(super) fn io_error(doing: &'static str, path: &Path, source: io::Error) -> DestinationError {
     DestinationError::Io {
         doing,
         path: path.to_owned(),

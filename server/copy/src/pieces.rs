@@ -33,7 +33,7 @@ impl Piece {
 ///
 /// A disk is cut in the same way every time, so that a journal's entries mean the same.
 pub fn cut(sectors: u64, extents: &[(u64, u64)], range: u32) -> Vec<Piece> {
-    #[cfg(test)]
+    #[cfg(feature = "boundary")]
     let range = crate::boundary::piece(range);
     let range = u64::from(range.max(1));
     let mut pieces = Vec::new();

@@ -21,8 +21,8 @@ use std::ops::Range;
 
 use p2v_aoe::SECTOR;
 
-use crate::copy::map::{Map, Status};
-use crate::copy::{CopyError, RANGE_SECTORS, Sink, Source, SourceError};
+use crate::map::{Map, Status};
+use crate::{CopyError, RANGE_SECTORS, Sink, Source, SourceError};
 
 /// Sectors of a page of the agent's memory: 4 KiB (x86).
 const PAGE: u64 = 8;

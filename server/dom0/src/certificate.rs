@@ -3,9 +3,9 @@
 use std::fmt::{self, Write as _};
 
 use p2v_aoe::{Address, SECTOR};
+use p2v_copy::Verify;
 use serde::{Deserialize, Serialize};
 
-use super::Verify;
 use crate::name::MachineName;
 use crate::record::Destination;
 use crate::timestamp::Timestamp;

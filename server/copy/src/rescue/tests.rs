@@ -7,8 +7,8 @@ use std::io;
 use proptest::prelude::*;
 
 use super::*;
-use crate::copy::map::Phase;
-use crate::copy::{Digest, FileSink, mapfile};
+use crate::map::Phase;
+use crate::{Digest, FileSink, mapfile};
 
 /// A disk in memory.
 #[derive(Clone, Default)]

@@ -5,11 +5,11 @@ use std::os::unix::fs::MetadataExt;
 
 use p2v_aoe::SECTOR;
 
+use super::device;
 use super::error::DestinationError;
-use super::path::open_device;
-use super::place::{InPool, Place};
-use super::{Prepared, Request, refuse_domains_disk};
-use crate::copy::thin_pool;
+use super::place::Place;
+use super::request::{InPool, Prepared, Request, refuse_domains_disk};
+use super::thin_pool;
 use crate::host::Host;
 use crate::record::Destination;
 use crate::tool::lvm::{self, Volume};
@@ -91,7 +91,7 @@ pub(super) fn make(
         Some(pool) => lvm::create_thin(&host.tools, &vg, &pool.lv, &lv, need, &tags)?,
         None => lvm::create(&host.tools, &vg, &lv, need, &tags)?,
     }
-    let sink = open_device(host, &host.paths.dev.join(&vg).join(&lv), need)?;
+    let sink = device::open(host, &host.paths.dev.join(&vg).join(&lv), need)?;
     let made = lvm::volume(&host.tools, &vg, &lv)?.ok_or_else(|| {
         ToolError::NotDone(format!("{vg}/{lv} was made, and lvs does not list it"))
     })?;
@@ -129,7 +129,7 @@ pub(super) fn open(
         lvm::activate(&host.tools, &vg, &lv)?;
     }
     let path = host.paths.dev.join(&vg).join(&lv);
-    let sink = open_device(host, &path, request.sectors * SECTOR)?;
+    let sink = device::open(host, &path, request.sectors * SECTOR)?;
     // The operator may have taken long to answer, and nobody held it meanwhile: that it has become another
     // volume, or a moved system's disk, must be seen.
     let now = lvm::volume(&host.tools, &vg, &lv)?;
