@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use p2v_aoe::inventory::Cpu;
+use p2v_contract::inventory::Cpu;
 
 /// Reads `/proc/cpuinfo` (x86).
 pub fn parse(cpuinfo: &str) -> Cpu {

@@ -6,7 +6,7 @@
 use std::cmp::Ordering;
 use std::path::Path;
 
-use p2v_aoe::inventory::Firmware;
+use p2v_contract::inventory::Firmware;
 
 use crate::disks::Found;
 use crate::sysfs;
@@ -185,7 +185,7 @@ mod tests {
     use crate::partitions::Layout;
     use crate::sysfs::Attachment;
     use crate::sysfs::tree::Tree;
-    use p2v_aoe::inventory::{Partition, PartitionTable, TableKind};
+    use p2v_contract::inventory::{Partition, PartitionTable, TableKind};
 
     fn disk(name: &str, pci: &str, below: &str) -> Found {
         Found {

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-use p2v_aoe::SECTOR;
+use p2v_contract::SECTOR;
 
 use crate::partitions::{self, Layout};
 use crate::sysfs::{self, Attachment};

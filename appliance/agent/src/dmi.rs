@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use p2v_aoe::inventory::{Dmi, Firmware};
+use p2v_contract::inventory::{Dmi, Firmware};
 
 use crate::sysfs;
 

@@ -7,17 +7,17 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use std::{io, thread};
 
-use p2v_aoe::Address;
-use p2v_aoe::address::SLOT_MAX;
 use p2v_aoe::ata::Identify;
 use p2v_aoe::blade::{
     self, Conflict, Durability, Event, Events, Export, ExportStatus, FileDisk, Target, TargetConfig,
 };
-use p2v_aoe::cmdline::BootArgs;
-use p2v_aoe::inventory::{Disk, Inventory};
-use p2v_aoe::key::SecretKey;
-use p2v_aoe::vendor::Access;
 use p2v_aoe::wire::{OpenError, PacketSocket, Wire};
+use p2v_contract::Address;
+use p2v_contract::address::SLOT_MAX;
+use p2v_contract::cmdline::BootArgs;
+use p2v_contract::inventory::{Disk, Inventory};
+use p2v_contract::key::SecretKey;
+use p2v_contract::operation::Access;
 
 use crate::inventory;
 use crate::refusals::Refusals;
@@ -308,8 +308,8 @@ pub fn words(event: &Event) -> String {
             by,
         } => format!("{address}: {access} now, by order of {by}"),
         Event::Finish { finish, by } => match finish {
-            p2v_aoe::vendor::Finish::PowerOff => format!("powering off, by order of {by}"),
-            p2v_aoe::vendor::Finish::Restart => format!("restarting, by order of {by}"),
+            p2v_contract::operation::Finish::PowerOff => format!("powering off, by order of {by}"),
+            p2v_contract::operation::Finish::Restart => format!("restarting, by order of {by}"),
         },
         Event::ControlRefused {
             address,

@@ -7,9 +7,9 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 
 use lexopt::{Arg, Parser, ValueExt};
-use p2v_aoe::address::{SHELF_MAX, SLOT_MAX};
-use p2v_aoe::key::PublicKey;
-use p2v_aoe::{Address, MacAddr};
+use p2v_contract::address::{SHELF_MAX, SLOT_MAX};
+use p2v_contract::key::PublicKey;
+use p2v_contract::{Address, MacAddr};
 
 mod disk;
 mod serve;

@@ -4,10 +4,10 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use p2v_aoe::Address;
-use p2v_aoe::cmdline::BootArgs;
-use p2v_aoe::inventory::{Disk, Firmware, INVENTORY_VERSION, Inventory, Nic};
-use p2v_aoe::key::SecretKey;
+use p2v_contract::Address;
+use p2v_contract::cmdline::BootArgs;
+use p2v_contract::inventory::{Disk, Firmware, INVENTORY_VERSION, Inventory, Nic};
+use p2v_contract::key::SecretKey;
 
 use crate::disk_order::{self, Because};
 use crate::disks::{self, Found};
@@ -132,7 +132,7 @@ mod tests {
     fn the_boot_interface_is_first_and_marked() {
         let nic = |name: &str| Nic {
             name: name.into(),
-            mac: p2v_aoe::MacAddr::zero(),
+            mac: p2v_contract::MacAddr::zero(),
             driver: String::new(),
             pci_id: String::new(),
             carrier: false,

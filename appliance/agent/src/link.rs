@@ -4,7 +4,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
-use p2v_aoe::MacAddr;
+use p2v_contract::MacAddr;
 
 /// Why an interface cannot be set up.
 #[derive(Debug, thiserror::Error)]

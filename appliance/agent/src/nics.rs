@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use p2v_aoe::MacAddr;
-use p2v_aoe::inventory::Nic;
+use p2v_contract::MacAddr;
+use p2v_contract::inventory::Nic;
 
 use crate::drivers::Orphan;
 use crate::sysfs;

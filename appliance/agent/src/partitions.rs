@@ -4,8 +4,8 @@ use std::io::{self, Read, Seek, SeekFrom};
 
 use gptman::GPT;
 use mbrman::{MBR, MBRHeader, MBRPartitionEntry};
-use p2v_aoe::SECTOR;
-use p2v_aoe::inventory::{Partition, PartitionTable, TableKind};
+use p2v_contract::SECTOR;
+use p2v_contract::inventory::{Partition, PartitionTable, TableKind};
 
 /// What a disk's first sectors say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

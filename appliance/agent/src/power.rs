@@ -1,7 +1,7 @@
 //! Switching the machine off, or starting it anew.
 
 use nix::sys::reboot::{RebootMode, reboot, set_cad_enabled};
-use p2v_aoe::vendor::Finish;
+use p2v_contract::operation::Finish;
 
 /// Nobody at the keyboard or on the serial line restarts the machine with a few keys, and a kernel that cannot go
 /// on restarts it: a server may run on its disks. Returns what could not be had.

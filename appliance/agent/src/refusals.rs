@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use p2v_aoe::blade::Event;
 use p2v_aoe::line_limit::LineLimit;
-use p2v_aoe::vendor::Status;
+use p2v_contract::operation::Status;
 
 /// Lines for one reason in each [`PERIOD`].
 const LINES: u32 = 5;
@@ -60,8 +60,8 @@ impl Refusals {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use p2v_aoe::vendor::Access;
-    use p2v_aoe::{Address, MacAddr};
+    use p2v_contract::operation::Access;
+    use p2v_contract::{Address, MacAddr};
 
     #[test]
     fn ten_thousand_refused_orders_have_few_lines_and_one_that_was_carried_out_has_its_own() {

@@ -4,9 +4,9 @@
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
-use p2v_aoe::Address;
-use p2v_aoe::inventory::Disk;
-use p2v_aoe::vendor::Access;
+use p2v_contract::Address;
+use p2v_contract::inventory::Disk;
+use p2v_contract::operation::Access;
 
 /// Where it is kept; `/run` is a file system in memory.
 const FILE: &str = "/run/p2v-access";

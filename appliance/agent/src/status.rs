@@ -1,12 +1,11 @@
 //! The status screen: what is exported to whom, in what state.
 
-use p2v_aoe::cmdline::Hosts;
-use p2v_aoe::inventory::Inventory;
-use p2v_aoe::key::PublicKey;
-use p2v_aoe::vendor::Access;
-use p2v_aoe::{MacAddr, SECTOR, Size};
-
 use p2v_aoe::blade::ExportStatus;
+use p2v_contract::cmdline::Hosts;
+use p2v_contract::inventory::Inventory;
+use p2v_contract::key::PublicKey;
+use p2v_contract::operation::Access;
+use p2v_contract::{MacAddr, SECTOR, Size};
 
 /// IN USE, in letters that are read from the door.
 const IN_USE: [&str; 5] = [
@@ -112,8 +111,8 @@ impl Status {
                 inventory.cpu.model,
                 Size(inventory.memory_bytes),
                 match inventory.firmware {
-                    p2v_aoe::inventory::Firmware::Bios => "BIOS",
-                    p2v_aoe::inventory::Firmware::Uefi => "UEFI",
+                    p2v_contract::inventory::Firmware::Bios => "BIOS",
+                    p2v_contract::inventory::Firmware::Uefi => "UEFI",
                 }
             ),
             format!("  wire   {}", self.link_line()),
@@ -215,9 +214,9 @@ impl Status {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use p2v_aoe::Address;
-    use p2v_aoe::inventory::{Disk, Dmi};
-    use p2v_aoe::vendor::Stats;
+    use p2v_contract::Address;
+    use p2v_contract::inventory::{Disk, Dmi};
+    use p2v_contract::operation::Stats;
 
     fn sample() -> Status {
         let address = Address::new(7, 0);

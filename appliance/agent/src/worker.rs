@@ -5,11 +5,11 @@ use std::path::Path;
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
-use p2v_aoe::MacAddr;
 use p2v_aoe::blade::Event;
-use p2v_aoe::cmdline::BootArgs;
-use p2v_aoe::inventory::Inventory;
-use p2v_aoe::key::SecretKey;
+use p2v_contract::MacAddr;
+use p2v_contract::cmdline::BootArgs;
+use p2v_contract::inventory::Inventory;
+use p2v_contract::key::SecretKey;
 
 use crate::console::Console;
 use crate::export::{self, ExportError, Exporter};

@@ -10,7 +10,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use p2v_aoe::initiator::Initiator;
-use p2v_aoe::{Address, MacAddr};
+use p2v_contract::{Address, MacAddr};
 
 const E1_0: Address = Address::new(1, 0);
 

@@ -1,8 +1,7 @@
 //! Commands 2 and 3: the MAC mask list and reserve/release, both lists of MAC addresses.
 
+use p2v_contract::bytes::{Short, fixed};
 use pnet::util::MacAddr;
-
-use crate::frame::{FrameError, fixed};
 
 /// Addresses a list may hold. 255 is what the count byte can say.
 pub const LIST_MAX: usize = 255;
@@ -39,10 +38,10 @@ pub struct MacMask {
 
 impl MacMask {
     /// Reads the body.
-    pub fn parse(body: &[u8]) -> Result<MacMask, FrameError> {
+    pub fn parse(body: &[u8]) -> Result<MacMask, Short> {
         let (&[_, sub, error, count], rest) = fixed::<4>(body)?;
         let need = usize::from(count) * 8;
-        let list = rest.get(..need).ok_or(FrameError::Body {
+        let list = rest.get(..need).ok_or(Short {
             have: body.len(),
             need: 4 + need,
         })?;
@@ -93,10 +92,10 @@ pub struct Reserve {
 
 impl Reserve {
     /// Reads the body.
-    pub fn parse(body: &[u8]) -> Result<Reserve, FrameError> {
+    pub fn parse(body: &[u8]) -> Result<Reserve, Short> {
         let (&[sub, count], rest) = fixed::<2>(body)?;
         let need = usize::from(count) * 6;
-        let list = rest.get(..need).ok_or(FrameError::Body {
+        let list = rest.get(..need).ok_or(Short {
             have: body.len(),
             need: 2 + need,
         })?;

@@ -1,7 +1,8 @@
 //! Command 0: the ATA registers in a frame, and the IDENTIFY DEVICE data of a disk.
+use p2v_contract::address::SECTOR;
+use p2v_contract::bytes::{Short, fixed};
 
-use crate::address::SECTOR;
-use crate::frame::{ETHERNET_LEN, FrameError, HEADER_LEN, fixed};
+use crate::frame::{ETHERNET_LEN, HEADER_LEN};
 
 /// Bytes of the ATA registers, at offset 24; data follows at 36.
 pub const ATA_LEN: usize = 12;
@@ -61,7 +62,7 @@ pub struct Registers {
 
 impl Registers {
     /// Reads the registers; what follows is data (and padding).
-    pub fn parse(body: &[u8]) -> Result<(Registers, &[u8]), FrameError> {
+    pub fn parse(body: &[u8]) -> Result<(Registers, &[u8]), Short> {
         let (bytes, data) = fixed::<ATA_LEN>(body)?;
         let [flags, feature, count, command, l0, l1, l2, l3, l4, l5, _, _] = *bytes;
         Ok((
@@ -219,7 +220,7 @@ impl Identify {
 
     /// Reads IDENTIFY DEVICE data as the Linux driver does: 48-bit size if word 83 or 86 says so,
     /// otherwise the 28-bit one.
-    pub fn parse(bytes: &[u8]) -> Result<Identify, FrameError> {
+    pub fn parse(bytes: &[u8]) -> Result<Identify, Short> {
         let (bytes, _) = fixed::<512>(bytes)?;
         let word = |i: usize| u16::from_le_bytes([bytes[2 * i], bytes[2 * i + 1]]);
         let sectors = if (word(83) | word(86)) & (1 << 10) != 0 {

@@ -1,6 +1,5 @@
 //! Command 1: query config information. Discovery, and the config string.
-
-use crate::frame::{FrameError, fixed};
+use p2v_contract::bytes::{Short, fixed};
 
 /// Bytes before the config string.
 pub const CONFIG_LEN: usize = 8;
@@ -38,17 +37,17 @@ pub struct QueryConfig {
 
 impl QueryConfig {
     /// Reads the body. A string length beyond the body or [`STRING_MAX`] is an error.
-    pub fn parse(body: &[u8]) -> Result<QueryConfig, FrameError> {
+    pub fn parse(body: &[u8]) -> Result<QueryConfig, Short> {
         let (bytes, rest) = fixed::<CONFIG_LEN>(body)?;
         let [b0, b1, f0, f1, sectors, version_and_sub, l0, l1] = *bytes;
         let length = usize::from(u16::from_be_bytes([l0, l1]));
-        let string =
-            rest.get(..length)
-                .filter(|_| length <= STRING_MAX)
-                .ok_or(FrameError::Body {
-                    have: body.len(),
-                    need: CONFIG_LEN + length,
-                })?;
+        let string = rest
+            .get(..length)
+            .filter(|_| length <= STRING_MAX)
+            .ok_or(Short {
+                have: body.len(),
+                need: CONFIG_LEN + length,
+            })?;
         Ok(QueryConfig {
             buffer_count: u16::from_be_bytes([b0, b1]),
             firmware: u16::from_be_bytes([f0, f1]),
@@ -102,7 +101,7 @@ mod tests {
         bytes[7] = 5;
         assert_eq!(
             QueryConfig::parse(&bytes),
-            Err(FrameError::Body { have: 12, need: 13 })
+            Err(Short { have: 12, need: 13 })
         );
     }
 }

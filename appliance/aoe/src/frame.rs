@@ -4,11 +4,11 @@
 //! Ethernet pads short frames, so lengths are taken from the headers and never from the frame,
 //! and a body is what is left of the frame, padding included.
 
+use p2v_contract::address::Address;
 use pnet::packet::Packet;
 use pnet::packet::ethernet::{EtherType, EthernetPacket, MutableEthernetPacket};
 use pnet::util::MacAddr;
 
-use crate::address::Address;
 use crate::header::{AoePacket, MutableAoePacket};
 
 /// EtherType of ATA over Ethernet (AoEr11, section 2).
@@ -92,14 +92,6 @@ pub enum FrameError {
         version: u8,
         /// Its headers.
         header: Header,
-    },
-    /// Body of a command cut short.
-    #[error("body of {have} bytes is shorter than the {need} bytes of the command")]
-    Body {
-        /// Bytes there.
-        have: usize,
-        /// Bytes needed.
-        need: usize,
     },
 }
 
@@ -204,14 +196,6 @@ impl Header {
             aoe.set_tag(self.tag);
         }
     }
-}
-
-/// The first `N` bytes of a body, or the error that says how many are missing.
-pub(crate) fn fixed<const N: usize>(body: &[u8]) -> Result<(&[u8; N], &[u8]), FrameError> {
-    body.split_first_chunk::<N>().ok_or(FrameError::Body {
-        have: body.len(),
-        need: N,
-    })
 }
 
 #[cfg(test)]

@@ -14,11 +14,11 @@ use p2v_aoe::blade::{Durability, Event, Events, Export, FileDisk, Target, Target
 use p2v_aoe::config::QueryConfig;
 use p2v_aoe::frame::{self, Header, command};
 use p2v_aoe::initiator::{Error, Initiator, Session};
-use p2v_aoe::inventory::Inventory;
-use p2v_aoe::key::SecretKey;
-use p2v_aoe::vendor::Access;
 use p2v_aoe::wire::{PacketSocket, Wire};
-use p2v_aoe::{Address, MacAddr};
+use p2v_contract::inventory::Inventory;
+use p2v_contract::key::SecretKey;
+use p2v_contract::operation::Access;
+use p2v_contract::{Address, MacAddr};
 
 const E7_0: Address = Address::new(7, 0);
 

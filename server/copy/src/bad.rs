@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use p2v_aoe::SECTOR;
+use p2v_contract::SECTOR;
 
 use super::journal::{Done, Kind};
 use super::map::{Current, Map, Phase, Status};

@@ -4,7 +4,7 @@
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, SyncSender};
 
-use p2v_aoe::SECTOR;
+use p2v_contract::SECTOR;
 
 use super::ahead::Ahead;
 use super::pool::{Buffer, Pool};

@@ -18,7 +18,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::sync_channel;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use p2v_aoe::SECTOR;
+use p2v_contract::SECTOR;
 use serde::{Deserialize, Serialize};
 
 mod ahead;

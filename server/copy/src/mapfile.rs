@@ -4,8 +4,7 @@
 //! (position, phase, pass), and one line for each area (position, size, status), in bytes. So that
 //! what p2v could not read can be looked at, or gone on with, by the tools for that. partclone writes what a file
 //! system uses in it, too.
-
-use p2v_aoe::SECTOR;
+use p2v_contract::SECTOR;
 
 use super::map::{Current, Map, Phase, Status};
 

@@ -1,6 +1,5 @@
 //! What is copied, in pieces: each is read, written and checked as one.
-
-use p2v_aoe::SECTOR;
+use p2v_contract::SECTOR;
 
 /// A stretch of the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use p2v_aoe::frame::ErrorCode;
 use p2v_aoe::initiator::{Error, Session};
-use p2v_aoe::vendor::Status;
+use p2v_contract::operation::Status;
 
 use super::{Digest, Source, SourceError};
 

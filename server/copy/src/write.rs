@@ -3,7 +3,7 @@
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::time::{Duration, Instant};
 
-use p2v_aoe::SECTOR;
+use p2v_contract::SECTOR;
 
 use super::journal::{Done, Kind};
 use super::pool::{Buffer, Giver};

@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Write as _};
 
-use p2v_aoe::{Address, SECTOR};
+use p2v_contract::{Address, SECTOR};
 use p2v_copy::Verify;
 use serde::{Deserialize, Serialize};
 

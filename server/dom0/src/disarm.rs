@@ -4,8 +4,8 @@
 //! sector gives way to one that says what happened, and the first sector of each FAT file system to a text. Partition
 //! tables stay, and nothing else is touched: with these sectors as they were, the disk is what it was.
 
-use p2v_aoe::SECTOR;
-use p2v_aoe::inventory::Disk;
+use p2v_contract::SECTOR;
+use p2v_contract::inventory::Disk;
 use serde::{Deserialize, Serialize};
 
 use crate::name::MachineName;
@@ -223,7 +223,7 @@ fn is_fat(sector: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use p2v_aoe::inventory::{Partition, PartitionTable, TableKind};
+    use p2v_contract::inventory::{Partition, PartitionTable, TableKind};
 
     fn name() -> MachineName {
         "web".parse().unwrap()

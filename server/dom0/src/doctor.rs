@@ -423,7 +423,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let state = dir.path().join("state");
         let host = Host::open(crate::Settings::default(), "eth9", &state).unwrap();
-        let mac = p2v_aoe::MacAddr::new(2, 0, 0, 0, 0, 1);
+        let mac = p2v_contract::MacAddr::new(2, 0, 0, 0, 0, 1);
         let made = host.store.menu(mac, None, crate::Timestamp::now()).unwrap();
         let record = host.store.path(&made.name);
         let give = |path: &Path| std::os::unix::fs::chown(path, Some(1234), None).unwrap();

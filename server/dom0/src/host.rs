@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use p2v_aoe::key::SecretKey;
+use p2v_contract::key::SecretKey;
 
 use crate::host_key::{self, HostKeyError};
 use crate::name::MachineName;

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use p2v_aoe::key::{PublicKey, SecretKey};
+use p2v_contract::key::{PublicKey, SecretKey};
 use p2v_copy::atomic_file;
 
 /// Why there is no key.

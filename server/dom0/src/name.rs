@@ -4,7 +4,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use p2v_aoe::Address;
+use p2v_contract::Address;
 use serde::{Deserialize, Serialize};
 
 /// Longest name: leaves room for `p2v-` and `-15` in a device-mapper name (127 characters) and for

@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
 
-use p2v_aoe::inventory::{Disk, Inventory};
-use p2v_aoe::{Address, MacAddr};
+use p2v_contract::inventory::{Disk, Inventory};
+use p2v_contract::{Address, MacAddr};
 use p2v_copy::Verify;
 use serde::{Deserialize, Serialize};
 

@@ -2,7 +2,7 @@
 
 use std::ops::RangeInclusive;
 
-use p2v_aoe::address::SHELF_MAX;
+use p2v_contract::address::SHELF_MAX;
 use serde::Deserialize;
 
 /// The shelves that this host gives to new machines. Two hosts that boot machines on one segment have ranges that do not

@@ -6,9 +6,6 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsE
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use p2v_aoe::MacAddr;
-use p2v_aoe::cmdline::MENU_ID_LEN;
-
 use crate::lock::{Held, MachineLock};
 use crate::name::MachineName;
 use crate::record::{Record, State};
@@ -28,6 +25,8 @@ pub use error::StoreError;
 pub use listing::Listing;
 
 use file::read;
+use p2v_contract::MacAddr;
+use p2v_contract::cmdline::MENU_ID_LEN;
 use p2v_copy::atomic_file;
 
 /// The machine records of one state directory.

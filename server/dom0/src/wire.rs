@@ -5,14 +5,14 @@
 
 use std::time::Duration;
 
-use p2v_aoe::inventory::Inventory;
-use p2v_aoe::key::SecretKey;
-use p2v_aoe::vendor::Stats;
-use p2v_aoe::{Address, MacAddr};
+use p2v_contract::inventory::Inventory;
+use p2v_contract::key::SecretKey;
+use p2v_contract::operation::Stats;
+use p2v_contract::{Address, MacAddr};
 use p2v_copy::Source;
 
 pub use p2v_aoe::initiator::Silence;
-pub use p2v_aoe::vendor::Reservation;
+pub use p2v_contract::operation::Reservation;
 
 mod initiator;
 

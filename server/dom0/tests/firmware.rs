@@ -6,8 +6,8 @@ use std::io::Read;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use p2v_aoe::SECTOR;
-use p2v_aoe::inventory::Disk;
+use p2v_contract::SECTOR;
+use p2v_contract::inventory::Disk;
 use p2v_dom0::disarm::{Place, candidates, gpt_entries, replaced, replaced_first};
 
 /// Where the partition begins, in sectors.

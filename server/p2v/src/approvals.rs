@@ -8,7 +8,7 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use p2v_aoe::MacAddr;
+use p2v_contract::MacAddr;
 use p2v_copy::atomic_file;
 use p2v_dom0::Timestamp;
 use p2v_netboot::parse_mac;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
-use p2v_aoe::MacAddr;
+use p2v_contract::MacAddr;
 use p2v_dom0::{Store, Timestamp};
 use serde_json::json;
 

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use p2v_aoe::MacAddr;
+use p2v_contract::MacAddr;
 use p2v_dom0::{MachineName, Record, Timestamp};
 use p2v_netboot::MachineId;
 use serde::Serialize;

@@ -5,7 +5,7 @@
 //! first, and no list, wish or count after it ever sends a machine to its own disk while its server
 //! runs, or has moved, elsewhere.
 
-use p2v_aoe::MacAddr;
+use p2v_contract::MacAddr;
 use p2v_dom0::State;
 use p2v_dom0::record::Record;
 use serde::Deserialize;

@@ -4,7 +4,7 @@ use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
 
-use p2v_aoe::Size;
+use p2v_contract::Size;
 use p2v_copy::Verify;
 use p2v_dom0::workflow::{Against, CopyDone, CopyPlan, VerifyDone};
 use serde_json::json;

@@ -352,7 +352,7 @@ mod tests {
         assert_eq!(severity, Severity::Good);
         assert!(text.contains("0 by `allow`, 0 by `p2v approve`"), "{text}");
         for (n, word) in [(1, Word::Always), (2, Word::Once), (3, Word::Revoked)] {
-            let mac = p2v_aoe::MacAddr::new(2, 0, 0, 0, 0, n);
+            let mac = p2v_contract::MacAddr::new(2, 0, 0, 0, 0, n);
             let at = p2v_dom0::Timestamp::now();
             let said = crate::approvals::Approval { word, at };
             Approvals::of(state.path()).set(mac, said).unwrap();

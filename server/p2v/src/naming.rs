@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail};
-use p2v_aoe::MacAddr;
+use p2v_contract::MacAddr;
 use p2v_dom0::Store;
 use p2v_dom0::name::MachineName;
 use p2v_dom0::store::StoreError;

@@ -3,7 +3,7 @@
 //! A machine whose server is on this host must not start its own disk because it asked by another
 //! card.
 
-use p2v_aoe::MacAddr;
+use p2v_contract::MacAddr;
 use p2v_dom0::{Record, State};
 use p2v_netboot::MachineId;
 

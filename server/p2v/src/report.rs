@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{HumanDuration, MultiProgress, ProgressBar, ProgressStyle};
-use p2v_aoe::Size;
+use p2v_contract::Size;
 use p2v_copy::Progress;
 use p2v_dom0::report::{self, Report};
 use p2v_dom0::wire::SilenceListener;

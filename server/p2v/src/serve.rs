@@ -8,9 +8,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use p2v_aoe::MacAddr;
-use p2v_aoe::cmdline::Hosts;
-use p2v_aoe::key::PublicKey;
 use p2v_aoe::line_limit::LineLimit;
 use p2v_dom0::{Store, host_key};
 use p2v_netboot::{Machines, Notice};
@@ -24,6 +21,9 @@ use crate::settings::Settings;
 use crate::{descriptors, privileges, serve_log, service_manager};
 use last_known::LastKnown;
 use lines::Lines;
+use p2v_contract::MacAddr;
+use p2v_contract::cmdline::Hosts;
+use p2v_contract::key::PublicKey;
 use records::Records;
 
 mod last_known;

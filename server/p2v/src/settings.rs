@@ -5,8 +5,8 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use p2v_aoe::MacAddr;
-use p2v_aoe::key::PublicKey;
+use p2v_contract::MacAddr;
+use p2v_contract::key::PublicKey;
 use p2v_dom0::name::MachineName;
 use p2v_dom0::shelves::Shelves;
 use p2v_netboot::{Image, ImageName, Loader, MachineId, boot_menu};

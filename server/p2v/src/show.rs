@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use p2v_aoe::inventory::{Disk, Firmware, Inventory};
-use p2v_aoe::vendor::Stats;
-use p2v_aoe::{Address, SECTOR, Size};
+use p2v_contract::inventory::{Disk, Firmware, Inventory};
+use p2v_contract::operation::Stats;
+use p2v_contract::{Address, SECTOR, Size};
 use p2v_copy::Verify;
 use p2v_dom0::record::{CopyRecord, Mapping};
 use p2v_dom0::workflow::{MachineView, SharedCards};
@@ -375,7 +375,7 @@ mod tests {
         let mut shared = SharedCards {
             with: "e1".parse().unwrap(),
             state: State::Moved,
-            cards: [p2v_aoe::MacAddr::new(0x52, 0x54, 0, 0, 0, 9)].into(),
+            cards: [p2v_contract::MacAddr::new(0x52, 0x54, 0, 0, 0, 9)].into(),
             another_machine: false,
         };
         let asked = shares(&shared);

@@ -375,7 +375,7 @@ mod tests {
         assert!(left_out(&settings).is_empty());
         settings.serve.deny = vec!["52:54:00:*".parse().unwrap()];
         let machine = |text| toml::from_str(text).unwrap();
-        let mac = |n| p2v_aoe::MacAddr::new(2, 0, 0, 0, 0, n);
+        let mac = |n| p2v_contract::MacAddr::new(2, 0, 0, 0, 0, n);
         settings.machines.insert(mac(1), machine("boot = 'ignore'"));
         settings
             .machines

@@ -99,7 +99,7 @@ fn mistakes_are_named_with_what_to_do() {
 fn trust_takes_a_name_or_a_mac_address_and_names_what_there_is() {
     let state = tempfile::tempdir().unwrap();
     let store = p2v_dom0::Store::open(state.path()).unwrap();
-    let mac = p2v_aoe::MacAddr::new(0x52, 0x54, 0, 0, 0, 1);
+    let mac = p2v_contract::MacAddr::new(0x52, 0x54, 0, 0, 0, 1);
     let now = p2v_dom0::Timestamp::now();
     store.menu(mac, None, now).unwrap();
     let copied = |record: &mut p2v_dom0::Record| {
@@ -231,7 +231,7 @@ fn a_config_is_printed_and_written() {
     let store = p2v_dom0::Store::open(state.path()).unwrap();
     let mac = "52:54:00:12:34:56".parse().unwrap();
     let menu = store.menu(mac, None, p2v_dom0::Timestamp::now()).unwrap();
-    let inventory: p2v_aoe::inventory::Inventory = serde_json::from_value(serde_json::json!({
+    let inventory: p2v_contract::inventory::Inventory = serde_json::from_value(serde_json::json!({
         "memory_bytes": 500 << 20,
         "nics": [{"name": "eth0", "mac": mac, "driver": "e1000", "boot": true}],
         "disks": [{"address": "e1.0", "sectors": 9001, "controller": "ata_piix"}],

@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use p2v_aoe::ata::{ATA_LEN, Registers};
 use p2v_aoe::frame::{self, FRAME_MIN, HEADER_LEN, command};
 use p2v_aoe::wire::{PacketSocket, Wire};
-use p2v_aoe::{Address, SECTOR};
+use p2v_contract::{Address, SECTOR};
 
 use crate::scene::{SHELF, SLOT};
 

@@ -183,7 +183,10 @@ fn same_where_used(image: &Image, copy: &Path) -> Result<()> {
     let (one, other) = (fs::File::open(&image.path)?, fs::File::open(copy)?);
     let (mut here, mut there) = (vec![0; PIECE], vec![0; PIECE]);
     for (first, count) in extents {
-        let (mut at, end) = (first * p2v_aoe::SECTOR, (first + count) * p2v_aoe::SECTOR);
+        let (mut at, end) = (
+            first * p2v_contract::SECTOR,
+            (first + count) * p2v_contract::SECTOR,
+        );
         while at < end {
             let len = PIECE.min((end - at) as usize);
             one.read_exact_at(&mut here[..len], at)?;

@@ -8,7 +8,7 @@ use p2v_aoe::ata::{Registers, STATUS_READY};
 use p2v_aoe::config::QueryConfig;
 use p2v_aoe::frame::{self, FRAME_MIN, Header, command};
 use p2v_aoe::wire::{PacketSocket, Wire};
-use p2v_aoe::{Address, MacAddr};
+use p2v_contract::{Address, MacAddr};
 use serde::{Deserialize, Serialize};
 
 use crate::scene::{SHELF, SLOT};
@@ -144,7 +144,7 @@ pub fn run(arguments: &[String]) -> Result<()> {
         place: 88_172_645_463_325_252,
         number: 0,
         data: if write {
-            vec![0x5a; (sectors * p2v_aoe::SECTOR) as usize]
+            vec![0x5a; (sectors * p2v_contract::SECTOR) as usize]
         } else {
             Vec::new()
         },
@@ -234,7 +234,7 @@ fn measure(load: &mut Load, in_flight: usize, length: Duration) -> Result<Figure
             }
         }
     }
-    let bytes = load.sectors * p2v_aoe::SECTOR;
+    let bytes = load.sectors * p2v_contract::SECTOR;
     Ok(Figures {
         iops: done as f64 / length.as_secs_f64(),
         megabytes: (done * bytes) as f64 / length.as_secs_f64() / 1e6,

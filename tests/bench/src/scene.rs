@@ -112,7 +112,10 @@ impl Scene {
             Pattern::RandomRead => "random-read",
         };
         let (in_flight, sectors) = (row.in_flight.to_string(), row.sectors().to_string());
-        let (size, seconds) = ((SIZE / p2v_aoe::SECTOR).to_string(), seconds.to_string());
+        let (size, seconds) = (
+            (SIZE / p2v_contract::SECTOR).to_string(),
+            seconds.to_string(),
+        );
         let words = [
             own, "generate", "load0", pattern, &in_flight, &sectors, &size, &seconds,
         ];

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use anyhow::{Result, bail};
-use p2v_aoe::Address;
 use p2v_aoe::blade::{Durability, Event, Events, Export, FileDisk, Target, TargetConfig};
-use p2v_aoe::vendor::Access;
 use p2v_aoe::wire::{PacketSocket, Wire};
+use p2v_contract::Address;
+use p2v_contract::operation::Access;
 
 use crate::scene::{SHELF, SLOT};
 

@@ -11,10 +11,10 @@ use std::time::Duration;
 use libfuzzer_sys::fuzz_target;
 use p2v_aoe::ata::Identify;
 use p2v_aoe::blade::{Disk, Durability, Event, Events, Export, Target, TargetConfig};
-use p2v_aoe::key::SecretKey;
-use p2v_aoe::vendor::Access;
 use p2v_aoe::wire::Wire;
-use p2v_aoe::{Address, MacAddr};
+use p2v_contract::key::SecretKey;
+use p2v_contract::operation::Access;
+use p2v_contract::{Address, MacAddr};
 
 struct Untouchable;
 

@@ -5,9 +5,9 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use p2v_aoe::SECTOR;
 use p2v_aoe::ata::Identify;
 use p2v_aoe::blade::{Disk, FileDisk};
+use p2v_contract::SECTOR;
 
 use crate::sysfs;
 

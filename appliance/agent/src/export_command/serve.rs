@@ -10,10 +10,10 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction
 use p2v_aoe::blade::{
     self, Conflict, Disk, Durability, Event, Events, Export, Target, TargetConfig,
 };
-use p2v_aoe::cmdline::BootArgs;
-use p2v_aoe::vendor::Access;
 use p2v_aoe::wire::{OpenError, PacketSocket, Wire};
-use p2v_aoe::{SECTOR, Size};
+use p2v_contract::cmdline::BootArgs;
+use p2v_contract::operation::Access;
+use p2v_contract::{SECTOR, Size};
 
 use super::Options;
 use super::disk::{self, DiskRefused};

@@ -3,10 +3,10 @@
 use std::io;
 use std::time::{Duration, Instant};
 
+use p2v_contract::address::Address;
 use pnet::util::MacAddr;
 
 use super::{BUFFER_COUNT, FIRMWARE, SECTORS_PER_FRAME};
-use crate::address::Address;
 use crate::config::QueryConfig;
 use crate::frame::{self, Header, command};
 use crate::wire::Wire;

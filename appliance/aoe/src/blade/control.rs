@@ -3,11 +3,10 @@
 
 use std::sync::Mutex;
 
+use p2v_contract::address::Address;
+use p2v_contract::key::{PublicKey, SIGNATURE_LEN};
+use p2v_contract::operation::{Control, Order, Status};
 use pnet::util::MacAddr;
-
-use crate::address::Address;
-use crate::key::{PublicKey, SIGNATURE_LEN};
-use crate::vendor::{Control, Order, Status};
 
 /// What to do with a control request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -114,8 +113,8 @@ impl ControlState {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::key::SecretKey;
-    use crate::vendor::op;
+    use p2v_contract::key::SecretKey;
+    use p2v_contract::operation::op;
 
     const HOST: MacAddr = MacAddr(2, 0, 0, 0, 0, 1);
     const BOOT: &str = "this start";

@@ -10,9 +10,9 @@ use std::sync::{Arc, Mutex, OnceLock, RwLock};
 
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use nix::libc;
+use p2v_contract::address::SECTOR;
 
 use super::buffer::Buffers;
-use crate::address::SECTOR;
 
 /// Bytes that one piece of advice is good for: the kernel fetches no more with it than the disk takes
 /// as one request, which is 128 KiB with old IDE disks (`force_page_cache_readahead`).

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use p2v_contract::operation::{Reply, Status, op};
 
 use super::Events;
 use super::buffer::Buffers;
@@ -20,7 +21,6 @@ use super::pool::Pool;
 use super::ring::Ring;
 use super::schedule::{OpId, Request, Schedule, Work};
 use super::stream::Streams;
-use crate::vendor::{Reply, Status, op};
 use crate::wire::Wire;
 
 mod end;

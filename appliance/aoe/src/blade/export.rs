@@ -5,16 +5,16 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use p2v_contract::address::Address;
+use p2v_contract::operation::{Access, Stats};
 use pnet::util::MacAddr;
 
 use super::disk::Disk;
 use super::scan::ScanJob;
 use crate::acl::{Directive, LIST_MAX, MacMask, Reserve, mask_error, reserve};
-use crate::address::Address;
 use crate::ata::Identify;
 use crate::config::{QueryConfig, sub};
 use crate::frame::Header;
-use crate::vendor::{Access, Stats};
 
 /// One disk and the address it is served at.
 pub struct Export {

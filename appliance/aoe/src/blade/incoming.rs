@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use p2v_contract::address::SECTOR;
+use p2v_contract::operation::Access;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::engine::Engine;
@@ -10,11 +12,9 @@ use super::export::{ConfigRefused, Count, Served};
 use super::schedule::{Piece, ReplyTo, Request as Waiting, Work};
 use super::{BUFFER_COUNT, Event, FIRMWARE, Target};
 use crate::acl::{MacMask, Reserve};
-use crate::address::SECTOR;
 use crate::ata::{self, ATA_LEN, Registers, opcode};
 use crate::config::{QueryConfig, sub};
 use crate::frame::{self, ErrorCode, FrameError, HEADER_LEN, Header, command};
-use crate::vendor::Access;
 use crate::wire::Wire;
 
 mod vendor;

@@ -15,9 +15,6 @@ use std::time::{Duration, Instant};
 
 use pnet::util::MacAddr;
 
-use crate::address::Address;
-use crate::key::PublicKey;
-use crate::vendor::{Access, Finish, Stats, Status};
 use crate::wire::Wire;
 
 mod announce;
@@ -44,6 +41,9 @@ pub use export::{Durability, Export};
 use control::ControlState;
 use engine::Engine;
 use export::Served;
+use p2v_contract::address::Address;
+use p2v_contract::key::PublicKey;
+use p2v_contract::operation::{Access, Finish, Stats, Status};
 use paths::Paths;
 
 /// Requests that one initiator may have outstanding: the Linux driver uses no more than 64
@@ -67,7 +67,7 @@ pub struct TargetConfig {
     pub hosts: Vec<MacAddr>,
     /// The hosts' public keys; without one control requests are refused.
     pub keys: Vec<PublicKey>,
-    /// The inventory document ([`Inventory::to_document`](crate::inventory::Inventory::to_document)).
+    /// The inventory document ([`Inventory::to_document`](p2v_contract::inventory::Inventory::to_document)).
     pub inventory: Vec<u8>,
     /// The inventory's `boot_id`, which control requests are bound to.
     pub boot_id: String,

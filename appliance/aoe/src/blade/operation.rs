@@ -3,10 +3,11 @@
 use std::io;
 use std::sync::Arc;
 
+use p2v_contract::address::SECTOR;
+
 use super::buffer::Buffer;
 use super::disk::Disk;
 use super::schedule::{OpId, Piece};
-use crate::address::SECTOR;
 
 /// Something to do with a disk. It owns all memory that it needs.
 pub(super) struct Operation {

@@ -3,9 +3,10 @@
 use std::io;
 use std::sync::Arc;
 
+use p2v_contract::address::SECTOR;
+
 use super::buffer::{Buffer, Buffers};
 use super::schedule::ReplyTo;
-use crate::address::SECTOR;
 use crate::ata::{ATA_LEN, Registers};
 use crate::frame::{FRAME_MIN, HEADER_LEN};
 use crate::wire::Wire;

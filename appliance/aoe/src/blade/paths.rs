@@ -4,13 +4,13 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 
+use p2v_contract::address::SECTOR;
+use p2v_contract::operation::Probe;
 use pnet::util::MacAddr;
 
 use super::SECTORS_PER_FRAME;
-use crate::address::SECTOR;
 use crate::ata::{ATA_LEN, SECTORS_MAX, sectors_that_fit};
 use crate::frame::{ETHERNET_LEN, HEADER_LEN};
-use crate::vendor::Probe;
 
 /// Hosts that are remembered.
 const HOSTS_MAX: usize = 64;

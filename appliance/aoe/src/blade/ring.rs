@@ -11,11 +11,11 @@ use std::time::Duration;
 
 use io_uring::{IoUring, Probe, opcode, squeue, types};
 use nix::libc;
+use p2v_contract::address::SECTOR;
 
 use super::disk::ADVICE;
 use super::operation::{Action, Ended, Operation, Outcome};
 use super::schedule::AT_WORK_MAX;
-use crate::address::SECTOR;
 
 /// Operations at work at the most: with the requests of several hosts, each with a window of 64.
 const ENTRIES: u32 = 4 * AT_WORK_MAX as u32;

@@ -3,12 +3,13 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use p2v_contract::address::SECTOR;
+use p2v_contract::operation::{Reply, Status};
+
 use super::buffer::Buffers;
 use super::export::{Count, Served};
 use super::operation::read_sectors;
-use crate::address::SECTOR;
 use crate::frame::Header;
-use crate::vendor::{Reply, Status};
 use crate::wire::Wire;
 
 /// Bytes read at once.
@@ -89,7 +90,7 @@ fn nothing_known(scan: &Scan) -> Reply {
 /// The answer where this sector cannot be read.
 fn bad_sector(lba: u64) -> Reply {
     Reply::Refused {
-        operation: crate::vendor::op::DIGEST,
+        operation: p2v_contract::operation::op::DIGEST,
         status: Status::DiskError,
         lba,
     }

@@ -9,11 +9,12 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
+use p2v_contract::address::SECTOR;
+use p2v_contract::operation::Access;
+
 use super::buffer::{Buffer, LARGEST};
-use crate::address::SECTOR;
 use crate::ata::Registers;
 use crate::frame::Header;
-use crate::vendor::Access;
 
 /// Sectors of a page: what the kernel keeps in memory as one. A read through the page cache beside a
 /// direct write in the same page could leave the page as it was before the write, so reads and

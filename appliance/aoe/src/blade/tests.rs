@@ -4,15 +4,16 @@ use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::thread::JoinHandle;
 
+use p2v_contract::address::SECTOR;
+use p2v_contract::inventory::Inventory;
+use p2v_contract::key::SecretKey;
+use p2v_contract::operation::Request;
+
 use super::*;
-use crate::address::SECTOR;
 use crate::ata::{self, Registers};
 use crate::config::{QueryConfig, sub};
 use crate::frame::{self, Header, command};
 use crate::initiator::{Error, Initiator, Session};
-use crate::inventory::Inventory;
-use crate::key::SecretKey;
-use crate::vendor::Request;
 use crate::wire::memory::{Fate, Segment, Station};
 
 mod control;

@@ -3,10 +3,10 @@
 use std::io;
 use std::time::Duration;
 
+use p2v_contract::address::Address;
+use p2v_contract::operation::Status;
 use pnet::util::MacAddr;
 
-use crate::address::Address;
-use crate::vendor::Status;
 use crate::wire::OpenError;
 
 /// Why a request to a target failed.

@@ -17,13 +17,13 @@ use pnet::util::MacAddr;
 use super::link::Link;
 use super::path::Path;
 use super::{Error, Silence};
-use crate::address::Address;
 
 mod answers;
 mod outgoing;
 mod silence;
 
 use answers::Answers;
+use p2v_contract::address::Address;
 
 /// Requests in flight at the most, whatever a target says: more than the fastest wire needs.
 const WINDOW_MAX: usize = 256;

@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 
 use pnet::util::MacAddr;
 
-use crate::address::Address;
 use crate::config::QueryConfig;
 use crate::frame::{self, Header, command};
 use crate::wire::{PacketSocket, Wire};
@@ -23,6 +22,7 @@ mod probe;
 mod session;
 
 use link::Link;
+use p2v_contract::address::Address;
 
 pub use error::Error;
 pub use exchange::Counters;

@@ -3,12 +3,13 @@
 
 use std::time::Duration;
 
+use p2v_contract::address::SECTOR;
+use p2v_contract::operation::{Probe, Reply, Request};
+
 use super::Error;
 use super::exchange::{Ask, Exchange, no_data};
-use crate::address::SECTOR;
 use crate::ata::{ATA_LEN, Registers, STATUS_FAILED};
 use crate::frame::command;
-use crate::vendor::{Probe, Reply, Request};
 
 /// Silence after which long frames count as lost on their way: three tries at the first time-out.
 const PATIENCE: Duration = Duration::from_millis(1700);

@@ -3,16 +3,16 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use p2v_contract::address::{Address, SECTOR};
+use p2v_contract::operation::PROBE_LEN;
 use pnet::util::MacAddr;
 
 use super::exchange::{Ask, Counters, DiskPatience, Exchange, Take, no_data};
 use super::link::Link;
 use super::{ATTACH_WAIT, Error, Found, Silence, ask_all};
 use crate::acl::{Reserve, reserve};
-use crate::address::{Address, SECTOR};
 use crate::ata::{ATA_LEN, Identify, Registers, STATUS_FAILED, opcode};
 use crate::frame::command;
-use crate::vendor::PROBE_LEN;
 
 mod agent;
 mod data;

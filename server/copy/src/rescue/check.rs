@@ -19,7 +19,7 @@
 
 use std::ops::Range;
 
-use p2v_aoe::SECTOR;
+use p2v_contract::SECTOR;
 
 use crate::map::{Map, Status};
 use crate::{CopyError, RANGE_SECTORS, Sink, Source, SourceError};

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use p2v_aoe::SECTOR;
+use p2v_contract::SECTOR;
 
 use crate::map::{Map, Status};
 use crate::{CopyError, Sink};

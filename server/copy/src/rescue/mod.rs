@@ -12,11 +12,10 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use p2v_aoe::SECTOR;
-
 use super::map::{Current, Map, Phase, Status, Sums};
 use super::{CopyError, Sink, Source, SourceError};
 use check::Unchecked;
+use p2v_contract::SECTOR;
 
 mod check;
 pub mod fill;

@@ -5,7 +5,7 @@ use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use p2v_aoe::SECTOR;
+use p2v_contract::SECTOR;
 use p2v_copy::{FileSink, Sink};
 
 use super::error::{DestinationError, io_error};

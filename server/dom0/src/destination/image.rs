@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use p2v_aoe::SECTOR;
+use p2v_contract::SECTOR;
 use p2v_copy::{FileSink, Sink};
 
 use super::error::{DestinationError, io_error};

@@ -4,7 +4,7 @@ use std::fs::{self, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::PathBuf;
 
-use p2v_aoe::SECTOR;
+use p2v_contract::SECTOR;
 use p2v_copy::{FileSink, Sink};
 
 use super::error::{DestinationError, io_error};

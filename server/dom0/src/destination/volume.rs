@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
-use p2v_aoe::SECTOR;
+use p2v_contract::SECTOR;
 
 use super::device;
 use super::error::DestinationError;

@@ -152,7 +152,7 @@ mod tests {
         host.paths = crate::Paths::under(dir.path());
         let parameters = host.paths.sys_module.join("aoe/parameters");
         fs::create_dir_all(&parameters).unwrap();
-        let mac = p2v_aoe::MacAddr::new(2, 0, 0, 0, 0, 1);
+        let mac = p2v_contract::MacAddr::new(2, 0, 0, 0, 0, 1);
         let made = host.store.menu(mac, None, crate::Timestamp::now()).unwrap();
         let watched = |host: &Host| examine(host).pop().unwrap().severity;
         assert_eq!(examine(&host).len(), 1);

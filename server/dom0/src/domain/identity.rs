@@ -1,6 +1,5 @@
 //! What the old system may recognise the machine by.
-
-use p2v_aoe::MacAddr;
+use p2v_contract::MacAddr;
 
 use super::Chosen;
 

@@ -3,8 +3,8 @@
 
 use std::path::PathBuf;
 
-use p2v_aoe::inventory::{Firmware, Inventory};
-use p2v_aoe::{Address, MacAddr};
+use p2v_contract::inventory::{Firmware, Inventory};
+use p2v_contract::{Address, MacAddr};
 
 use crate::name::MachineName;
 use crate::record::exported;

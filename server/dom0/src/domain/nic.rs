@@ -1,6 +1,5 @@
 //! The network card: the one the old system has a driver for, where QEMU has it.
-
-use p2v_aoe::inventory::Nic;
+use p2v_contract::inventory::Nic;
 
 use super::{Chosen, Vif};
 

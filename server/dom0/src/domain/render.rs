@@ -6,7 +6,7 @@
 use std::fmt::{self, Write};
 use std::path::Path;
 
-use p2v_aoe::inventory::Firmware;
+use p2v_contract::inventory::Firmware;
 
 use super::{Controller, DomainConfig, Format};
 use crate::settings::Serial;

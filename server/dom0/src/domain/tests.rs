@@ -1,4 +1,4 @@
-use p2v_aoe::inventory::{Cpu, Disk, Dmi, Nic};
+use p2v_contract::inventory::{Cpu, Disk, Dmi, Nic};
 use proptest::prelude::*;
 
 use super::*;

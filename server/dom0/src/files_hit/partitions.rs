@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use p2v_aoe::SECTOR;
+use p2v_contract::SECTOR;
 
 use super::{Deadline, Stretch};
 use crate::tool::sfdisk::Table;

@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use p2v_aoe::address::{SHELF_MAX, SLOT_MAX};
+use p2v_contract::address::{SHELF_MAX, SLOT_MAX};
 
 use super::{Destination, DiskRecord, Mapping, Record};
 use crate::tool::lvm;

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use p2v_aoe::inventory::{Disk, Inventory};
-use p2v_aoe::{Address, MacAddr};
+use p2v_contract::inventory::{Disk, Inventory};
+use p2v_contract::{Address, MacAddr};
 
 use super::{DiskChanged, DiskRecord, Record, State, exported};
 use crate::timestamp::Timestamp;

@@ -1,4 +1,4 @@
-use p2v_aoe::inventory::{PartitionTable, TableKind};
+use p2v_contract::inventory::{PartitionTable, TableKind};
 
 use super::*;
 

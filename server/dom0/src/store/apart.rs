@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use p2v_aoe::MacAddr;
+use p2v_contract::MacAddr;
 use serde::{Deserialize, Serialize};
 
 use super::claims::Claim;

@@ -10,7 +10,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use p2v_aoe::MacAddr;
+use p2v_contract::MacAddr;
 use p2v_copy::atomic_file;
 use serde::{Deserialize, Serialize};
 

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use p2v_aoe::MacAddr;
+use p2v_contract::MacAddr;
 
 use crate::lock::LockError;
 use crate::name::MachineName;

@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use p2v_aoe::MacAddr;
+use p2v_contract::MacAddr;
 
 use super::error::StoreError;
 use crate::record::{RECORD_VERSION, Record};

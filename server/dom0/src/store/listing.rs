@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use p2v_aoe::MacAddr;
+use p2v_contract::MacAddr;
 
 use super::claims::Hidden;
 use super::error::StoreError;

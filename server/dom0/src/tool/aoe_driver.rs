@@ -5,9 +5,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use p2v_aoe::{Address, SECTOR};
-
 use nix::errno::Errno;
+use p2v_contract::{Address, SECTOR};
 use p2v_copy::atomic_file;
 
 use super::{ToolError, Tools};

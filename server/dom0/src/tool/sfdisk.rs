@@ -1,6 +1,6 @@
 //! `sfdisk --json`: what it prints of a partition table.
 
-use p2v_aoe::SECTOR;
+use p2v_contract::SECTOR;
 use serde::Deserialize;
 
 /// Types of partitions that only hold others (`sfdisk --list-types`).

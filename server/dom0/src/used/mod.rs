@@ -18,8 +18,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use p2v_aoe::SECTOR;
-
 use crate::report::Report;
 use crate::tool::Tools;
 
@@ -37,6 +35,7 @@ mod window;
 mod xfs;
 
 use examine::{Examiner, Refusal, whole};
+use p2v_contract::SECTOR;
 use p2v_copy::pieces;
 use probe::Content;
 use ranges::Range;

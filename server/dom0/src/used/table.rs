@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use p2v_aoe::SECTOR;
+use p2v_contract::SECTOR;
 
 use super::examine::{Examiner, Refusal, whole};
 use super::ranges::Range;

@@ -18,7 +18,7 @@ use fuser::{
 };
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
-use p2v_aoe::SECTOR;
+use p2v_contract::SECTOR;
 use tempfile::TempDir;
 
 use super::DiskView;

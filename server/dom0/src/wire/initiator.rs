@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use p2v_aoe::initiator::{Error, Initiator, Session};
-use p2v_aoe::inventory::Inventory;
-use p2v_aoe::key::SecretKey;
-use p2v_aoe::vendor::{self, Stats};
-use p2v_aoe::{Address, MacAddr};
+use p2v_contract::inventory::Inventory;
+use p2v_contract::key::SecretKey;
+use p2v_contract::operation::{self, Stats};
+use p2v_contract::{Address, MacAddr};
 
 use super::{Access, Export, Finish, Found, Reservation, SilenceListener, Wire, WireError};
 
@@ -61,16 +61,16 @@ impl Export for Session {
 
     fn access(&mut self, key: &SecretKey, counter: u64, access: Access) -> Result<(), WireError> {
         let access = match access {
-            Access::ReadOnly => vendor::Access::ReadOnly,
-            Access::ReadWrite => vendor::Access::ReadWrite,
+            Access::ReadOnly => operation::Access::ReadOnly,
+            Access::ReadWrite => operation::Access::ReadWrite,
         };
         Ok(Session::access(self, key, counter, access)?)
     }
 
     fn finish(&mut self, key: &SecretKey, counter: u64, finish: Finish) -> Result<(), WireError> {
         let finish = match finish {
-            Finish::PowerOff => vendor::Finish::PowerOff,
-            Finish::Restart => vendor::Finish::Restart,
+            Finish::PowerOff => operation::Finish::PowerOff,
+            Finish::Restart => operation::Finish::Restart,
         };
         Ok(Session::finish(self, key, counter, finish)?)
     }

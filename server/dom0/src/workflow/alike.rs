@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use p2v_aoe::MacAddr;
+use p2v_contract::MacAddr;
 
 use crate::domain::identity::own_uuid;
 use crate::record::{Record, exported};
@@ -117,8 +117,8 @@ fn words<T: ToString>(what: &str, all: &BTreeSet<T>) -> BTreeSet<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use p2v_aoe::Address;
-    use p2v_aoe::inventory::{Disk, Dmi, Inventory};
+    use p2v_contract::Address;
+    use p2v_contract::inventory::{Disk, Dmi, Inventory};
 
     const UUIDS: [&str; 2] = [
         "4c4c4544-0046-4a10-8052-b4c04f4e344a",

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use p2v_aoe::inventory::{Disk, Inventory};
-use p2v_aoe::key::SecretKey;
-use p2v_aoe::{Address, MacAddr};
+use p2v_contract::inventory::{Disk, Inventory};
+use p2v_contract::key::SecretKey;
+use p2v_contract::{Address, MacAddr};
 
 use super::{Context, Error, refused};
 use crate::name::MachineName;

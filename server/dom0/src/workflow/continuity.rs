@@ -7,8 +7,8 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use p2v_aoe::inventory::Disk;
-use p2v_aoe::{Address, MacAddr};
+use p2v_contract::inventory::Disk;
+use p2v_contract::{Address, MacAddr};
 use p2v_copy::atomic_file;
 use serde::{Deserialize, Serialize};
 
@@ -242,7 +242,7 @@ fn file(host: &Host, name: &MachineName) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use p2v_aoe::inventory::{Partition, PartitionTable, TableKind};
+    use p2v_contract::inventory::{Partition, PartitionTable, TableKind};
 
     #[test]
     fn what_is_certain_and_what_is_not() {

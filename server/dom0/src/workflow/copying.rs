@@ -3,9 +3,6 @@
 use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool;
 
-use p2v_aoe::Address;
-use p2v_aoe::inventory::Disk;
-
 use super::{Contact, Context, Error, addresses, refused};
 use crate::certificate::Certificate;
 use crate::destination::{self, MayGo, Wanted};
@@ -25,6 +22,8 @@ mod used_extents;
 pub(super) use taken::warn_of_nameless;
 
 use disk::DiskCopy;
+use p2v_contract::Address;
+use p2v_contract::inventory::Disk;
 use p2v_copy::{Limit, MEMORY, MEMORY_MIN, Salvage, Summary, Verify};
 
 /// What is copied.
@@ -320,7 +319,7 @@ pub fn plan_copy(context: Context<'_>, request: CopyRequest<'_>) -> Result<Vec<C
         )?;
         let mut session = context.attach(&contact, *address, disk)?;
         let rate = estimate::rate(&mut *session);
-        let mut bytes = disk.sectors * p2v_aoe::SECTOR;
+        let mut bytes = disk.sectors * p2v_contract::SECTOR;
         if request.used_only {
             if contact.record.state == State::Running {
                 report.warn(
@@ -330,7 +329,7 @@ pub fn plan_copy(context: Context<'_>, request: CopyRequest<'_>) -> Result<Vec<C
             let extents = used_extents::of(context, &contact, *address, disk, request)?;
             bytes = extents
                 .iter()
-                .map(|(_, count)| count * p2v_aoe::SECTOR)
+                .map(|(_, count)| count * p2v_contract::SECTOR)
                 .sum();
         }
         filled.extend(in_pool.map(|place| (place, bytes)));

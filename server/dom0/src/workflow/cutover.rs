@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
-use p2v_aoe::Address;
+use p2v_contract::Address;
 use p2v_copy::Verify;
 
 use super::devices::{backing_ready, up};

@@ -5,9 +5,6 @@
 
 use std::path::{Path, PathBuf};
 
-use p2v_aoe::inventory::Disk;
-use p2v_aoe::{Address, SECTOR};
-
 use super::other_record::has_its_server_here;
 use super::{Contact, Context, Error, refused};
 use crate::disarm::{
@@ -24,6 +21,8 @@ mod kept;
 
 use kept::{ENDING, cannot, keep, kept, path, read_kept};
 pub(super) use kept::{disarmed, how_far};
+use p2v_contract::inventory::Disk;
+use p2v_contract::{Address, SECTOR};
 use p2v_copy::SourceError;
 use p2v_copy::atomic_file;
 

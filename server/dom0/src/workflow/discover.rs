@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
-use p2v_aoe::inventory::Inventory;
-use p2v_aoe::key::PublicKey;
-use p2v_aoe::vendor::Stats;
-use p2v_aoe::{Address, MacAddr};
+use p2v_contract::inventory::Inventory;
+use p2v_contract::key::PublicKey;
+use p2v_contract::operation::Stats;
+use p2v_contract::{Address, MacAddr};
 use serde::Serialize;
 
 use super::next::{self, Action};
@@ -421,7 +421,7 @@ mod tests {
 
     #[test]
     fn differences_are_said_and_agreement_is_not() {
-        let key = p2v_aoe::key::SecretKey::from_bytes(&[1; 32]).public();
+        let key = p2v_contract::key::SecretKey::from_bytes(&[1; 32]).public();
         let mut record = Record::new("web".parse().unwrap(), MacAddr::new(2, 0, 0, 0, 0, 1), 7);
         let mut said = |state, answers, runs| {
             record.state = state;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use p2v_aoe::Address;
+use p2v_contract::Address;
 
 use super::disarm::disarmed;
 use super::{Context, Error, config, refused};

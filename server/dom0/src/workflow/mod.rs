@@ -17,9 +17,6 @@ use std::fs::OpenOptions;
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 
-use p2v_aoe::Address;
-use p2v_aoe::inventory::Disk;
-
 use crate::disk_user;
 use crate::host::Host;
 use crate::name::MachineName;
@@ -66,6 +63,8 @@ pub use forget::forget;
 pub use guests::bridges as guests_bridges;
 pub use next::{Action, Why};
 pub use other_record::SharedCards;
+use p2v_contract::Address;
+use p2v_contract::inventory::Disk;
 pub use release::{ReleaseOptions, release};
 pub use resume::{ResumeOptions, Resumed, resume};
 pub use start::{StartOptions, start};

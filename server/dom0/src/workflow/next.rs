@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::Path;
 
-use p2v_aoe::Address;
+use p2v_contract::Address;
 use serde::Serialize;
 
 use super::MachineView;
@@ -187,7 +187,7 @@ mod tests {
     use p2v_copy::Verify;
 
     fn view(state: Option<State>, runs: bool, answers: bool) -> MachineView {
-        let mac = p2v_aoe::MacAddr::new(2, 0, 0, 0, 0, 1);
+        let mac = p2v_contract::MacAddr::new(2, 0, 0, 0, 0, 1);
         MachineView {
             name: Some("e1".parse().unwrap()),
             shelf: 1,

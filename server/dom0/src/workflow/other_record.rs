@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use p2v_aoe::MacAddr;
+use p2v_contract::MacAddr;
 use serde::Serialize;
 
 use super::alike::{Alike, cards};
@@ -236,7 +236,7 @@ fn started_since<'a, 'r>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use p2v_aoe::inventory::Inventory;
+    use p2v_contract::inventory::Inventory;
 
     fn mac(n: u8) -> MacAddr {
         MacAddr::new(2, 0, 0, 0, 0, n)

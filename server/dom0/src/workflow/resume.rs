@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use p2v_aoe::Address;
+use p2v_contract::Address;
 
 use super::continuity::{self, Doubt, LastBoot};
 use super::{Contact, Context, Error, addresses, refused, watch};

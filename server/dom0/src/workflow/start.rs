@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use p2v_aoe::Address;
+use p2v_contract::Address;
 
 use super::stop::known_addresses;
 use super::{Context, Error, addresses, config, disarm, refused, watch};
@@ -258,7 +258,7 @@ pub(super) fn destroy_if_there(context: Context<'_>, name: &MachineName) -> Resu
 #[cfg(test)]
 mod tests {
     use super::*;
-    use p2v_aoe::MacAddr;
+    use p2v_contract::MacAddr;
 
     #[test]
     fn what_was_copied_or_moved_is_not_given_up_unasked() {

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use p2v_aoe::Address;
+use p2v_contract::Address;
 
 use super::{Context, Error, refused, resume, watch};
 use crate::name::MachineName;

@@ -9,10 +9,6 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use p2v_aoe::inventory::{Dmi, Inventory, Nic};
-use p2v_aoe::key::SecretKey;
-use p2v_aoe::{MacAddr, SECTOR};
-
 use super::*;
 use crate::record::State;
 use crate::report::Silent;
@@ -21,6 +17,9 @@ use crate::wire::{Access, Export, Finish, Found, Reservation, WireError};
 use crate::{Paths, Settings};
 use lab::{Lab, Warnings, lab};
 use machine::{FakeWire, Machine, SECTORS};
+use p2v_contract::inventory::{Dmi, Inventory, Nic};
+use p2v_contract::key::SecretKey;
+use p2v_contract::{MacAddr, SECTOR};
 use p2v_copy::{Digest, Source, SourceError};
 
 mod campaign;

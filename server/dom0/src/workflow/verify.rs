@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
-use p2v_aoe::Address;
+use p2v_contract::Address;
 use p2v_copy::compare::{self, Compared, Original};
 use p2v_copy::journal::Journal;
 use p2v_copy::{CopyError, RANGE_SECTORS, pieces};

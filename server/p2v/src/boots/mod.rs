@@ -7,7 +7,7 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result};
-use p2v_aoe::MacAddr;
+use p2v_contract::MacAddr;
 use p2v_copy::atomic_file;
 use p2v_dom0::Timestamp;
 use p2v_dom0::workflow::ServedBoot;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use p2v_aoe::MacAddr;
+use p2v_contract::MacAddr;
 use p2v_dom0::workflow::MachineView;
 use serde_json::json;
 

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
-use p2v_aoe::Address;
+use p2v_contract::Address;
 use p2v_copy::{self as copy, Salvage, rescue};
 use p2v_dom0::workflow::{self, CopyRequest, CopyTarget};
 use p2v_netboot::parse_mac;

@@ -5,8 +5,8 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
-use p2v_aoe::MacAddr;
-use p2v_aoe::key::PublicKey;
+use p2v_contract::MacAddr;
+use p2v_contract::key::PublicKey;
 use p2v_netboot::parse_mac;
 
 use super::Session;

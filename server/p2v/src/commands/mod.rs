@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context as _, Result, bail};
 use clap::Subcommand;
-use p2v_aoe::Address;
 use p2v_aoe::initiator::Initiator;
+use p2v_contract::Address;
 use p2v_dom0::name::MachineName;
 use p2v_dom0::workflow::Context;
 use p2v_dom0::{Host, Store};

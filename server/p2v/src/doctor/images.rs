@@ -240,7 +240,7 @@ mod tests {
         );
         settings.serve.images.get_mut(&name).unwrap().initrd = kernel;
         let machine = toml::from_str("image = 'old'").unwrap();
-        let mac = p2v_aoe::MacAddr::new(2, 0, 0, 0, 0, 1);
+        let mac = p2v_contract::MacAddr::new(2, 0, 0, 0, 0, 1);
         settings.machines.insert(mac, machine);
         // As whoever the settings name, and not as nobody.
         settings.serve.user = Some("p2v-nobody-here".into());

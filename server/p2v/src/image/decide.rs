@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use anyhow::Result;
-use p2v_aoe::MacAddr;
-use p2v_aoe::cmdline::Hosts;
+use p2v_contract::MacAddr;
+use p2v_contract::cmdline::Hosts;
 use p2v_dom0::{Record, Store};
 use p2v_netboot::BootDecision;
 

@@ -5,7 +5,7 @@
 
 use std::fmt::Write;
 
-use p2v_aoe::MacAddr;
+use p2v_contract::MacAddr;
 use p2v_dom0::Record;
 use p2v_netboot::boot_menu::{self, MenuFormat, Reader, menu_name};
 use p2v_netboot::{BootDecision, Loader, MenuKind};

@@ -9,9 +9,6 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
-use p2v_aoe::MacAddr;
-use p2v_aoe::cmdline::Hosts;
-use p2v_aoe::key::PublicKey;
 use p2v_dom0::{Record, Store, Timestamp};
 use p2v_netboot::boot_menu::{self, MenuFormat, menu_name};
 use p2v_netboot::{BootDecision, MacPattern};
@@ -24,6 +21,9 @@ use crate::network_cards::cards;
 use crate::serve;
 use crate::settings::{Machine, Settings};
 use decide::{Decided, decide};
+use p2v_contract::MacAddr;
+use p2v_contract::cmdline::Hosts;
+use p2v_contract::key::PublicKey;
 use tree::Tree;
 
 mod boot_files;

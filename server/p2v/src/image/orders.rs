@@ -1,7 +1,7 @@
 //! What a machine is told, as far as its record goes: pure.
 
-use p2v_aoe::MacAddr;
-use p2v_aoe::cmdline::{BootArgs, Hosts};
+use p2v_contract::MacAddr;
+use p2v_contract::cmdline::{BootArgs, Hosts};
 use p2v_dom0::Record;
 use p2v_netboot::BootDecision;
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
-use p2v_aoe::MacAddr;
+use p2v_contract::MacAddr;
 use p2v_copy::atomic_file;
 use p2v_dom0::store::Listing;
 use p2v_dom0::{MachineName, Store};

@@ -5,8 +5,8 @@ use std::fmt::Display;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use p2v_aoe::MacAddr;
 use p2v_aoe::line_limit::LineLimit;
+use p2v_contract::MacAddr;
 
 use crate::serve_log;
 

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use p2v_aoe::MacAddr;
-use p2v_aoe::cmdline::{BootArgs, Hosts};
+use p2v_contract::MacAddr;
+use p2v_contract::cmdline::{BootArgs, Hosts};
 use p2v_dom0::store::{Listing, StoreError};
 use p2v_dom0::{MachineName, Record, State, Store, Timestamp};
 use p2v_netboot::{BootDecision, BootEvent, Image, MachineId, Machines, Notice};

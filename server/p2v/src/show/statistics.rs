@@ -1,8 +1,7 @@
 //! The counters of an export in a few lines that say what an operator wants to know: is it used, is it
 //! quick, does anything go wrong.
-
-use p2v_aoe::vendor::Stats;
-use p2v_aoe::{Address, SECTOR, Size};
+use p2v_contract::operation::Stats;
+use p2v_contract::{Address, SECTOR, Size};
 
 /// Counters that are not zero only when something was refused, lost or broken, and what each means.
 const TROUBLE: [(&str, &str); 8] = [

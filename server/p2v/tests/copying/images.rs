@@ -139,7 +139,7 @@ fn zeros_of_the_old_disk_are_zeros_in_an_image_that_held_something() {
         // Also where a piece ends in the middle of a cluster: at the end of the disk.
         lab.data[156 << 20..].fill(0);
         fs::write(&lab.disk, &lab.data).unwrap();
-        lab.serve_as("2", p2v_aoe::vendor::Access::ReadOnly);
+        lab.serve_as("2", p2v_contract::operation::Access::ReadOnly);
         let done = lab.copy(&image, &[]);
         assert_eq!(done.status.code(), Some(0));
         let last = events(&done).pop().unwrap();

@@ -14,7 +14,7 @@ use std::time::Duration;
 use nix::mount::{MsFlags, mount};
 use old_machine::{Lab, err, events, ip, with_lab};
 use p2v_aoe::initiator::Initiator;
-use p2v_aoe::vendor::Access;
+use p2v_contract::operation::Access;
 use serde_json::Value;
 
 /// 160 MiB and three sectors.

@@ -10,11 +10,11 @@ use std::thread::JoinHandle;
 use nix::sched::{CloneFlags, unshare};
 use p2v_aoe::ata::Identify;
 use p2v_aoe::blade::{Durability, Event, Events, Export, FileDisk, Target, TargetConfig};
-use p2v_aoe::inventory::{Disk, Inventory, Nic};
-use p2v_aoe::key::{PublicKey, SecretKey};
-use p2v_aoe::vendor::Access;
 use p2v_aoe::wire::{PacketSocket, Wire};
-use p2v_aoe::{Address, MacAddr};
+use p2v_contract::inventory::{Disk, Inventory, Nic};
+use p2v_contract::key::{PublicKey, SecretKey};
+use p2v_contract::operation::Access;
+use p2v_contract::{Address, MacAddr};
 use p2v_dom0::Timestamp;
 use p2v_dom0::store::Store;
 

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use p2v_aoe::Address;
 use p2v_aoe::initiator::{Initiator, Session};
+use p2v_contract::Address;
 use p2v_copy::journal::{Identity, Journal};
 use p2v_copy::{self as copy, FileSink, Job, Options, RANGE_SECTORS, Sources, Verify, pieces};
 use p2v_dom0::report::Silent;
@@ -63,7 +63,7 @@ pub fn run(arguments: &[String]) -> Result<()> {
     digests.without_data();
     let attached = Instant::now();
     let sectors = data.sectors();
-    File::create_new(to)?.set_len(sectors * p2v_aoe::SECTOR)?;
+    File::create_new(to)?.set_len(sectors * p2v_contract::SECTOR)?;
     let sink = FileSink::open(to, false)?;
     let extents = match way.as_str() {
         "used-only" => used(sectors, initiator.attach(address)?)?,

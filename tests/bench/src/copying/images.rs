@@ -176,7 +176,7 @@ fn fill(path: &Path, bytes: u64, seed: u64) -> Result<()> {
 fn used(one: &Path, other: &Path) -> Result<Vec<(u64, u64)>> {
     let (mut one, mut other) = (File::open(one)?, File::open(other)?);
     let (mut here, mut there) = (vec![0; GRAIN], vec![0; GRAIN]);
-    let sectors = GRAIN as u64 / p2v_aoe::SECTOR;
+    let sectors = GRAIN as u64 / p2v_contract::SECTOR;
     let mut extents: Vec<(u64, u64)> = Vec::new();
     let end = one.seek(SeekFrom::End(0))?;
     one.rewind()?;

@@ -2,6 +2,8 @@
 
 use std::io;
 
+use p2v_contract::operation::{Reply, Status, op};
+
 use super::Engine;
 use crate::ata::{self, Registers};
 use crate::blade::Event;
@@ -9,7 +11,6 @@ use crate::blade::buffer::Buffer;
 use crate::blade::export::{Count, Durability};
 use crate::blade::operation::{Action, Ended, Outcome};
 use crate::blade::schedule::{Kind, OpId, Piece, Request};
-use crate::vendor::{Reply, Status, op};
 
 impl Engine {
     /// One operation has ended.

@@ -1,12 +1,12 @@
 //! What begins: reads and writes that the schedule lets start become operations on the disk.
+use p2v_contract::address::SECTOR;
+use p2v_contract::operation::Access;
 
 use super::{Engine, UNNAMED};
-use crate::address::SECTOR;
 use crate::ata;
 use crate::blade::export::{Count, Durability};
 use crate::blade::operation::{Action, Operation};
 use crate::blade::schedule::{Kind, OpId, Request, Start, Work};
-use crate::vendor::Access;
 
 impl Engine {
     pub(super) fn start(&mut self, index: usize) {

@@ -3,6 +3,10 @@
 //!
 //! [`ControlState`]: crate::blade::control::ControlState
 
+use p2v_contract::operation::{
+    Access, Control, DIGEST_SECTORS_MAX, Finish, Reply, Request, Reservation, Status,
+    ZERO_MAP_BITS_MAX, ZERO_MAP_SECTORS_MAX,
+};
 use pnet::util::MacAddr;
 
 use super::Incoming;
@@ -12,10 +16,6 @@ use crate::blade::export::Count;
 use crate::blade::scan::{Scan, ScanJob};
 use crate::blade::schedule::Work;
 use crate::blade::{Event, Target};
-use crate::vendor::{
-    Access, Control, DIGEST_SECTORS_MAX, Finish, Reply, Request, Reservation, Status,
-    ZERO_MAP_BITS_MAX, ZERO_MAP_SECTORS_MAX,
-};
 
 impl Target {
     pub(super) fn vendor(
@@ -175,7 +175,7 @@ impl Target {
         finish: Finish,
         control: &Control,
     ) -> (Option<Vec<u8>>, Option<Event>) {
-        let operation = crate::vendor::op::FINISH;
+        let operation = p2v_contract::operation::op::FINISH;
         let in_use = self
             .exports
             .iter()
@@ -206,7 +206,7 @@ impl Target {
         macs: &[MacAddr],
         control: &Control,
     ) -> Option<Vec<u8>> {
-        let operation = crate::vendor::op::RESERVE;
+        let operation = p2v_contract::operation::op::RESERVE;
         let by = request.header.source;
         let reply = match request.export.reserve_by_order(macs, by) {
             true => Reply::Done {

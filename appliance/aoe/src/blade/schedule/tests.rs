@@ -1,11 +1,11 @@
 //! The schedule against a plain array: whatever the order in which operations end, every reader sees
 //! what the order of arrival says, and nothing is answered before its flush.
 
+use p2v_contract::address::Address;
 use pnet::util::MacAddr;
 use proptest::prelude::*;
 
 use super::*;
-use crate::address::Address;
 use crate::blade::buffer::Buffers;
 use crate::frame::{Header, command};
 

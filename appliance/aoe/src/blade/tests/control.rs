@@ -2,10 +2,11 @@
 
 use std::os::fd::BorrowedFd;
 
+use p2v_contract::operation::{Control, Order, Reply, op};
+
 use super::*;
 use crate::ata::opcode;
 use crate::frame::HEADER_LEN;
-use crate::vendor::{Control, Order, Reply, op};
 
 /// A control request of the host, signed as it should be.
 fn signed(operation: u8, argument: u8, counter: u64) -> Control {

@@ -1,9 +1,9 @@
 //! Several hosts, and several stations: config strings, reservations, and one address that two have.
+use p2v_contract::operation::Reservation;
 
 use super::*;
 use crate::acl::{MacMask, Reserve, reserve};
 use crate::config::STRING_MAX;
-use crate::vendor::Reservation;
 
 #[test]
 fn config_strings_by_all_five_sub_commands() {

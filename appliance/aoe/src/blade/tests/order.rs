@@ -2,10 +2,11 @@
 
 use std::sync::Condvar;
 
+use p2v_contract::operation::{Reply, op};
+
 use super::*;
 use crate::acl::Reserve;
 use crate::frame::ErrorCode;
-use crate::vendor::{Reply, op};
 
 /// What a disk does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

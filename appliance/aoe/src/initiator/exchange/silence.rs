@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use p2v_contract::operation::{Probe, Reply, Request};
+
 use super::{Ask, DiskPatience, Exchange};
 use crate::frame::{Header, command};
 use crate::initiator::{Error, Silence, TAG_OURS};
-use crate::vendor::{Probe, Reply, Request};
 
 impl Exchange {
     /// Asks the target to say that it is there, which it does without its disks: by a question that only the

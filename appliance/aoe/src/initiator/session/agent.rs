@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use p2v_contract::inventory::Inventory;
+use p2v_contract::key::SecretKey;
+use p2v_contract::operation::{Access, Finish, Order, Reply, Request, Reservation, Stats, op};
+
 use super::Session;
 use crate::frame::command;
 use crate::initiator::Error;
-use crate::inventory::Inventory;
-use crate::key::SecretKey;
-use crate::vendor::{Access, Finish, Order, Reply, Request, Reservation, Stats, op};
 
 /// Time-out of requests that make the target read a long range.
 const SCAN_TIMEOUT: Duration = Duration::from_secs(3);
@@ -85,7 +86,7 @@ impl Session {
         }
     }
 
-    /// Digest of a range of at most [`crate::vendor::DIGEST_SECTORS_MAX`] sectors, computed by the
+    /// Digest of a range of at most [`p2v_contract::operation::DIGEST_SECTORS_MAX`] sectors, computed by the
     /// agent.
     pub fn digest(&mut self, lba: u64, sectors: u32) -> Result<Digest, Error> {
         let what = "compute a digest";

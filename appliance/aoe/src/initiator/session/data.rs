@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use p2v_contract::address::SECTOR;
+
 use super::{Session, check_ata};
-use crate::address::SECTOR;
 use crate::ata::{Registers, STATUS_FAILED, opcode};
 use crate::frame::command;
 use crate::initiator::Error;

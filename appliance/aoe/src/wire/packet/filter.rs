@@ -5,8 +5,8 @@ use std::mem;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::libc;
+use p2v_contract::address::SECTOR;
 
-use crate::address::SECTOR;
 use crate::ata::ATA_LEN;
 use crate::frame::{ETHERNET_LEN, HEADER_LEN, command};
 

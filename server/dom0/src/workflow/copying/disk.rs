@@ -3,8 +3,8 @@
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use p2v_aoe::Address;
-use p2v_aoe::inventory::Disk;
+use p2v_contract::Address;
+use p2v_contract::inventory::Disk;
 use p2v_copy::Progress;
 use p2v_copy::journal::{Identity, Journal};
 use p2v_copy::{

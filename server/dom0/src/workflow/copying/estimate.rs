@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use p2v_aoe::{SECTOR, Size};
+use p2v_contract::{SECTOR, Size};
 use p2v_copy::Source;
 
 /// Sectors read at each of the places: 2 MiB.

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
-use p2v_aoe::Address;
+use p2v_contract::Address;
 
 use super::CopyRequest;
 use crate::destination::{self, Wanted};

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use p2v_aoe::inventory::Disk;
-use p2v_aoe::{Address, SECTOR, Size};
+use p2v_contract::inventory::Disk;
+use p2v_contract::{Address, SECTOR, Size};
 use p2v_copy::CopyError;
 
 use super::CopyRequest;

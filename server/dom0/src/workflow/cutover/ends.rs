@@ -1,7 +1,7 @@
 //! Both ends of a copy, compared before a domain is started on it: finds a copy that was written since it was
 //! checked, whatever it is in.
 
-use p2v_aoe::{Address, SECTOR};
+use p2v_contract::{Address, SECTOR};
 use p2v_copy::{FileSink, Sink};
 
 use crate::record::{CopyRecord, DiskRecord, Spot};

@@ -5,8 +5,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use p2v_aoe::Address;
-use p2v_aoe::inventory::Disk;
+use p2v_contract::Address;
+use p2v_contract::inventory::Disk;
 use p2v_copy::atomic_file;
 use serde::{Deserialize, Serialize};
 

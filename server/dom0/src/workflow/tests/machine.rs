@@ -1,6 +1,5 @@
 //! An old machine in memory, and the wire to it.
-
-use p2v_aoe::vendor::Stats;
+use p2v_contract::operation::Stats;
 
 use super::*;
 

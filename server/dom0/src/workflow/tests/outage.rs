@@ -1,6 +1,5 @@
 //! The old machine falls silent, restarts, or comes back as another, while its domain runs.
-
-use p2v_aoe::inventory::{PartitionTable, TableKind};
+use p2v_contract::inventory::{PartitionTable, TableKind};
 
 use super::*;
 use crate::record::HistoryLine;

@@ -1,5 +1,5 @@
 use super::*;
-use p2v_aoe::inventory::Inventory;
+use p2v_contract::inventory::Inventory;
 use p2v_netboot::MenuKind;
 use std::fs;
 use std::path::{Path, PathBuf};

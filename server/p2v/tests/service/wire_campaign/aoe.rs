@@ -6,9 +6,9 @@ use p2v_aoe::acl::{Directive, MacMask, Reserve};
 use p2v_aoe::ata::opcode;
 use p2v_aoe::config::QueryConfig;
 use p2v_aoe::frame::{FRAME_MIN, HEADER_LEN, Header, command};
-use p2v_aoe::key::SecretKey;
-use p2v_aoe::vendor::{Control, Order, Probe, Request, op};
-use p2v_aoe::{Address, MacAddr};
+use p2v_contract::key::SecretKey;
+use p2v_contract::operation::{Control, Order, Probe, Request, op};
+use p2v_contract::{Address, MacAddr};
 
 use super::cast::{EXPORTS, HOST, anybody};
 use super::exports::{PLAIN, READ_WRITE, SECTORS};

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use p2v_aoe::MacAddr;
+use p2v_contract::MacAddr;
 use p2v_netboot::boot_menu::{MenuFormat, menu_name};
 
 use super::cast::{SERVER, uuid};

@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use p2v_aoe::{Address, MacAddr};
+use p2v_contract::{Address, MacAddr};
 
 use super::random::Random;
 

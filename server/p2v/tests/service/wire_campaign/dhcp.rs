@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use p2v_aoe::MacAddr;
+use p2v_contract::MacAddr;
 
 use super::cast::{BOOTING, KNOWN, SERVER, anybody};
 use super::random::Random;

@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use p2v_aoe::acl::{MacMask, Reserve};
 use p2v_aoe::frame::{self, Header, command};
 use p2v_aoe::initiator::Initiator;
-use p2v_aoe::key::SecretKey;
-use p2v_aoe::vendor::{Access, Order, Reply, Request, Reservation, op};
 use p2v_aoe::wire::{PacketSocket, Wire as _};
-use p2v_aoe::{Address, MacAddr};
+use p2v_contract::key::SecretKey;
+use p2v_contract::operation::{Access, Order, Reply, Request, Reservation, op};
+use p2v_contract::{Address, MacAddr};
 
 use super::cast::{EXPORTS, HOST};
 use super::network::{BRIDGE, Network};

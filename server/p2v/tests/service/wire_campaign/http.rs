@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
-use p2v_aoe::MacAddr;
+use p2v_contract::MacAddr;
 
 use super::cast::SERVER;
 use super::random::Random;

@@ -5,10 +5,10 @@ use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use p2v_aoe::MacAddr;
 use p2v_aoe::frame::{HEADER_LEN, command};
-use p2v_aoe::vendor::op;
 use p2v_aoe::wire::{OpenError, PacketSocket, Wire};
+use p2v_contract::MacAddr;
+use p2v_contract::operation::op;
 
 pub struct Recorded {
     socket: PacketSocket,

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use p2v_aoe::MacAddr;
-use p2v_aoe::inventory::Disk;
-use p2v_aoe::{Address, key::SecretKey};
+use p2v_contract::MacAddr;
+use p2v_contract::inventory::Disk;
+use p2v_contract::{Address, key::SecretKey};
 use p2v_dom0::record::Mapping;
 use p2v_dom0::{State, Store, Timestamp, host_key};
 use serde_json::Value;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use p2v_aoe::config::QueryConfig;
 use p2v_aoe::frame::{self, Header, command};
 use p2v_aoe::wire::{PacketSocket, Wire};
-use p2v_aoe::{Address, MacAddr};
+use p2v_contract::{Address, MacAddr};
 
 use super::aoe::{self, Known};
 use super::cast::{BOOTING, EXPORTS, FAR_ROUTER, HOST, SERVER, anybody};

@@ -1,6 +1,6 @@
 //! What comes to the TFTP port, and to the ports of transfers of others.
 
-use p2v_aoe::MacAddr;
+use p2v_contract::MacAddr;
 use p2v_netboot::boot_menu::{MenuFormat, menu_name};
 
 use super::cast::{KNOWN, anybody, uuid};

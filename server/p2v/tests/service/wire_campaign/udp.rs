@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use p2v_aoe::MacAddr;
+use p2v_contract::MacAddr;
 use pnet::packet::ethernet::{EtherTypes, MutableEthernetPacket};
 use pnet::packet::ip::IpNextHeaderProtocols;
 use pnet::packet::ipv4::{self, MutableIpv4Packet};

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::PoisonError;
 use std::time::Duration;
 
-use p2v_aoe::SECTOR;
+use p2v_contract::SECTOR;
 use p2v_copy::{CopyError, Piece, Summary};
 
 use super::{DiskCopy, Job};

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use p2v_aoe::MacAddr;
+use p2v_contract::MacAddr;
 
 use super::old_server::UUID;
 use crate::store::Listing;

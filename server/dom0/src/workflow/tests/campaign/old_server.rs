@@ -5,10 +5,10 @@ use std::os::unix::fs::{FileExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use p2v_aoe::inventory::{Disk, Dmi, Inventory, Nic};
-use p2v_aoe::key::{PublicKey, SecretKey};
-use p2v_aoe::vendor::Stats;
-use p2v_aoe::{Address, MacAddr, SECTOR};
+use p2v_contract::inventory::{Disk, Dmi, Inventory, Nic};
+use p2v_contract::key::{PublicKey, SecretKey};
+use p2v_contract::operation::Stats;
+use p2v_contract::{Address, MacAddr, SECTOR};
 use p2v_copy::boundary;
 use p2v_copy::{Digest, Source, SourceError};
 use serde::{Deserialize, Serialize};

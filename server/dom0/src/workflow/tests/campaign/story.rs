@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use p2v_aoe::{Address, SECTOR};
+use p2v_contract::{Address, SECTOR};
 
 use super::boot::{self, Cards, Told, Word};
 use super::old_server::{Does, Lets, card, old_disk};

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command as Program, Stdio};
 use std::sync::atomic::AtomicBool;
 
-use p2v_aoe::MacAddr;
+use p2v_contract::MacAddr;
 use p2v_copy::boundary;
 use serde::{Deserialize, Serialize};
 

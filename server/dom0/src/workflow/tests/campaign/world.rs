@@ -10,7 +10,7 @@ use std::process::{ExitStatus, Output};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use p2v_aoe::SECTOR;
+use p2v_contract::SECTOR;
 use p2v_copy::boundary;
 use serde::{Deserialize, Serialize};
 

@@ -1,4 +1,4 @@
-//! What an old machine is made of: the JSON document that the agent sends by the vendor command's
+//! What an old machine is made of: the JSON document that the agent sends in answer to the
 //! Inventory operation, and that the Xen host keeps in the machine's record.
 //!
 //! Fields are added at the end and are optional when read, so that an older host reads a newer

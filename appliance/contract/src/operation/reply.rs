@@ -1,7 +1,7 @@
 //! Replies as values and as bytes.
 
-use super::{PROBE_LEN, Probe, Stats, Status, VENDOR_LEN, op};
-use crate::frame::{FrameError, fixed};
+use super::{HEAD_LEN, PROBE_LEN, Probe, Stats, Status, op};
+use crate::bytes::{Short, fixed};
 
 /// A reply's fields.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,11 +63,11 @@ pub enum Reply {
 
 impl Reply {
     /// Reads the body of a reply.
-    pub fn parse(body: &[u8]) -> Result<Reply, FrameError> {
-        let (&[operation, status, _, _], rest) = fixed::<VENDOR_LEN>(body)?;
-        let short = |need: usize| FrameError::Body {
+    pub fn parse(body: &[u8]) -> Result<Reply, Short> {
+        let (&[operation, status, _, _], rest) = fixed::<HEAD_LEN>(body)?;
+        let short = |need: usize| Short {
             have: body.len(),
-            need: VENDOR_LEN + need,
+            need: HEAD_LEN + need,
         };
         if status != 0 {
             let lba = u64::from_be_bytes(*fixed(rest)?.0);

@@ -1,6 +1,5 @@
-//! Command 0xF0: what p2v's agent and host say to each other beside standard AoE.
-//!
-//! Body, after the 24 bytes of headers; integers big-endian:
+//! What p2v's agent and host say to each other beside blocks. In AoE: the body of command 0xF0, after the 24 bytes of
+//! headers. Integers are big-endian:
 //!
 //! | offset | bytes | field |
 //! | --- | --- | --- |
@@ -46,7 +45,7 @@ pub use request::Request;
 pub use stats::Stats;
 
 /// Bytes before the operation's own fields.
-pub const VENDOR_LEN: usize = 4;
+pub const HEAD_LEN: usize = 4;
 /// Longest range of one Digest in sectors (8 MiB): bounds the time one request takes.
 pub const DIGEST_SECTORS_MAX: u32 = 16384;
 /// Most bits of one ZeroMap: 128 bytes of bitmap.
@@ -77,7 +76,7 @@ pub mod op {
     pub const RESERVE: u8 = 8;
 }
 
-/// Why a vendor request was not carried out.
+/// Why a request was not carried out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
 #[repr(u8)]
 pub enum Status {

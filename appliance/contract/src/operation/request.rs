@@ -2,8 +2,8 @@
 
 use pnet::util::MacAddr;
 
-use super::{Control, Probe, STATIONS_MAX, Status, VENDOR_LEN, op};
-use crate::frame::{FrameError, fixed};
+use super::{Control, HEAD_LEN, Probe, STATIONS_MAX, Status, op};
+use crate::bytes::{Short, fixed};
 
 /// A request's operation and fields.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,8 +52,8 @@ impl Request {
         Self::parse_fields(body).map_err(|_| Status::BadArgument)?
     }
 
-    fn parse_fields(body: &[u8]) -> Result<Result<Request, Status>, FrameError> {
-        let (&[operation, _, _, _], rest) = fixed::<VENDOR_LEN>(body)?;
+    fn parse_fields(body: &[u8]) -> Result<Result<Request, Status>, Short> {
+        let (&[operation, _, _, _], rest) = fixed::<HEAD_LEN>(body)?;
         Ok(Ok(match operation {
             op::INVENTORY => Request::Inventory {
                 offset: u32::from_be_bytes(*fixed(rest)?.0),
@@ -157,7 +157,7 @@ impl Control {
 }
 
 /// A count and so many addresses; `None`: too many.
-fn stations(bytes: &[u8]) -> Result<Option<Vec<MacAddr>>, FrameError> {
+fn stations(bytes: &[u8]) -> Result<Option<Vec<MacAddr>>, Short> {
     let (&[count], mut rest) = fixed::<1>(bytes)?;
     let mut stations = Vec::new();
     for _ in 0..count {

@@ -1,10 +1,10 @@
 //! Probe: the question whether long frames arrive.
 
-use super::VENDOR_LEN;
-use crate::frame::{FrameError, fixed};
+use super::HEAD_LEN;
+use crate::bytes::{Short, fixed};
 
 /// Bytes of a Probe's body without padding.
-pub const PROBE_LEN: usize = VENDOR_LEN + 12;
+pub const PROBE_LEN: usize = HEAD_LEN + 12;
 
 /// The fields of Probe, in requests and replies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,14 +18,14 @@ pub struct Probe {
 }
 
 impl Probe {
-    pub(super) fn parse(fields: &[u8]) -> Result<Option<Probe>, FrameError> {
+    pub(super) fn parse(fields: &[u8]) -> Result<Option<Probe>, Short> {
         let (&[stage, _, l0, l1], rest) = fixed::<4>(fields)?;
         let probe = Probe {
             confirm: stage == 2,
             length: u16::from_be_bytes([l0, l1]),
             word: u64::from_be_bytes(*fixed(rest)?.0),
         };
-        let long_enough = probe.confirm || fields.len() + VENDOR_LEN >= usize::from(probe.length);
+        let long_enough = probe.confirm || fields.len() + HEAD_LEN >= usize::from(probe.length);
         let sound = matches!(stage, 1 | 2) && usize::from(probe.length) >= PROBE_LEN;
         Ok((sound && long_enough).then_some(probe))
     }
