@@ -5,11 +5,11 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 use p2v_contract::MacAddr;
 use p2v_dom0::{Store, Timestamp};
+use p2v_policy::approvals::{Approval, Approvals, Word};
+use p2v_policy::boot_policy::{Facts, Wish};
+use p2v_policy::naming;
 use serde_json::json;
 
-use crate::approvals::{Approval, Approvals, Word};
-use crate::boot_policy::{Facts, Wish};
-use crate::naming;
 use crate::settings::Settings;
 
 /// Takes the operator's word down, for a machine that is named or for a MAC address.
@@ -23,7 +23,7 @@ pub fn run(
     word: Word,
     json: bool,
 ) -> Result<ExitCode> {
-    let mac = naming::mac_of(store, settings, machine)?;
+    let mac = naming::mac_of(store, &settings.machines, machine)?;
     let revokes = word == Word::Revoked;
     if !revokes && settings.serve.denies(mac) {
         bail!(

@@ -10,8 +10,8 @@ use p2v_netboot::{
     Missing, Mode, Need, PROBE_WAIT, missing_files, port_holders, probe, tcp_port_holders,
     try_tcp_port, try_udp_port,
 };
+use p2v_policy::approvals::{Approvals, Word};
 
-use crate::approvals::{Approvals, Word};
 use crate::arguments::exit;
 use crate::privileges;
 use crate::settings::{SETTINGS_FILE, Settings};
@@ -354,7 +354,7 @@ mod tests {
         for (n, word) in [(1, Word::Always), (2, Word::Once), (3, Word::Revoked)] {
             let mac = p2v_contract::MacAddr::new(2, 0, 0, 0, 0, n);
             let at = p2v_dom0::Timestamp::now();
-            let said = crate::approvals::Approval { word, at };
+            let said = p2v_policy::approvals::Approval { word, at };
             Approvals::of(state.path()).set(mac, said).unwrap();
         }
         settings.serve.allow = vec!["52:54:00:*".parse().unwrap()];

@@ -7,20 +7,13 @@ use clap::Parser;
 #[macro_use]
 mod output;
 
-mod approvals;
 mod approve;
 mod arguments;
-mod aside;
-mod asks;
-mod boot_policy;
-mod boots;
 mod commands;
 mod copying;
 mod descriptors;
 mod doctor;
 mod image;
-mod naming;
-mod network_cards;
 mod privileges;
 mod report;
 mod serve;

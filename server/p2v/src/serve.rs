@@ -1,6 +1,5 @@
 //! `p2v serve`: the netboot service, with the machine records as its policy.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::panic::PanicHookInfo;
 use std::process::ExitCode;
@@ -9,69 +8,58 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use p2v_aoe::line_limit::LineLimit;
-use p2v_dom0::{Store, host_key};
-use p2v_netboot::{Machines, Notice};
-use tokio::signal::unix::{SignalKind, signal};
-
-use crate::approvals::Approvals;
-use crate::arguments::exit;
-use crate::boots::Boots;
-use crate::in_one_line;
-use crate::settings::Settings;
-use crate::{descriptors, privileges, serve_log, service_manager};
-use last_known::LastKnown;
-use lines::Lines;
 use p2v_contract::MacAddr;
 use p2v_contract::cmdline::Hosts;
 use p2v_contract::key::PublicKey;
-use records::Records;
+use p2v_dom0::{Store, host_key};
+use p2v_netboot::{Machines, Notice, Opened};
+use p2v_policy::records::Policy;
+use p2v_policy::{News, Records};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::{error, info};
 
-mod last_known;
-mod lines;
-mod records;
+use crate::arguments::exit;
+use crate::in_one_line;
+use crate::serve_log::ServeLog;
+use crate::settings::Settings;
+use crate::{descriptors, privileges, service_manager};
 
+/// How often it is logged how many lines were left out.
+const TOLD_EVERY: Duration = Duration::from_secs(60);
 /// Panics that get a line in each [`PANICS_PERIOD`].
 const PANICS: u32 = 20;
 const PANICS_PERIOD: Duration = Duration::from_secs(60);
 
 /// Serves until SIGINT or SIGTERM.
 pub fn run(settings: Settings, once: bool) -> Result<ExitCode> {
-    let _all_is_said = AllIsSaid;
-    let ended = serve(settings, once);
-    if !serve_log::has_begun() {
-        return ended.map(|()| ExitCode::SUCCESS);
-    }
-    // Why it ended is said as all else is: also where nobody reads it, it does end.
-    let code = match ended {
+    let (service, store, hosts) = prepare(&settings)?;
+    let mut log = ServeLog::start();
+    // The usual one waits for who reads, and whoever panicked would be waited for.
+    std::panic::set_hook(Box::new(panic_lines()));
+    // Why it ended is logged as all else is: also where nobody reads it, it does end.
+    let code = match serve(settings, once, service, store, hosts, &mut log) {
         Ok(()) => {
-            serve_log::line("p2v serve: stopped");
+            info!("stopped");
             ExitCode::SUCCESS
         }
         Err(error) => {
-            serve_log::line(format_args!("p2v: {}", in_one_line(&error)));
+            error!("{}", in_one_line(&error));
             ExitCode::from(exit::FAILED)
         }
     };
     Ok(code)
 }
 
-/// At the end, also by a panic.
-struct AllIsSaid;
-
-impl Drop for AllIsSaid {
-    fn drop(&mut self) {
-        serve_log::end();
-    }
-}
-
-fn serve(settings: Settings, once: bool) -> Result<()> {
+/// All that needs root, which is given up then.
+fn prepare(settings: &Settings) -> Result<(Opened, Store, Hosts)> {
     if let Err(error) = descriptors::allow_all() {
         eprintln!(
             "p2v serve: cannot raise the limit of open files (fewer machines boot at a time): {error}"
         );
     }
-    let store = Store::open_for_boot_service(&settings.state)?.with_shelves(settings.shelves);
-    let hosts = hosts(&settings, own_key(&settings))?;
+    let store =
+        Store::open_for_boot_service(&settings.state)?.with_shelves(settings.shelves.clone());
+    let hosts = hosts(settings, own_key(settings))?;
     let as_user = privileges::user(settings.serve.user.as_deref())?;
     // Leases, what booted, and whose network card is whose.
     let kept = &settings.serve.state_dir;
@@ -97,42 +85,37 @@ fn serve(settings: Settings, once: bool) -> Result<()> {
         // A unit of the site's own may forbid it. Not to serve is worse: moved machines would start their own disks.
         eprintln!("p2v serve: {error:#}; it goes on with them");
     }
-    // The usual one waits for who reads, and whoever panicked would be waited for.
-    std::panic::set_hook(Box::new(panic_lines()));
-    let mut last_known = LastKnown::keep(&settings.serve.state_dir);
-    let mut met = BTreeSet::new();
-    match store.list() {
-        Ok(listing) => {
-            met.extend(records::met(&listing));
-            last_known.learn(&store, &listing);
-            for error in &listing.unreadable {
-                serve_log::line(format_args!("p2v serve: {error}"));
-            }
-        }
-        // Served all the same: machines are held, rather than left to their own disks.
-        Err(error) => serve_log::line(format_args!("p2v serve: {error}")),
-    }
+    Ok((service, store, hosts))
+}
+
+fn serve(
+    settings: Settings,
+    once: bool,
+    service: Opened,
+    store: Store,
+    hosts: Hosts,
+    log: &mut ServeLog,
+) -> Result<()> {
     let unknown_images = settings.unknown_images();
     if settings.serve.allow.is_empty() {
-        serve_log::line(
-            "p2v serve: `allow` is empty: machines are booted when they are approved (`p2v list` shows those that ask, \
-             `p2v approve NAME|MAC` lets one in)",
+        info!(
+            "`allow` is empty: machines are booted when they are approved (`p2v list` shows those that ask, \
+             `p2v approve NAME|MAC` lets one in)"
         );
     }
-    let machines = Arc::new(Records {
-        approvals: Approvals::of(&settings.state),
-        store,
+    let policy = Policy {
         hosts,
-        known: settings.machines,
+        machines: settings.machines,
         lists: settings.serve.clone(),
-        boots: Boots::keep(&settings.serve.state_dir),
+        shared_uuids: settings.shared_uuids,
         once,
-        last_known: Mutex::new(last_known),
-        ids: Mutex::default(),
-        shared_ids: settings.shared_uuids,
-        met: Mutex::new(met),
-        lines: Lines::default(),
+    };
+    let kept = &settings.serve.state_dir;
+    let records = Records::open(store, &settings.state, kept, policy, |news| match news {
+        News::Serving(what) => service_manager::ready(&what),
+        News::Status(what) => service_manager::status(&what),
     });
+    let machines = Arc::new(records);
     for (name, macs) in unknown_images {
         let macs: Vec<String> = macs.iter().map(MacAddr::to_string).collect();
         machines.noticed(&Notice::ImageMissing {
@@ -143,6 +126,10 @@ fn serve(settings: Settings, once: bool) -> Result<()> {
             ),
         });
     }
+    let mut tell = || {
+        machines.tell_left_out();
+        log.tell_lost();
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
@@ -154,13 +141,20 @@ fn serve(settings: Settings, once: bool) -> Result<()> {
             }
             service_manager::stopping();
         };
+        let keep_telling = async {
+            let mut due = tokio::time::interval(TOLD_EVERY);
+            loop {
+                due.tick().await;
+                tell();
+            }
+        };
         tokio::select! {
             end = service.serve(Arc::clone(&machines) as Arc<dyn Machines>, stopped) => end,
             () = service_manager::keep_alive() => Ok(()),
-            () = machines.lines.keep_telling() => Ok(()),
+            () = keep_telling => Ok(()),
         }
     });
-    machines.lines.tell_left_out();
+    tell();
     Ok(ended?)
 }
 
@@ -174,9 +168,9 @@ fn panic_lines() -> impl Fn(&PanicHookInfo<'_>) {
             return;
         }
         for ((), count) in limit.take_left_out(now) {
-            serve_log::line(format_args!("p2v serve: {count} more panics before this"));
+            error!("{count} more panics before this");
         }
-        serve_log::line(format_args!("p2v serve: {panic}"));
+        error!("{panic}");
     }
 }
 

@@ -1,118 +1,242 @@
-//! The lines of `p2v serve` while it serves, on standard error.
+//! Where the service's log goes: to the journal, with its fields, where standard error is the journal; else to standard
+//! error, in lines.
 //!
-//! Aside: a terminal that was stopped (^S), a pager that was not read on, or a journal that hangs takes no more of
-//! them after a while, and whoever has another waits. No machine does.
+//! Nobody who logs waits. A terminal that was stopped (^S), a pager that is not read on, or a journal that hangs take
+//! nothing, and machines would wait with them.
 
-use std::fmt::Display;
-use std::io::{self, Write};
-use std::sync::OnceLock;
+use std::fmt::Debug;
+use std::io::{self, BufWriter, Write};
+use std::os::unix::net::UnixDatagram;
+use std::sync::mpsc;
+use std::thread;
 use std::time::Duration;
 
-use crate::aside::Aside;
+use tracing::field::{Field, Visit};
+use tracing::{Event, Level, Subscriber};
+use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
+use tracing_subscriber::registry;
+
 use crate::output;
 
 /// Lines that are kept while nobody reads: a hundred machines that boot have some two thousand.
 const KEPT: usize = 10_000;
 /// How long the end of the service waits for who does not read.
 const END_WAIT: Duration = Duration::from_secs(1);
+/// Where the journal takes messages with fields (systemd, "Native Journal Protocol").
+const JOURNAL: &str = "/run/systemd/journal/socket";
 
-#[derive(Debug, Default)]
-struct Lines {
-    text: String,
-    count: usize,
-    /// Those for which there was no room.
-    lost: usize,
+/// The log; dropped, it waits until all is written, or nobody reads it.
+pub struct ServeLog {
+    guard: Option<WorkerGuard>,
+    lost: ErrorCounter,
+    told: usize,
 }
 
-impl Lines {
-    fn add(&mut self, line: &str) {
-        if self.count == KEPT {
-            self.lost += 1;
-            return;
+impl ServeLog {
+    /// Starts it. Not before the service has given root up: it starts a thread.
+    pub fn start() -> ServeLog {
+        let journal = UnixDatagram::unbound()
+            .ok()
+            .filter(|_| output::is_the_journal());
+        let is_journal = journal.is_some();
+        let builder = NonBlockingBuilder::default()
+            .buffered_lines_limit(KEPT)
+            .thread_name("log");
+        let (to, guard) = match journal {
+            Some(socket) => builder.finish(Journal(socket)),
+            None => builder.finish(BufWriter::new(io::stderr())),
+        };
+        let lost = to.error_counter();
+        let log = registry().with(Out { to, is_journal });
+        // The first one stays; there is one in a process.
+        let _ = tracing::subscriber::set_global_default(log);
+        ServeLog {
+            guard: Some(guard),
+            lost,
+            told: 0,
         }
-        self.count += 1;
-        self.text.push_str(&output::harmless(line));
-        self.text.push('\n');
     }
 
-    fn write(mut self) {
-        if self.lost > 0 {
-            self.text += &format!(
-                "p2v serve: {} lines are missing here: nobody read them\n",
-                self.lost
-            );
+    /// Logs how many lines were lost since it was logged last, if any were.
+    pub fn tell_lost(&mut self) {
+        let lost = self.lost.dropped_lines();
+        if lost > self.told {
+            tracing::warn!("{} lines were lost: nobody read them", lost - self.told);
+            self.told = lost;
         }
-        // There is nobody else to tell.
-        let _ = io::stderr().write_all(self.text.as_bytes());
     }
 }
 
-static LOG: OnceLock<Option<&'static Aside<Lines>>> = OnceLock::new();
-
-#[cfg(test)]
-thread_local! {
-    /// What the test on this thread was told.
-    pub static SAID: std::cell::RefCell<Vec<String>> = const { std::cell::RefCell::new(Vec::new()) };
-}
-
-/// Says one line. Not before the service has given root up: it starts a thread.
-pub fn line(line: impl Display) {
-    let line = with_priority(line.to_string(), output::is_the_journal);
-    #[cfg(test)]
-    SAID.with_borrow_mut(|said| said.push(line.clone()));
-    // Tests keep what is said of those that succeed to themselves.
-    let start = || match cfg!(test) {
-        true => None,
-        false => Aside::start("log", Lines::write).ok(),
-    };
-    match LOG.get_or_init(start) {
-        Some(log) => log.add(|lines| lines.add(&line)),
-        None => eprintln!("{line}"),
+impl Drop for ServeLog {
+    fn drop(&mut self) {
+        // It has a limit of its own, but may say something about it where nobody reads.
+        let guard = self.guard.take();
+        let (done, ended) = mpsc::channel();
+        thread::spawn(move || {
+            drop(guard);
+            let _ = done.send(());
+        });
+        let _ = ended.recv_timeout(END_WAIT);
     }
 }
 
-/// For the journal, the line of a warning begins with its priority (sd-daemon(3)).
-fn with_priority(line: String, is_the_journal: impl FnOnce() -> bool) -> String {
-    match line.contains("WARNING") && is_the_journal() {
-        true => format!("<4>{line}"),
-        false => line,
+/// The journal, one message a write.
+struct Journal(UnixDatagram);
+
+impl Write for Journal {
+    fn write(&mut self, message: &[u8]) -> io::Result<usize> {
+        self.0.send_to(message, JOURNAL)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
-/// Whether anything was said.
-pub fn has_begun() -> bool {
-    LOG.get().is_some()
+struct Out {
+    to: NonBlocking,
+    is_journal: bool,
 }
 
-/// Waits until all is said, or nobody reads it.
-pub fn end() {
-    if let Some(Some(log)) = LOG.get() {
-        log.wait(END_WAIT);
+impl<S: Subscriber> Layer<S> for Out {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let line = Line::of(event);
+        let bytes = match self.is_journal {
+            true => line.for_the_journal(),
+            false => line.text().into_bytes(),
+        };
+        // It takes all, or counts what is lost.
+        let _ = self.to.clone().write_all(&bytes);
+    }
+}
+
+/// An event: its level, its message and its other fields.
+#[derive(Debug)]
+struct Line {
+    level: Level,
+    message: String,
+    fields: Vec<(&'static str, String)>,
+}
+
+impl Visit for Line {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.record_debug(field, &format_args!("{value}"));
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        let value = output::harmless(&format!("{value:?}"));
+        match field.name() {
+            "message" => self.message = value,
+            name => self.fields.push((name, value)),
+        }
+    }
+}
+
+impl Line {
+    fn of(event: &Event<'_>) -> Line {
+        let mut line = Line {
+            level: *event.metadata().level(),
+            message: String::new(),
+            fields: Vec::new(),
+        };
+        event.record(&mut line);
+        line
+    }
+
+    /// The message, with the machine it is about before it.
+    fn message(&self) -> String {
+        let mac = self.fields.iter().find(|(name, _)| *name == "mac");
+        let about = mac.map_or("p2v serve", |(_, mac)| mac);
+        let level = match self.level {
+            Level::ERROR => "ERROR: ",
+            Level::WARN => "WARNING: ",
+            _ => "",
+        };
+        format!("{about}: {level}{}", self.message)
+    }
+
+    fn text(&self) -> String {
+        self.message() + "\n"
+    }
+
+    fn for_the_journal(&self) -> Vec<u8> {
+        // syslog(3).
+        let priority = match self.level {
+            Level::ERROR => "3",
+            Level::WARN => "4",
+            Level::INFO => "6",
+            _ => "7",
+        };
+        let mut bytes = Vec::new();
+        let mut add = |name: &str, value: &str| match value.contains('\n') {
+            false => {
+                let _ = writeln!(bytes, "{name}={value}");
+            }
+            true => {
+                let _ = writeln!(bytes, "{name}");
+                bytes.extend((value.len() as u64).to_le_bytes());
+                bytes.extend(value.as_bytes());
+                bytes.push(b'\n');
+            }
+        };
+        add("PRIORITY", priority);
+        add("SYSLOG_IDENTIFIER", "p2v");
+        add("MESSAGE", &self.message());
+        for (name, value) in &self.fields {
+            add(&name.to_uppercase(), value);
+        }
+        bytes
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use tracing::{info, warn};
+
     use super::*;
 
-    #[test]
-    fn only_warnings_have_a_priority_and_only_in_the_journal() {
-        let line = |line: &str, journal| with_priority(line.to_owned(), || journal);
-        assert_eq!(
-            line("p2v serve: WARNING: x", true),
-            "<4>p2v serve: WARNING: x"
-        );
-        assert_eq!(
-            line("p2v serve: WARNING: x", false),
-            "p2v serve: WARNING: x"
-        );
-        assert_eq!(line("p2v serve: x", true), "p2v serve: x");
+    struct Seen(Arc<Mutex<Vec<Line>>>);
+
+    impl<S: Subscriber> Layer<S> for Seen {
+        fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+            self.0.lock().unwrap().push(Line::of(event));
+        }
+    }
+
+    fn lines(log: impl FnOnce()) -> Vec<Line> {
+        let lines = Arc::<Mutex<Vec<Line>>>::default();
+        let subscriber = registry().with(Seen(Arc::clone(&lines)));
+        tracing::subscriber::with_default(subscriber, log);
+        std::mem::take(&mut lines.lock().unwrap())
     }
 
     #[test]
-    fn what_is_kept_is_bounded() {
-        let mut lines = Lines::default();
-        (0..KEPT + 3).for_each(|n| lines.add(&n.to_string()));
-        assert_eq!((lines.text.lines().count(), lines.lost), (KEPT, 3));
+    fn a_line_says_whom_it_is_about_and_how_grave_it_is() {
+        let lines = lines(|| {
+            info!("serving");
+            warn!(mac = "52:54:00:00:00:01", event = "x", "held\x1b[31m");
+        });
+        let texts: Vec<String> = lines.iter().map(Line::text).collect();
+        assert_eq!(
+            texts,
+            [
+                "p2v serve: serving\n",
+                "52:54:00:00:00:01: WARNING: held?[31m\n"
+            ]
+        );
+    }
+
+    #[test]
+    fn the_journal_gets_each_field_and_a_line_break_forges_none() {
+        let lines = lines(|| warn!(mac = "52:54:00:00:00:01", machine = "e1", "a\nPRIORITY=0"));
+        let message = "52:54:00:00:00:01: WARNING: a\nPRIORITY=0";
+        let mut wanted = b"PRIORITY=4\nSYSLOG_IDENTIFIER=p2v\nMESSAGE\n".to_vec();
+        wanted.extend((message.len() as u64).to_le_bytes());
+        wanted.extend(message.as_bytes());
+        wanted.extend(b"\nMAC=52:54:00:00:00:01\nMACHINE=e1\n");
+        assert_eq!(lines[0].for_the_journal(), wanted);
     }
 }

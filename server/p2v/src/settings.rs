@@ -1,19 +1,17 @@
 //! `p2v.toml`: one file for the command and the service.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use p2v_contract::MacAddr;
 use p2v_contract::key::PublicKey;
-use p2v_dom0::name::MachineName;
 use p2v_dom0::shelves::Shelves;
-use p2v_netboot::{Image, ImageName, Loader, MachineId, boot_menu};
+use p2v_netboot::{ImageName, MachineId, boot_menu};
+use p2v_policy::{Lists, Machine};
 use serde::Deserialize;
 
 use crate::arguments::Global;
-use crate::boot_policy::Wish;
 
 /// Where settings are looked for when `--config` is not given.
 pub const SETTINGS_FILE: &str = "/etc/p2v/p2v.toml";
@@ -66,52 +64,6 @@ pub struct Settings {
     pub file: Option<PathBuf>,
 }
 
-/// What is known beforehand of a machine.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Machine {
-    /// Its name; default `e` and its shelf.
-    pub name: Option<MachineName>,
-    /// The address it is given (mode `dhcp`).
-    pub address: Option<Ipv4Addr>,
-    /// What it does when it boots from the network; by itself the agent, if it is approved. `Agent` approves it.
-    pub boot: Option<Wish>,
-    /// The boot loader it is given, whatever it is taken for.
-    pub loader: Option<Loader>,
-    /// The netboot image that it is started with, one of those under [serve.images]; by itself the usual one.
-    pub image: Option<ImageName>,
-    /// Consoles of the agent's kernel, as in `console=`; by itself the screen and the first serial port.
-    pub console: Vec<String>,
-    /// More arguments for the agent's kernel.
-    pub append: String,
-}
-
-impl Machine {
-    /// The image that a machine's agent is started with.
-    pub fn image(machine: Option<&Machine>) -> Image {
-        let named = machine.and_then(|machine| machine.image);
-        named.map_or(Image::Usual, Image::Named)
-    }
-
-    /// What the agent's kernel is told beside p2v's own arguments.
-    pub fn kernel_arguments(&self) -> String {
-        let consoles = self.console.iter().map(|c| format!("console={c}"));
-        let mut arguments: Vec<String> = consoles.collect();
-        if !self.append.is_empty() {
-            arguments.push(self.append.clone());
-        }
-        arguments.join(" ")
-    }
-
-    /// The same, and p2v's own after it.
-    pub fn with_kernel_arguments(machine: Option<&Machine>, ours: String) -> String {
-        match machine.map(Machine::kernel_arguments) {
-            Some(theirs) if !theirs.is_empty() => format!("{theirs} {ours}"),
-            _ => ours,
-        }
-    }
-}
-
 impl Default for Settings {
     fn default() -> Settings {
         Settings {
@@ -131,6 +83,15 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// What they say of machines.
+    pub fn lists(&self) -> Lists<'_> {
+        Lists {
+            serve: &self.serve,
+            machines: &self.machines,
+            shared_uuids: &self.shared_uuids,
+        }
+    }
+
     /// Reads the file that the options name, or the usual one if it is there, and lets the options
     /// win over it.
     pub fn load(global: &Global) -> Result<Settings> {
@@ -226,6 +187,10 @@ impl Settings {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
+    use p2v_netboot::Image;
+
     use super::*;
 
     #[test]

@@ -10,9 +10,9 @@ use p2v_contract::{Address, SECTOR, Size};
 use p2v_copy::Verify;
 use p2v_dom0::record::{CopyRecord, Mapping};
 use p2v_dom0::workflow::{MachineView, SharedCards};
+use p2v_policy::asks::{Asker, Standing};
 
-use crate::asks::{Asker, Standing};
-
+pub mod boots;
 mod statistics;
 
 fn name(machine: &MachineView) -> String {

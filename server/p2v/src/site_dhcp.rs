@@ -7,9 +7,9 @@ use anyhow::Result;
 use clap::ValueEnum;
 use p2v_netboot::loader::{FIRMWARES, Firmware, http_host};
 use p2v_netboot::{Loader, MacPattern};
+use p2v_policy::boot_policy::Wish;
 use serde_json::json;
 
-use crate::boot_policy::Wish;
 use crate::settings::Settings;
 
 /// A DHCP server that can be told.

@@ -120,6 +120,16 @@ impl Notice {
     }
 }
 
+impl Notice {
+    /// It is to be put right: machines get something else than the operator wants.
+    pub fn is_warning(&self) -> bool {
+        matches!(
+            self,
+            Notice::OtherService { .. } | Notice::NamedMissing { .. } | Notice::ImageMissing { .. }
+        )
+    }
+}
+
 impl fmt::Display for Notice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -161,7 +171,7 @@ impl fmt::Display for Notice {
             Notice::OtherService { address, both } => {
                 write!(
                     f,
-                    "WARNING: another p2v serve, {address}, answers machines on this network, and a machine that both boot \
+                    "another p2v serve, {address}, answers machines on this network, and a machine that both boot \
                      starts for either: approve each machine on one host only"
                 )?;
                 match both {
@@ -192,12 +202,12 @@ impl fmt::Display for Notice {
             Notice::Missing { why } => write!(f, "some machines cannot be booted: {why}"),
             Notice::NamedMissing { why } => write!(
                 f,
-                "WARNING: a boot loader that the settings name is not there, and its machines get the usual one of \
+                "a boot loader that the settings name is not there, and its machines get the usual one of \
                  their kind, if that is there, which may not suit them: {why}"
             ),
             Notice::ImageMissing { why } => write!(
                 f,
-                "WARNING: an image that the settings name cannot be used, and its machines get the usual one, which may \
+                "an image that the settings name cannot be used, and its machines get the usual one, which may \
                  not suit them: {why}"
             ),
             Notice::NotFound { peer, name } => {

@@ -547,7 +547,7 @@ fn each_machine_gets_its_menu_as_it_is_now() {
         assert!(menu.contains(files), "{menu}");
         lab.recorder.wait_for(line);
     }
-    let warned = lab.recorder.wait_for("WARNING: an image");
+    let warned = lab.recorder.wait_for("an image that the settings name");
     assert!(warned.contains("kernel of the image `halved`"), "{warned}");
     *lab.recorder.decision.lock().unwrap() = BootDecision::Hold {
         message: "It runs on xen1 since Friday.".into(),

@@ -4,9 +4,9 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Args;
+use p2v_policy::approvals::Word;
 
 use super::Session;
-use crate::approvals::Word;
 use crate::approve;
 
 #[derive(Debug, Args)]

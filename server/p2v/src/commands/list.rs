@@ -5,10 +5,11 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Args;
 use p2v_dom0::{Timestamp, workflow};
+use p2v_policy::approvals::Approvals;
+use p2v_policy::{asks, boots};
 
 use super::Session;
-use crate::approvals::Approvals;
-use crate::{asks, boots, show};
+use crate::show;
 
 #[derive(Debug, Args)]
 pub struct List {
@@ -23,7 +24,7 @@ impl List {
             let machines = workflow::discover(context)?;
             if self.boot {
                 let boots = boots::read(&session.settings.serve.state_dir)?;
-                return boots::list(&boots, &machines, session.json);
+                return show::boots::list(&boots, &machines, session.json);
             }
             // The machines that are known are worth a list without these.
             let askers = askers(session).unwrap_or_else(|error| {
@@ -39,7 +40,7 @@ fn askers(session: &Session<'_>) -> Result<Vec<asks::Asker>> {
     let settings = session.settings;
     Ok(asks::askers(
         &boots::read(&settings.serve.state_dir)?,
-        settings,
+        settings.lists(),
         &Approvals::of(&settings.state).all()?,
         &session.host.store.list()?.records,
         Timestamp::now(),

@@ -10,12 +10,13 @@ use p2v_contract::Address;
 use p2v_dom0::name::MachineName;
 use p2v_dom0::workflow::Context;
 use p2v_dom0::{Host, Store};
+use p2v_policy::naming;
 use serde_json::json;
 
 use crate::arguments::{Arguments, exit};
 use crate::report::Told;
 use crate::settings::Settings;
-use crate::{doctor, naming, serve as service};
+use crate::{doctor, serve as service};
 
 mod approve;
 mod config;
@@ -213,7 +214,7 @@ fn name_of(store: &Store, settings: &Settings, text: &str) -> Result<MachineName
             address.shelf
         );
     }
-    naming::name_of(store, settings, text)
+    naming::name_of(store, &settings.machines, text)
 }
 
 fn listed(addresses: &[Address]) -> String {

@@ -5,10 +5,10 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Args;
 use p2v_dom0::workflow::{self, ResumeOptions, Resumed};
+use p2v_policy::boots;
 use serde_json::json;
 
 use super::Session;
-use crate::boots;
 
 #[derive(Debug, Args)]
 pub struct Resume {

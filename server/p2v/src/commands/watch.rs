@@ -4,9 +4,10 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use p2v_dom0::workflow;
+use p2v_policy::boots;
 
 use super::Session;
-use crate::{boots, serve};
+use crate::serve;
 
 /// Looks at the old machines of running domains until a signal comes.
 pub fn run(session: &Session<'_>) -> Result<ExitCode> {

@@ -7,12 +7,13 @@ use p2v_contract::MacAddr;
 use p2v_contract::cmdline::Hosts;
 use p2v_dom0::{Record, Store};
 use p2v_netboot::BootDecision;
+use p2v_policy::Machine;
+use p2v_policy::approvals::Approvals;
+use p2v_policy::boot_policy::{self, Facts, Grounds, Rules};
+use p2v_policy::network_cards::{cards, instead_of, not_by_this_card, second_card_of};
 
 use super::{orders, orders_for};
-use crate::approvals::Approvals;
-use crate::boot_policy::{self, Facts, Grounds, Rules};
-use crate::network_cards::{cards, instead_of, not_by_this_card, second_card_of};
-use crate::settings::{Machine, Settings};
+use crate::settings::Settings;
 
 /// What is decided of all machines.
 #[derive(Default)]
@@ -214,7 +215,7 @@ mod tests {
 
     #[test]
     fn what_is_approved_by_hand_counts_beside_the_lists() {
-        use crate::approvals::{Approval, Word};
+        use p2v_policy::approvals::{Approval, Word};
         let told = |state, word, allow: &[&str]| {
             let allow = allow.iter().map(|entry| entry.parse().unwrap()).collect();
             let told = told(state, None, |settings| {

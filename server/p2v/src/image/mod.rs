@@ -14,16 +14,17 @@ use p2v_netboot::boot_menu::{self, MenuFormat, menu_name};
 use p2v_netboot::{BootDecision, MacPattern};
 use serde_json::json;
 
-use crate::boot_policy::Wish;
 use crate::commands::image::{Image, Orders};
-use crate::naming;
-use crate::network_cards::cards;
 use crate::serve;
-use crate::settings::{Machine, Settings};
+use crate::settings::Settings;
 use decide::{Decided, decide};
 use p2v_contract::MacAddr;
 use p2v_contract::cmdline::Hosts;
 use p2v_contract::key::PublicKey;
+use p2v_policy::Machine;
+use p2v_policy::boot_policy::Wish;
+use p2v_policy::naming;
+use p2v_policy::network_cards::cards;
 use tree::Tree;
 
 mod boot_files;
@@ -231,7 +232,7 @@ fn iso(
     hosts: &Hosts,
     json: bool,
 ) -> Result<()> {
-    let mac = naming::mac_of(store, settings, machine)?;
+    let mac = naming::mac_of(store, &settings.machines, machine)?;
     let named = settings.machines.get(&mac).and_then(|known| known.image);
     let image = match named {
         Some(name) => {

@@ -1,7 +1,8 @@
 //! What each machine is told when it asks: its record, and the settings, as the netboot service's policy.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Display;
+use std::fmt;
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use p2v_contract::MacAddr;
@@ -9,42 +10,57 @@ use p2v_contract::cmdline::{BootArgs, Hosts};
 use p2v_dom0::store::{Listing, StoreError};
 use p2v_dom0::{MachineName, Record, State, Store, Timestamp};
 use p2v_netboot::{BootDecision, BootEvent, Image, MachineId, Machines, Notice};
+use tracing::{info, warn};
 
-use super::last_known::LastKnown;
-use super::lines::{Kind, Lines, Whose};
+use crate::Machine;
 use crate::approvals::{Approval, Approvals, Word};
 use crate::boot_policy::{self, Facts, Grounds, Rules, Verdict};
 use crate::boots::Boots;
+use crate::last_known::LastKnown;
+use crate::lines::{Kind, Line, Lines, Whose};
 use crate::network_cards::{cards, ids_of, instead_of, not_by_this_card, second_card_of};
-use crate::serve_log;
-use crate::service_manager;
-use crate::settings::Machine;
 
 #[cfg(test)]
 mod tests;
 
-/// The machine records, asked by the netboot service.
-pub(super) struct Records {
-    pub store: Store,
-    /// Addresses that the agents shall answer.
+/// What the service manager is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum News {
+    /// Machines are answered from now on; in words.
+    Serving(String),
+    /// What was done last, in words.
+    Status(String),
+}
+
+/// What the settings and the command line say, for [`Records::open`].
+pub struct Policy {
+    /// Whom the agents answer and whose orders they take.
     pub hosts: Hosts,
-    pub known: BTreeMap<MacAddr, Machine>,
+    /// What is known beforehand of some machines.
+    pub machines: BTreeMap<MacAddr, Machine>,
     /// `allow` and `deny`.
     pub lists: p2v_netboot::Settings,
-    /// What the operator approved by hand.
-    pub approvals: Approvals,
-    pub boots: Boots,
+    /// SMBIOS UUIDs that several machines have.
+    pub shared_uuids: Vec<MachineId>,
     /// Each machine boots the agent one time.
     pub once: bool,
+}
+
+/// The machine records, asked by the netboot service.
+pub struct Records {
+    store: Store,
+    policy: Policy,
+    /// What the operator approved by hand.
+    approvals: Approvals,
+    boots: Boots,
     /// For when a record cannot be read.
-    pub last_known: Mutex<LastKnown>,
+    last_known: Mutex<LastKnown>,
     /// SMBIOS UUIDs that machines told, by the card that asked.
-    pub ids: Mutex<BTreeMap<MacAddr, Vec<MachineId>>>,
-    /// Those that several machines have.
-    pub shared_ids: Vec<MachineId>,
+    ids: Mutex<BTreeMap<MacAddr, Vec<MachineId>>>,
     /// The cards of machines that have booted the agent.
-    pub met: Mutex<BTreeSet<MacAddr>>,
-    pub lines: Lines,
+    met: Mutex<BTreeSet<MacAddr>>,
+    lines: Lines,
+    news: Box<dyn Fn(News) + Send + Sync>,
 }
 
 /// Cards whose UUIDs are remembered at most.
@@ -79,12 +95,48 @@ struct Undecided {
 }
 
 impl Records {
+    /// Those of `store`. Approvals are in `state`, and what is seen is kept in `kept`, which is the service's own. `news` is
+    /// called from the threads that answer machines, and must not wait.
+    pub fn open(
+        store: Store,
+        state: &Path,
+        kept: &Path,
+        policy: Policy,
+        news: impl Fn(News) + Send + Sync + 'static,
+    ) -> Records {
+        let mut last_known = LastKnown::keep(kept);
+        let mut met = BTreeSet::new();
+        match store.list() {
+            Ok(listing) => {
+                met.extend(self::met(&listing));
+                last_known.learn(&store, &listing);
+                for error in &listing.unreadable {
+                    warn!("{error}");
+                }
+            }
+            // Served all the same: machines are held, rather than left to their own disks.
+            Err(error) => warn!("{error}"),
+        }
+        Records {
+            approvals: Approvals::of(state),
+            boots: Boots::keep(kept),
+            last_known: Mutex::new(last_known),
+            ids: Mutex::default(),
+            met: Mutex::new(met),
+            lines: Lines::default(),
+            news: Box::new(news),
+            store,
+            policy,
+        }
+    }
+
+    /// Logs how many lines were left out since it was logged last, if any were. To be called every minute or so.
+    pub fn tell_left_out(&self) {
+        self.lines.tell_left_out();
+    }
+
     fn whose(&self, mac: MacAddr) -> Result<Asks, Undecided> {
-        // What it holds is whole at every moment.
-        let mut last_known = self
-            .last_known
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut last_known = self.lock_last_known();
         let mut listing = self.store.list().map_err(|error| Undecided {
             error,
             ours: last_known.hides(&self.store, None, mac),
@@ -101,7 +153,7 @@ impl Records {
         };
         let rules = |record: &Record| {
             let mac = record.boot_mac;
-            self.rules(mac, Some(record), self.lists.allows(mac))
+            self.rules(mac, Some(record), self.policy.lists.allows(mac))
         };
         let other = second_card_of(&listing.records, mac, &ids, rules)
             .map(|record| Box::new(record.clone()));
@@ -144,7 +196,8 @@ impl Records {
     fn ids_of(&self, mac: MacAddr) -> Vec<MachineId> {
         let ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
         let told = ids.get(&mac).into_iter().flatten().copied();
-        told.filter(|id| !self.shared_ids.contains(id)).collect()
+        told.filter(|id| !self.policy.shared_uuids.contains(id))
+            .collect()
     }
 
     /// The SMBIOS UUID that the machine with this card told last.
@@ -156,23 +209,26 @@ impl Records {
     /// What the operator said of a machine. What cannot be read approves nobody.
     fn approval(&self, mac: MacAddr) -> Option<Approval> {
         self.approvals.get(mac).unwrap_or_else(|error| {
-            let line = format_args!("{mac}: {error:#}");
-            self.say(mac, "approval cannot be read", line);
+            self.warn(mac, "approval cannot be read", format_args!("{error:#}"));
             None
         })
     }
 
     /// What the settings and the operator say of a machine. `allowed`: `allow` names it, and `deny` does not.
     fn rules(&self, mac: MacAddr, record: Option<&Record>, allowed: bool) -> Rules {
-        let wish = self.known.get(&mac).and_then(|machine| machine.boot);
+        let wish = self
+            .policy
+            .machines
+            .get(&mac)
+            .and_then(|machine| machine.boot);
         let grounds = Grounds {
             allowed,
-            ..Grounds::new(&self.lists, mac, wish, self.approval(mac), record)
+            ..Grounds::new(&self.policy.lists, mac, wish, self.approval(mac), record)
         };
         Rules {
             wish,
             approved: grounds.approve(),
-            once: self.once,
+            once: self.policy.once,
         }
     }
 
@@ -193,8 +249,8 @@ impl Records {
         let decision = self.decide_of(mac, asks, rules, for_its_menu)?;
         if decision.is_some() && !rules.approved {
             let line = format_args!(
-                "{mac}: nobody has approved it, or `deny` leaves it out. It is answered: its server is on this host, or its \
-                 disks were copied"
+                "nobody has approved it, or `deny` leaves it out. It is answered: its server is on this host, or its disks \
+                 were copied"
             );
             self.say(mac, "answered without approval", line);
         }
@@ -230,7 +286,7 @@ impl Records {
                 ));
             }
         };
-        let settings = self.known.get(&mac);
+        let settings = self.policy.machines.get(&mac);
         let name = record
             .as_ref()
             .map_or_else(String::new, |record| record.name.to_string());
@@ -261,7 +317,7 @@ impl Records {
             Verdict::Agent => match self.agent(mac, settings, waits) {
                 Ok(agent) => Ok(Some(agent)),
                 Err(error @ StoreError::TooManySeen { .. }) => {
-                    self.say(mac, "no shelf for it", format_args!("{mac}: held: {error}"));
+                    self.warn(mac, "no shelf for it", format_args!("held: {error}"));
                     hold(format!("The Xen host does not know this machine.\n{error}"))
                 }
                 // If it is not approved, it is here only because its server is.
@@ -298,22 +354,22 @@ impl Records {
         let wanted = settings.and_then(|machine| machine.name.as_ref());
         let by_hand = self.approval(mac);
         let is_named = settings.is_some()
-            || self.lists.names(mac)
+            || self.policy.lists.names(mac)
             || by_hand.is_some_and(|approval| approval.word != Word::Revoked);
-        let seen_max = (!is_named).then_some(self.lists.seen_max);
+        let seen_max = (!is_named).then_some(self.policy.lists.seen_max);
         let facts = self
             .store
             .menu_within(mac, wanted, seen_max, Timestamp::now())
             .or_else(|error| match self.store.last_menu(mac) {
                 Ok(Some(facts)) => {
                     // The file system is full, or cannot be written. An older one is as good.
-                    let line = format_args!("{mac}: given the boot id it had before: {error}");
-                    self.say(mac, "earlier boot id", line);
+                    let line = format_args!("given the boot id it had before: {error}");
+                    self.warn(mac, "earlier boot id", line);
                     Ok(facts)
                 }
                 _ => Err(error),
             })?;
-        let ours = BootArgs::render(facts.shelf, &self.hosts, &facts.menu_id, waits);
+        let ours = BootArgs::render(facts.shelf, &self.policy.hosts, &facts.menu_id, waits);
         Ok(BootDecision::Agent {
             append: Machine::with_kernel_arguments(settings, ours),
             image: Machine::image(settings),
@@ -351,13 +407,13 @@ impl Records {
                 .then(|| "its record cannot be read".to_owned()),
         }?;
         Some(format!(
-            "WARNING: this machine's server is on the Xen host ({whose}), and as it gets no answer, it will start its \
+            "this machine's server is on the Xen host ({whose}), and as it gets no answer, it will start its \
              own disk, a second copy of that server. Switch it off"
         ))
     }
 
     fn has_own_image(&self, mac: MacAddr) -> bool {
-        let machine = self.known.get(&mac);
+        let machine = self.policy.machines.get(&mac);
         machine.is_some_and(|machine| machine.image.is_some())
     }
 
@@ -380,9 +436,9 @@ impl Records {
         });
         if let Err(error) = noted {
             let line = format_args!(
-                "{mac}: it may be booted a second time, because that it was cannot be noted: {error}"
+                "it may be booted a second time, because that it was cannot be noted: {error}"
             );
-            self.say(mac, "boot cannot be noted", line);
+            self.warn(mac, "boot cannot be noted", line);
         }
     }
 
@@ -409,8 +465,8 @@ impl Records {
     }
 
     fn held(&self, mac: MacAddr, error: &StoreError) -> BootDecision {
-        let line = format_args!("{mac}: held, because its record cannot be used: {error}");
-        self.say(mac, "held for its record", line);
+        let line = format_args!("held, because its record cannot be used: {error}");
+        self.warn(mac, "held for its record", line);
         BootDecision::Hold {
             message: format!(
                 "The Xen host cannot use its record of this machine, and its server may be running there, so its disk \
@@ -422,7 +478,7 @@ impl Records {
     /// Whom lines about `mac` are about. A word that cannot be read names nobody: none might be readable.
     fn whose_lines(&self, mac: MacAddr) -> Whose {
         let is_met = || self.lock_met().contains(&mac);
-        let is_named = self.known.contains_key(&mac) || self.lists.names(mac);
+        let is_named = self.policy.machines.contains_key(&mac) || self.policy.lists.names(mac);
         match is_named || is_met() || matches!(self.approvals.get(mac), Ok(Some(_))) {
             true => Whose::Machine(mac),
             false => Whose::Stranger,
@@ -430,8 +486,29 @@ impl Records {
     }
 
     /// Logs a line about a machine, if there is room for one more of its kind. Whether there was.
-    fn say(&self, mac: MacAddr, kind: Kind, line: impl Display) -> bool {
-        self.lines.say(self.whose_lines(mac), kind, line)
+    fn say(&self, mac: MacAddr, event: Kind, text: fmt::Arguments<'_>) -> bool {
+        self.say_at(mac, event, false, text)
+    }
+
+    /// The same of what the operator is to do something about.
+    fn warn(&self, mac: MacAddr, event: Kind, text: fmt::Arguments<'_>) {
+        self.say_at(mac, event, true, text);
+    }
+
+    fn say_at(&self, mac: MacAddr, event: Kind, warning: bool, text: fmt::Arguments<'_>) -> bool {
+        let line = Line {
+            mac: Some(mac),
+            machine: self.lock_last_known().name_of(mac).cloned(),
+            event,
+            warning,
+        };
+        self.lines.say(self.whose_lines(mac), line, text)
+    }
+
+    fn lock_last_known(&self) -> MutexGuard<'_, LastKnown> {
+        // What it holds is whole at every moment.
+        let last_known = self.last_known.lock();
+        last_known.unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock_met(&self) -> MutexGuard<'_, BTreeSet<MacAddr>> {
@@ -440,7 +517,7 @@ impl Records {
 }
 
 /// The cards of machines that have booted the agent: a record that is no more than seen may be anybody's.
-pub(super) fn met(listing: &Listing) -> impl Iterator<Item = MacAddr> {
+fn met(listing: &Listing) -> impl Iterator<Item = MacAddr> {
     let met = listing.records.iter();
     met.filter(|record| record.state != State::Seen)
         .flat_map(cards)
@@ -476,27 +553,27 @@ impl Machines for Records {
     }
 
     fn seen(&self, mac: MacAddr, event: &BootEvent) {
-        let is_said = self.say(mac, event.kind(), format_args!("{mac}: {event}"));
+        let is_said = self.say(mac, event.kind(), format_args!("{event}"));
         if let Some(warning) = self.warning(mac, event) {
-            self.say(mac, "WARNING", format_args!("{mac}: {warning}"));
+            self.warn(mac, "second copy may start", format_args!("{warning}"));
         }
         if let Some(boot) = self.boots.seen(mac, self.told_id(mac), event) {
-            self.say(mac, "has booted", format_args!("{mac}: has booted: {boot}"));
+            self.say(mac, "has booted", format_args!("has booted: {boot}"));
         }
         if is_said {
-            service_manager::status(&format!("last: {mac}: {event}"));
+            (self.news)(News::Status(format!("last: {mac}: {event}")));
         }
         let Some(image) = event.booted_image() else {
             return;
         };
         let by_hand = self.approval(mac).filter(|said| said.word == Word::Once);
-        if by_hand.is_none() && !self.once {
+        if by_hand.is_none() && !self.policy.once {
             return;
         }
         // One that was to suit the machine was not there: this may have got it nowhere.
         if image == Image::Usual && self.has_own_image(mac) {
             let line = format_args!(
-                "{mac}: this does not count as its one boot: it was started with the usual image, in the place of its own"
+                "this does not count as its one boot: it was started with the usual image, in the place of its own"
             );
             self.say(mac, "not its one boot", line);
         } else {
@@ -505,13 +582,22 @@ impl Machines for Records {
     }
 
     fn noticed(&self, notice: &Notice) {
-        let line = format_args!("p2v serve: {notice}");
+        let (text, is_warning) = (format_args!("{notice}"), notice.is_warning());
         match notice.strangers_kind() {
-            None => serve_log::line(line),
-            Some(kind) => drop(self.lines.say(Whose::Stranger, kind, line)),
+            None if is_warning => warn!("{text}"),
+            None => info!("{text}"),
+            Some(event) => {
+                let line = Line {
+                    mac: None,
+                    machine: None,
+                    event,
+                    warning: is_warning,
+                };
+                self.lines.say(Whose::Stranger, line, text);
+            }
         }
         if let Notice::Serving { .. } = notice {
-            service_manager::ready(&notice.to_string());
+            (self.news)(News::Serving(notice.to_string()));
         }
     }
 }

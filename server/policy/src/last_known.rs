@@ -10,8 +10,9 @@ use p2v_copy::atomic_file;
 use p2v_dom0::store::Listing;
 use p2v_dom0::{MachineName, Store};
 
+use tracing::warn;
+
 use crate::network_cards::cards;
-use crate::serve_log;
 
 type Cards = BTreeMap<MachineName, Vec<MacAddr>>;
 
@@ -37,10 +38,10 @@ impl LastKnown {
         let listed = read.is_ok();
         let cards = read.unwrap_or_else(|error| {
             if error.kind() != io::ErrorKind::NotFound {
-                serve_log::line(format_args!(
-                    "p2v serve: {} is made anew, because it cannot be read: {error}",
+                warn!(
+                    "{} is made anew, because it cannot be read: {error}",
                     file.display()
-                ));
+                );
             }
             Cards::new()
         });
@@ -73,14 +74,19 @@ impl LastKnown {
             .and_then(|text| atomic_file::replace(&self.file, &text, 0o600));
         match &written {
             Ok(()) => self.kept.clone_from(&self.cards),
-            Err(error) if !self.failed => serve_log::line(format_args!(
-                "p2v serve: cannot write {}: {error}; should a record become unreadable, its machine is not known after a \
-                 restart",
+            Err(error) if !self.failed => warn!(
+                "cannot write {}: {error}; should a record become unreadable, its machine is not known after a restart",
                 self.file.display()
-            )),
+            ),
             Err(_) => {}
         }
         self.failed = written.is_err();
+    }
+
+    /// The machine with this card.
+    pub fn name_of(&self, mac: MacAddr) -> Option<&MachineName> {
+        let mut all = self.cards.iter();
+        all.find_map(|(name, cards)| cards.contains(&mac).then_some(name))
     }
 
     /// Whether `mac` is, or for all that is known may be, of a machine whose record cannot be read now:

@@ -1,14 +1,15 @@
 //! Which lines about machines are written. Anybody on the wire can cause any number of them, also in the name of a machine
 //! that p2v knows: they must neither fill the disk nor hide what happened to another.
 
-use std::fmt::Display;
+use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use p2v_aoe::line_limit::LineLimit;
 use p2v_contract::MacAddr;
-
-use crate::serve_log;
+use p2v_dom0::MachineName;
+use tracing::field::display;
+use tracing::{info, warn};
 
 /// Lines of one kind about all strangers, in each [`STRANGERS_PERIOD`].
 const OF_STRANGERS: u32 = 20;
@@ -16,12 +17,10 @@ const STRANGERS_PERIOD: Duration = Duration::from_secs(60);
 /// Lines of one kind about one known machine, in each [`MACHINES_PERIOD`]: one that boots has ten at most.
 const OF_A_MACHINE: u32 = 30;
 const MACHINES_PERIOD: Duration = Duration::from_secs(600);
-/// How often the number of lines left out is logged.
-const TOLD_EVERY: Duration = Duration::from_secs(60);
 
 /// Whom a line is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Whose {
+pub(crate) enum Whose {
     /// One that has booted the agent before, or that the operator named. There are no more than those.
     Machine(MacAddr),
     /// Any other.
@@ -29,11 +28,11 @@ pub(super) enum Whose {
 }
 
 /// A kind of line, in words for the line that counts those left out.
-pub(super) type Kind = &'static str;
+pub(crate) type Kind = &'static str;
 
 /// The lines that were written lately.
 #[derive(Debug)]
-pub(super) struct Lines {
+pub struct Lines {
     of_strangers: Mutex<LineLimit<Kind>>,
     of_machines: Mutex<LineLimit<(MacAddr, Kind)>>,
 }
@@ -48,46 +47,62 @@ impl Default for Lines {
 }
 
 impl Lines {
-    /// Writes a line, if there is room for one more of its kind. Whether there was.
-    pub fn say(&self, whose: Whose, kind: Kind, line: impl Display) -> bool {
+    /// Logs a line, if there is room for one more of its kind. Whether there was.
+    pub fn say(&self, whose: Whose, line: Line, text: fmt::Arguments<'_>) -> bool {
         let now = Instant::now();
         let admitted = match whose {
-            Whose::Machine(mac) => lock(&self.of_machines).admits((mac, kind), now),
-            Whose::Stranger => lock(&self.of_strangers).admits(kind, now),
+            Whose::Machine(mac) => lock(&self.of_machines).admits((mac, line.event), now),
+            Whose::Stranger => lock(&self.of_strangers).admits(line.event, now),
         };
         if admitted {
-            serve_log::line(line);
+            line.write(text);
         }
         admitted
     }
 
-    /// Tells how many were left out since it was told last, if any were.
+    /// Logs how many were left out since it was logged last, if any were.
     pub fn tell_left_out(&self) {
         let now = Instant::now();
         let of_strangers = lock(&self.of_strangers).take_left_out(now);
         if !of_strangers.is_empty() {
-            serve_log::line(format_args!(
-                "p2v serve: left out, about machines that p2v does not know: {}",
+            info!(
+                "left out, about machines that p2v does not know: {}",
                 counted(&of_strangers)
-            ));
+            );
         }
         let of_machines = lock(&self.of_machines).take_left_out(now);
         for of_one in of_machines.chunk_by(|((one, _), _), ((next, _), _)| one == next) {
             let mac = of_one[0].0.0;
             let counts: Vec<_> = of_one.iter().map(|((_, kind), n)| (*kind, *n)).collect();
-            serve_log::line(format_args!(
-                "{mac}: left out, of a machine that repeats itself, or of others in its name: {}",
+            info!(
+                %mac,
+                "left out, of a machine that repeats itself, or of others in its name: {}",
                 counted(&counts)
-            ));
+            );
         }
     }
+}
 
-    /// The same again and again. Never returns.
-    pub async fn keep_telling(&self) {
-        let mut due = tokio::time::interval(TOLD_EVERY);
-        loop {
-            due.tick().await;
-            self.tell_left_out();
+/// What a line is about.
+#[derive(Debug)]
+pub(crate) struct Line {
+    /// The network card that it is about.
+    pub mac: Option<MacAddr>,
+    /// The name of the machine that has it.
+    pub machine: Option<MachineName>,
+    /// What happened.
+    pub event: Kind,
+    /// The operator is to do something.
+    pub warning: bool,
+}
+
+impl Line {
+    fn write(&self, text: fmt::Arguments<'_>) {
+        let (mac, machine) = (self.mac.map(display), self.machine.as_ref().map(display));
+        let event = self.event;
+        match self.warning {
+            true => warn!(mac, machine, event, "{text}"),
+            false => info!(mac, machine, event, "{text}"),
         }
     }
 }

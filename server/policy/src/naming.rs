@@ -9,7 +9,7 @@ use p2v_dom0::name::MachineName;
 use p2v_dom0::store::StoreError;
 use p2v_netboot::parse_mac;
 
-use crate::settings::Settings;
+use crate::Machine;
 
 /// Who is meant.
 #[derive(Debug, PartialEq, Eq)]
@@ -24,7 +24,7 @@ pub enum Meant {
 ///
 /// # Errors
 /// It is neither a name nor an address; it may mean several; records cannot be read that might be meant.
-pub fn meant(store: &Store, settings: &Settings, text: &str) -> Result<Meant> {
+pub fn meant(store: &Store, machines: &BTreeMap<MacAddr, Machine>, text: &str) -> Result<Meant> {
     let Ok(mac) = parse_mac(text) else {
         if text.contains(':') {
             bail!("`{text}` is no whole MAC address, and no name: those have no colon");
@@ -48,7 +48,7 @@ pub fn meant(store: &Store, settings: &Settings, text: &str) -> Result<Meant> {
     }
     // Of a machine that was met, the name in its record counts.
     let is_met = |mac: &MacAddr| listing.records.iter().any(|record| record.boot_mac == *mac);
-    for (card, machine) in settings.machines.iter().filter(|(card, _)| !is_met(card)) {
+    for (card, machine) in machines.iter().filter(|(card, _)| !is_met(card)) {
         if let Some(name) = machine.name.clone().filter(looks_so) {
             meant.insert(name, Some(*card));
         }
@@ -86,8 +86,12 @@ fn in_words((name, card): (&MachineName, &Option<MacAddr>)) -> String {
 ///
 /// # Errors
 /// As [`meant`]; nothing is known of it.
-pub fn name_of(store: &Store, settings: &Settings, text: &str) -> Result<MachineName> {
-    match meant(store, settings, text)? {
+pub fn name_of(
+    store: &Store,
+    machines: &BTreeMap<MacAddr, Machine>,
+    text: &str,
+) -> Result<MachineName> {
+    match meant(store, machines, text)? {
         Meant::Named(name) => Ok(name),
         Meant::Stranger(_) => bail!(
             "`{text}` is neither the name of a machine nor the MAC address that one boots from (`p2v list` has both). One that \
@@ -100,15 +104,19 @@ pub fn name_of(store: &Store, settings: &Settings, text: &str) -> Result<Machine
 ///
 /// # Errors
 /// As [`meant`]; nothing is known of a machine of that name.
-pub fn mac_of(store: &Store, settings: &Settings, machine: &str) -> Result<MacAddr> {
-    let name = match meant(store, settings, machine)? {
+pub fn mac_of(
+    store: &Store,
+    machines: &BTreeMap<MacAddr, Machine>,
+    machine: &str,
+) -> Result<MacAddr> {
+    let name = match meant(store, machines, machine)? {
         Meant::Stranger(mac) => return Ok(mac),
         Meant::Named(name) => name,
     };
     match store.get(&name) {
         Ok(record) => Ok(record.boot_mac),
         Err(error @ StoreError::Unknown { .. }) => {
-            let mut known = settings.machines.iter();
+            let mut known = machines.iter();
             let called = known.find(|(_, known)| known.name.as_ref() == Some(&name));
             let Some((mac, _)) = called else {
                 return Err(error)
@@ -136,14 +144,14 @@ mod tests {
             .unwrap();
     }
 
-    fn call(settings: &mut Settings, n: u8, name: &str) {
+    fn call(machines: &mut BTreeMap<MacAddr, Machine>, n: u8, name: &str) {
         let machine = toml::from_str(&format!("name = '{name}'")).unwrap();
-        settings.machines.insert(mac(n), machine);
+        machines.insert(mac(n), machine);
     }
 
     /// The name, or why there is none.
-    fn named(store: &Store, settings: &Settings, text: &str) -> String {
-        let named = name_of(store, settings, text);
+    fn named(store: &Store, machines: &BTreeMap<MacAddr, Machine>, text: &str) -> String {
+        let named = name_of(store, machines, text);
         named.map_or_else(|error| format!("{error:#}"), |name| name.to_string())
     }
 
@@ -153,20 +161,20 @@ mod tests {
     fn a_machine_is_named_by_its_name_or_by_the_card_it_boots_from() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
-        let mut settings = Settings::default();
+        let mut machines = BTreeMap::new();
         add(&store, 1, "mail");
         // It was met before it was called so.
-        call(&mut settings, 1, "525400000001");
+        call(&mut machines, 1, "525400000001");
         for text in FORMS.into_iter().chain(["mail"]) {
-            assert_eq!(named(&store, &settings, text), "mail");
+            assert_eq!(named(&store, &machines, text), "mail");
         }
-        assert_eq!(named(&store, &settings, "web"), "web");
-        let stranger = named(&store, &settings, "52:54:00:00:00:02");
+        assert_eq!(named(&store, &machines, "web"), "web");
+        let stranger = named(&store, &machines, "52:54:00:00:00:02");
         assert!(stranger.contains("p2v list"), "{stranger}");
-        let meant = |text| meant(&store, &settings, text).unwrap();
+        let meant = |text| meant(&store, &machines, text).unwrap();
         assert_eq!(meant("52:54:00:00:00:02"), Meant::Stranger(mac(2)));
-        assert!(name_of(&store, &settings, "a/b").is_err());
-        let short = named(&store, &settings, "52:54:00:00:01");
+        assert!(name_of(&store, &machines, "a/b").is_err());
+        let short = named(&store, &machines, "52:54:00:00:01");
         assert!(short.contains("no whole MAC"), "{short}");
     }
 
@@ -174,46 +182,46 @@ mod tests {
     fn a_name_that_is_the_card_of_another_means_neither() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
-        let mut settings = Settings::default();
+        let mut machines = BTreeMap::new();
         add(&store, 1, "mail");
-        call(&mut settings, 2, "525400000001");
-        let mean_several = |settings: &Settings| {
+        call(&mut machines, 2, "525400000001");
+        let mean_several = |machines: &BTreeMap<MacAddr, Machine>| {
             for text in FORMS {
-                let several = named(&store, settings, text);
+                let several = named(&store, machines, text);
                 assert!(several.contains("may mean several"), "{several}");
                 assert!(several.contains("mail, which boots from"), "{several}");
             }
-            assert_eq!(named(&store, settings, "mail"), "mail");
+            assert_eq!(named(&store, machines, "mail"), "mail");
         };
-        mean_several(&settings);
+        mean_several(&machines);
         add(&store, 2, "525400000001");
-        mean_several(&settings);
-        let by_its_card = named(&store, &settings, "52:54:00:00:00:02");
+        mean_several(&machines);
+        let by_its_card = named(&store, &machines, "52:54:00:00:00:02");
         assert_eq!(by_its_card, "525400000001");
         // Its record is damaged: it is still not the other that is meant.
         std::fs::write(store.path(&"525400000001".parse().unwrap()), "{").unwrap();
         for text in FORMS {
-            let several = named(&store, &Settings::default(), text);
+            let several = named(&store, &BTreeMap::new(), text);
             assert!(several.contains("cannot be read"), "{several}");
         }
-        assert_eq!(named(&store, &settings, "mail"), "mail");
+        assert_eq!(named(&store, &machines, "mail"), "mail");
     }
 
     #[test]
     fn a_record_that_cannot_be_read_may_be_the_one_that_is_meant() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
-        let settings = Settings::default();
+        let machines = BTreeMap::new();
         add(&store, 1, "52540000000a");
         add(&store, 2, "web");
         std::fs::write(store.path(&"web".parse().unwrap()), "{").unwrap();
-        assert_eq!(named(&store, &settings, "52540000000a"), "52540000000a");
+        assert_eq!(named(&store, &machines, "52540000000a"), "52540000000a");
         // That is its name, and not its card.
         for text in ["52:54:00:00:00:0a", "52540000000A"] {
-            let unsure = named(&store, &settings, text);
+            let unsure = named(&store, &machines, text);
             assert!(unsure.contains("one that boots from"), "{unsure}");
         }
-        let unclear = named(&store, &settings, "52:54:00:00:00:02");
+        let unclear = named(&store, &machines, "52:54:00:00:00:02");
         assert!(unclear.contains("cannot tell which machine"), "{unclear}");
         assert!(unclear.contains("web.json"), "{unclear}");
     }

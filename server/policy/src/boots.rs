@@ -13,14 +13,11 @@ use p2v_dom0::Timestamp;
 use p2v_dom0::workflow::ServedBoot;
 use p2v_netboot::{BootEvent, MachineId};
 use serde::{Deserialize, Serialize};
-
-use crate::serve_log;
+use tracing::warn;
 
 mod boot;
-mod show;
 
 pub use boot::Boot;
-pub use show::list;
 
 /// Machines that are remembered at most: those not seen for longest are forgotten. Anybody on the wire
 /// can make up MAC addresses.
@@ -82,9 +79,7 @@ impl Boots {
     /// those that answer the machines.
     pub fn keep(state_dir: &Path) -> Boots {
         let boots = read(state_dir).unwrap_or_else(|error| {
-            serve_log::line(format_args!(
-                "p2v serve: what was seen of earlier boots is forgotten: {error:#}"
-            ));
+            warn!("what was seen of earlier boots is forgotten: {error:#}");
             BTreeMap::new()
         });
         let all = Arc::new(Mutex::new(All {
@@ -104,10 +99,10 @@ impl Boots {
                 if let Err(error) = &written
                     && !failed
                 {
-                    serve_log::line(format_args!(
-                        "p2v serve: cannot write {}: {error}; `p2v list --boot` shows what was seen before",
+                    warn!(
+                        "cannot write {}: {error}; `p2v list --boot` shows what was seen before",
                         path.display()
-                    ));
+                    );
                 }
                 failed = written.is_err();
             }

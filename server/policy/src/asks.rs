@@ -9,11 +9,11 @@ use p2v_dom0::{MachineName, Record, Timestamp};
 use p2v_netboot::MachineId;
 use serde::Serialize;
 
+use crate::Lists;
 use crate::approvals::Approval;
 use crate::boot_policy::{self, Facts, Grounds, Rules, Verdict, Wish};
 use crate::boots::Boot;
 use crate::network_cards::{instead_of, second_card_of};
-use crate::settings::Settings;
 
 /// For how long one that has fallen silent is shown.
 const SHOWN_FOR: Duration = Duration::from_secs(3600);
@@ -63,17 +63,17 @@ pub struct Asker {
 /// one, and neither is what the settings leave alone.
 pub fn askers(
     boots: &BTreeMap<MacAddr, Boot>,
-    settings: &Settings,
+    lists: Lists<'_>,
     approvals: &BTreeMap<MacAddr, Approval>,
     records: &[Record],
     now: Timestamp,
 ) -> Vec<Asker> {
     let rules = |record: Option<&Record>, mac: MacAddr| {
-        let wish = settings.machines.get(&mac).and_then(|known| known.boot);
+        let wish = lists.machines.get(&mac).and_then(|known| known.boot);
         let approval = approvals.get(&mac).copied();
         Rules {
             wish,
-            approved: Grounds::new(&settings.serve, mac, wish, approval, record).approve(),
+            approved: Grounds::new(lists.serve, mac, wish, approval, record).approve(),
             once: false,
         }
     };
@@ -81,9 +81,9 @@ pub fn askers(
         let is_late = boot.last.age_at(now).is_none_or(|age| age < SHOWN_FOR);
         let record = records.iter().find(|record| record.boot_mac == mac);
         let rules_here = rules(record, mac);
-        let left_alone = settings.serve.denies(mac)
-            || matches!(rules_here.wish, Some(Wish::Local | Wish::Ignore));
-        let id = boot.uuid.filter(|id| !settings.shared_uuids.contains(id));
+        let left_alone =
+            lists.serve.denies(mac) || matches!(rules_here.wish, Some(Wish::Local | Wish::Ignore));
+        let id = boot.uuid.filter(|id| !lists.shared_uuids.contains(id));
         let ids: Vec<MachineId> = id.into_iter().collect();
         let other = second_card_of(records, mac, &ids, |other| {
             rules(Some(other), other.boot_mac)
@@ -100,7 +100,7 @@ pub fn askers(
             }
             _ => return None,
         };
-        let known = settings.machines.get(&mac);
+        let known = lists.machines.get(&mac);
         let name = record.map(|record| &record.name);
         Some(Asker {
             boot_mac: mac,
@@ -148,10 +148,17 @@ mod tests {
     #[test]
     fn who_asks_is_shown_for_an_hour_and_the_latest_first() {
         let now = 10_000;
-        let mut settings = Settings::default();
-        settings.serve.deny = vec![mac(4).into()];
+        let serve = p2v_netboot::Settings {
+            deny: vec![mac(4).into()],
+            ..Default::default()
+        };
         let local = toml::from_str("boot = 'local'").unwrap();
-        settings.machines.insert(mac(5), local);
+        let machines = BTreeMap::from([(mac(5), local)]);
+        let lists = Lists {
+            serve: &serve,
+            machines: &machines,
+            shared_uuids: &[],
+        };
         let record = |n: u8, state| {
             let mut record = Record::new(format!("e{n}").parse().unwrap(), mac(n), n.into());
             record.state = state;
@@ -178,7 +185,7 @@ mod tests {
         };
         let told = |approvals| {
             let now = Timestamp::from_unix(now);
-            let askers = askers(&boots, &settings, &approvals, &records, now);
+            let askers = askers(&boots, lists, &approvals, &records, now);
             let told = askers.iter().map(|asker| (asker.boot_mac, asker.state));
             (told.collect::<Vec<_>>(), askers)
         };

@@ -3,6 +3,8 @@ use p2v_contract::inventory::Inventory;
 use p2v_netboot::MenuKind;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tracing_subscriber::prelude::*;
 
 fn records() -> (tempfile::TempDir, Records) {
     let dir = tempfile::tempdir().unwrap();
@@ -12,24 +14,18 @@ fn records() -> (tempfile::TempDir, Records) {
 
 /// As a service that starts there.
 fn records_in(dir: &Path) -> Records {
-    Records {
-        store: Store::open(dir).unwrap(),
+    let policy = Policy {
         hosts: Hosts::new(vec![mac(0xaa)], "", vec![]),
-        known: BTreeMap::new(),
+        machines: BTreeMap::new(),
         // Of all machines here; what is asked as not listed is so by other lists.
         lists: p2v_netboot::Settings {
             allow: vec!["52:54:*".parse().unwrap()],
             ..Default::default()
         },
-        approvals: Approvals::of(dir),
-        boots: Boots::keep(dir),
+        shared_uuids: Vec::new(),
         once: false,
-        last_known: Mutex::new(LastKnown::keep(dir)),
-        ids: Mutex::default(),
-        shared_ids: Vec::new(),
-        met: Mutex::default(),
-        lines: Lines::default(),
-    }
+    };
+    Records::open(Store::open(dir).unwrap(), dir, dir, policy, |_| {})
 }
 
 fn mac(n: u8) -> MacAddr {
@@ -72,7 +68,7 @@ fn fetched(file: &str) -> BootEvent {
 #[test]
 fn without_allow_nobody_is_booted_who_is_not_approved() {
     let (dir, mut records) = records();
-    records.lists.allow.clear();
+    records.policy.lists.allow.clear();
     assert_eq!(records.boot_at_first(mac(1), false), None);
     assert_eq!(records.boot_unlisted(mac(1)), None);
     assert!(!record(&dir, "e1").exists());
@@ -84,13 +80,13 @@ fn without_allow_nobody_is_booted_who_is_not_approved() {
     assert_eq!(records.boot_unlisted(mac(2)), None);
     // `boot = "agent"` is as good, and `deny` wins over both.
     let agent = toml::from_str("boot = 'agent'").unwrap();
-    records.known.insert(mac(2), agent);
+    records.policy.machines.insert(mac(2), agent);
     append(records.boot_unlisted(mac(2)).unwrap());
-    records.lists.deny = vec!["52:54:*".parse().unwrap()];
+    records.policy.lists.deny = vec!["52:54:*".parse().unwrap()];
     for n in [1, 2] {
         assert_eq!(records.boot_unlisted(mac(n)), None);
     }
-    records.lists.deny.clear();
+    records.policy.lists.deny.clear();
     // What cannot be read approves nobody; nobody's word sends a server that is here to its disk.
     fs::write(dir.path().join("approved/52-54-00-00-00-01.json"), "{").unwrap();
     assert_eq!(records.boot_unlisted(mac(1)), None);
@@ -108,7 +104,7 @@ fn without_allow_nobody_is_booted_who_is_not_approved() {
 fn a_machine_that_was_exported_before_needs_no_word() {
     let (_dir, mut records) = records();
     with_second_card(&records, 1, State::Seen);
-    records.lists.allow.clear();
+    records.policy.lists.allow.clear();
     assert_eq!(records.boot_unlisted(mac(1)), None);
     set_state(&records, "e1", State::Exported);
     append(records.boot_unlisted(mac(1)).unwrap());
@@ -121,14 +117,14 @@ fn a_machine_that_was_exported_before_needs_no_word() {
 #[test]
 fn one_that_is_approved_once_boots_one_time() {
     let (dir, mut first) = records();
-    first.lists.allow.clear();
+    first.policy.lists.allow.clear();
     say(&first, 1, Word::Once, 1000);
     for file in ["vmlinuz", "initrd"] {
         append(first.boot_unlisted(mac(1)).unwrap());
         first.seen(mac(1), &fetched(file));
     }
     let mut again = records_in(dir.path());
-    again.lists.allow.clear();
+    again.policy.lists.allow.clear();
     for records in [&first, &again] {
         assert_eq!(records.boot_unlisted(mac(1)), None);
     }
@@ -146,7 +142,7 @@ fn one_that_is_approved_once_boots_one_time() {
 #[test]
 fn the_operators_word_makes_room_for_a_machine() {
     let (_dir, mut records) = records();
-    records.lists.seen_max = 1;
+    records.policy.lists.seen_max = 1;
     for n in [1, 2] {
         say(&records, n, Word::Always, 1000);
         append(records.boot(mac(n)));
@@ -313,11 +309,11 @@ fn a_machine_whose_server_is_here_is_held_by_a_card_that_was_never_seen() {
     // Nor is it by a card that it asked by before, and has a record of: its agent was never heard by that one.
     append(records.boot(mac(14)));
     records.identified(mac(14), id);
-    records.once = true;
-    records.lists.allow = vec![mac(99).into()];
+    records.policy.once = true;
+    records.policy.lists.allow = vec![mac(99).into()];
     assert!(held(records.boot_unlisted(mac(14)).unwrap()).contains("SMBIOS UUID of e1"));
-    records.once = false;
-    records.lists.allow.clear();
+    records.policy.once = false;
+    records.policy.lists.allow.clear();
     // What others tell in its place does not take its own away.
     for n in 0..3 {
         let other = format!("4c4c4544-0042-3510-8052-00000000000{n}");
@@ -327,7 +323,7 @@ fn a_machine_whose_server_is_here_is_held_by_a_card_that_was_never_seen() {
     // Its own card is its own, whatever it tells; and two machines with one UUID are told apart by the settings.
     records.identified(mac(1), id);
     assert!(held(records.boot(mac(1))).contains("Switch this machine off"));
-    records.shared_ids = vec![id];
+    records.policy.shared_uuids = vec![id];
     assert_eq!(records.boot_unlisted(mac(11)), None);
     append(records.boot(mac(11)));
 }
@@ -348,19 +344,19 @@ fn a_machine_with_a_record_for_each_card_is_held_where_one_would_let_it_go() {
         assert!(message.contains("This is e1, whose server is on the Xen host"));
         let warning = records.warning(mac(11), &not_served).unwrap();
         assert!(warning.contains("(e1)"), "{warning}");
-        // The agent exports read-only, and takes orders of its own record.
+        // The agent exports read-only, and takes policy of its own record.
         append(records.boot(mac(11)));
         for wish in [boot_policy::Wish::Local, boot_policy::Wish::Ignore] {
             let machine = Machine {
                 boot: Some(wish),
                 ..Machine::default()
             };
-            records.known.insert(mac(11), machine);
+            records.policy.machines.insert(mac(11), machine);
             assert!(held(records.boot(mac(11))).contains("This is e1"));
         }
-        records.known.clear();
+        records.policy.machines.clear();
     }
-    records.once = true;
+    records.policy.once = true;
     records.note_the_one_boot(mac(11), None);
     assert!(held(records.boot(mac(11))).contains("This is e1"));
     // Its server runs on its own disks, wherever they were copied to.
@@ -396,19 +392,22 @@ fn a_server_that_was_copied_on_trial_is_held_only_where_its_first_card_starts_th
         assert!(held(records.boot_unlisted(mac(11)).unwrap()).contains(words));
         assert_eq!(records.warning(mac(11), &BootEvent::Relayed), None);
         for wish in ["boot='local'", "boot='ignore'"] {
-            records.known.insert(mac(1), machine(wish));
+            records.policy.machines.insert(mac(1), machine(wish));
             assert_eq!(records.boot_unlisted(mac(11)), None);
         }
-        records.known.clear();
-        records.lists.deny = vec![mac(1).to_string().parse().unwrap()];
+        records.policy.machines.clear();
+        records.policy.lists.deny = vec![mac(1).to_string().parse().unwrap()];
         assert_eq!(records.boot_unlisted(mac(11)), None);
         // One whose server is here is held whatever the settings say.
         set_state(&records, "e1", State::Running);
-        records.known.insert(mac(1), machine("boot='local'"));
+        records
+            .policy
+            .machines
+            .insert(mac(1), machine("boot='local'"));
         assert!(held(records.boot_unlisted(mac(11)).unwrap()).contains("server is on"));
         assert!(records.warning(mac(11), &BootEvent::Relayed).is_some());
-        records.known.clear();
-        records.lists.deny.clear();
+        records.policy.machines.clear();
+        records.policy.lists.deny.clear();
     }
 }
 
@@ -500,7 +499,7 @@ fn a_machine_with_a_second_record_that_cannot_be_read_does_not_start_its_disk() 
     let also = text.replace(&mac(11).to_string(), &mac(9).to_string());
     fs::write(record(&dir, "e1"), &also).unwrap();
     // It has had its one boot, and would go on with its disk.
-    records.once = true;
+    records.policy.once = true;
     records.seen(mac(9), &fetched("initrd"));
     fs::write(
         record(&dir, "e1"),
@@ -529,7 +528,7 @@ fn a_strangers_name_is_not_taken_down() {
 #[test]
 fn once_is_once_also_after_a_restart() {
     let (dir, mut first) = records();
-    first.once = true;
+    first.policy.once = true;
     append(first.boot(mac(1)));
     append(first.boot(mac(1)));
     first.seen(mac(1), &fetched("vmlinuz"));
@@ -538,10 +537,8 @@ fn once_is_once_also_after_a_restart() {
     // By another image it is as much of a boot.
     append(first.boot(mac(3)));
     first.seen(mac(3), &fetched("image/old/initrd"));
-    let again = Records {
-        once: true,
-        ..records_in(dir.path())
-    };
+    let mut again = records_in(dir.path());
+    again.policy.once = true;
     for records in [&first, &again] {
         assert!(matches!(
             records.boot(mac(1)),
@@ -556,7 +553,7 @@ fn once_is_once_also_after_a_restart() {
 
     // The usual image in the place of the machine's own may not have got it anywhere.
     let machine = toml::from_str("image = 'old'").unwrap();
-    first.known.insert(mac(4), machine);
+    first.policy.machines.insert(mac(4), machine);
     for (file, counts) in [("initrd", false), ("image/old/initrd", true)] {
         append(first.boot(mac(4)));
         first.seen(mac(4), &fetched(file));
@@ -577,7 +574,7 @@ fn a_machines_own_settings() {
             machine("console=['ttyS1,9600']\nappend='noapic'\nname='web'"),
         ),
     ];
-    records.known.extend(known);
+    records.policy.machines.extend(known);
     assert!(matches!(
         records.boot(mac(1)),
         BootDecision::LocalDisk { .. }
@@ -587,7 +584,7 @@ fn a_machines_own_settings() {
     // An operator's line does not outweigh what is running.
     append(records.boot(mac(3)));
     set_state(&records, "web", State::Moved);
-    let settings = records.known.get_mut(&mac(3)).unwrap();
+    let settings = records.policy.machines.get_mut(&mac(3)).unwrap();
     settings.boot = Some(boot_policy::Wish::Local);
     held(records.boot(mac(3)));
 }
@@ -597,7 +594,7 @@ fn a_machines_own_settings() {
 fn an_image_is_for_whoever_gets_the_agent_and_lets_nobody_else_have_it() {
     let (_dir, mut records) = records();
     let image = "old".parse().unwrap();
-    records.known.insert(
+    records.policy.machines.insert(
         mac(1),
         Machine {
             image: Some(image),
@@ -644,7 +641,7 @@ fn nothing_is_made_for_a_machine_before_it_asks_for_its_menu() {
 #[test]
 fn made_up_addresses_take_no_more_shelves_than_the_settings_say() {
     let (dir, mut records) = records();
-    records.lists.seen_max = 3;
+    records.policy.lists.seen_max = 3;
     for n in 1..=3 {
         append(records.boot(mac(n)));
     }
@@ -659,9 +656,9 @@ fn made_up_addresses_take_no_more_shelves_than_the_settings_say() {
     assert_eq!(files(), before);
     // Those that are known go on, and those that the settings name by their whole address.
     append(records.boot(mac(2)));
-    records.known.insert(mac(4), Machine::default());
+    records.policy.machines.insert(mac(4), Machine::default());
     append(records.boot(mac(4)));
-    records.lists.allow = vec![
+    records.policy.lists.allow = vec![
         "52:54:00:*".parse().unwrap(),
         "52:54:00:00:00:05".parse().unwrap(),
     ];
@@ -740,7 +737,7 @@ fn another_machine_that_got_a_card_of_a_moved_one_boots_from_a_medium_and_never_
     let (other, _) = records.store.menu_in_files(mac(11), None, now).unwrap();
     assert_eq!(other.shelf, 2);
     assert!(append(records.boot(mac(11))).contains("p2v.shelf=2 "));
-    records.lists.allow.clear();
+    records.policy.lists.allow.clear();
     held(records.boot_unlisted(mac(11)).unwrap());
     say(&records, 11, Word::Always, 1000);
     append(records.boot_unlisted(mac(11)).unwrap());
@@ -796,11 +793,26 @@ fn two_records_of_one_machine_leave_it_a_way_to_the_agent_and_none_to_its_disk()
     }
 }
 
-/// What is logged meanwhile.
+/// What is logged meanwhile, each line with its fields.
 fn logged(what: impl FnOnce()) -> Vec<String> {
-    serve_log::SAID.take();
-    what();
-    serve_log::SAID.take()
+    let lines = Arc::<Mutex<Vec<String>>>::default();
+    let log = tracing_subscriber::registry().with(Log(Arc::clone(&lines)));
+    tracing::subscriber::with_default(log, what);
+    std::mem::take(&mut *lines.lock().unwrap())
+}
+
+struct Log(Arc<Mutex<Vec<String>>>);
+
+impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Log {
+    fn on_event(&self, event: &tracing::Event<'_>, _: tracing_subscriber::layer::Context<'_, S>) {
+        let mut line = event.metadata().level().to_string();
+        event.record(
+            &mut |field: &tracing::field::Field, value: &dyn std::fmt::Debug| {
+                line += &format!(" {field}={value:?}");
+            },
+        );
+        self.0.lock().unwrap().push(line);
+    }
 }
 
 #[test]
@@ -834,9 +846,9 @@ fn ten_thousand_strangers_have_few_lines_and_a_known_machine_among_them_has_its_
     });
     let of = |text: &str| lines.iter().filter(|line| line.contains(text)).count();
     assert!(lines.len() < 110, "{} lines", lines.len());
-    let known = mac(1).to_string();
-    for part in ["relay", "WARNING", "initrd", "has booted"] {
-        let of_it = |line: &&String| line.starts_with(&known) && line.contains(part);
+    let known = format!("mac={}", mac(1));
+    for part in ["relay", "WARN", "initrd", "has booted"] {
+        let of_it = |line: &&String| line.contains(&known) && line.contains(part);
         assert!(lines.iter().any(|line| of_it(&line)), "{part}: {lines:#?}");
     }
     assert!(of("9980 lines \"file not served\"") == 1, "{lines:#?}");
@@ -857,7 +869,7 @@ fn ten_thousand_strangers_have_few_lines_and_a_known_machine_among_them_has_its_
 #[test]
 fn where_it_cannot_be_told_whose_disks_were_copied_nobody_starts_his_own() {
     let (dir, mut records) = records();
-    records.lists.allow.clear();
+    records.policy.lists.allow.clear();
     assert_eq!(records.boot_unlisted(mac(9)), None);
     fs::write(dir.path().join("names"), "").unwrap();
     held(records.boot_unlisted(mac(9)).unwrap());

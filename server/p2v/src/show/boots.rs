@@ -6,9 +6,8 @@ use std::process::ExitCode;
 use anyhow::Result;
 use p2v_contract::MacAddr;
 use p2v_dom0::workflow::MachineView;
+use p2v_policy::boots::Boot;
 use serde_json::json;
-
-use super::Boot;
 
 /// Prints them, the latest first.
 pub fn list(
