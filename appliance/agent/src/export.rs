@@ -13,7 +13,6 @@ use p2v_aoe::blade::{
 };
 use p2v_aoe::wire::{OpenError, PacketSocket, Wire};
 use p2v_contract::Address;
-use p2v_contract::address::SLOT_MAX;
 use p2v_contract::cmdline::BootArgs;
 use p2v_contract::inventory::{Disk, Inventory};
 use p2v_contract::key::SecretKey;
@@ -74,24 +73,6 @@ pub fn missing(args: &BootArgs) -> Option<String> {
         (None, true) => {
             Some("no p2v.shelf=N and no p2v.host=MAC on the kernel command line".into())
         }
-    }
-}
-
-/// Gives each disk that is not refused a slot, in order; the first disk is slot 0, and a refused
-/// one takes no slot.
-pub fn assign_slots(disks: &mut [Disk], shelf: u16) {
-    let mut next = 0u8;
-    for disk in disks {
-        disk.address = None;
-        if !disk.refused.is_empty() {
-            continue;
-        }
-        if next > SLOT_MAX {
-            disk.refused = format!("more than {} disks", u16::from(SLOT_MAX) + 1);
-            continue;
-        }
-        disk.address = Some(Address::new(shelf, next));
-        next += 1;
     }
 }
 
@@ -339,25 +320,5 @@ mod tests {
                 .contains("p2v.shelf")
         );
         assert!(missing("quiet p2v.host=x").unwrap().contains("p2v.host"));
-    }
-
-    #[test]
-    fn refused_disks_take_no_slot() {
-        let disk = |name: &str, refused: &str| Disk {
-            name: name.into(),
-            refused: refused.into(),
-            ..Disk::default()
-        };
-        let mut disks = vec![disk("sda", ""), disk("sdb", "4Kn"), disk("sdc", "")];
-        assign_slots(&mut disks, 7);
-        let addresses: Vec<_> = disks.iter().map(|d| d.address).collect();
-        assert_eq!(
-            addresses,
-            [Some(Address::new(7, 0)), None, Some(Address::new(7, 1))]
-        );
-        let mut many: Vec<Disk> = (0..300).map(|n| disk(&format!("sd{n}"), "")).collect();
-        assign_slots(&mut many, 7);
-        assert_eq!(many.iter().filter(|d| d.address.is_some()).count(), 255);
-        assert!(many[299].refused.contains("more than 255"));
     }
 }

@@ -5,13 +5,14 @@ use std::io;
 use std::path::Path;
 
 use p2v_contract::Address;
+use p2v_contract::address::SLOT_MAX;
 use p2v_contract::cmdline::BootArgs;
 use p2v_contract::inventory::{Disk, Firmware, INVENTORY_VERSION, Inventory, Nic};
 use p2v_contract::key::SecretKey;
 
 use crate::disk_order::{self, Because};
 use crate::disks::{self, Found};
-use crate::{cpu, dmi, export, memory, reset};
+use crate::{cpu, dmi, memory, reset};
 
 /// The disks in their order, with addresses on the shelf if there is one, and how the boot disk
 /// was told.
@@ -21,7 +22,7 @@ pub fn disks(sys: &Path, firmware: Firmware, shelf: Option<u16>) -> (Vec<Disk>, 
     let because = disk_order::sort(&mut found, firmware, edd.as_ref());
     let mut disks: Vec<Disk> = found.into_iter().map(listed).collect();
     if let Some(shelf) = shelf {
-        export::assign_slots(&mut disks, shelf);
+        assign_slots(&mut disks, shelf);
     }
     (disks, because)
 }
@@ -124,6 +125,24 @@ pub fn boot_first(mut nics: Vec<Nic>, boot: &str) -> Vec<Nic> {
     nics
 }
 
+/// Gives each disk that is not refused a slot, in order; the first disk is slot 0, and a refused
+/// one takes no slot.
+pub fn assign_slots(disks: &mut [Disk], shelf: u16) {
+    let mut next = 0u8;
+    for disk in disks {
+        disk.address = None;
+        if !disk.refused.is_empty() {
+            continue;
+        }
+        if next > SLOT_MAX {
+            disk.refused = format!("more than {} disks", u16::from(SLOT_MAX) + 1);
+            continue;
+        }
+        disk.address = Some(Address::new(shelf, next));
+        next += 1;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -150,5 +169,25 @@ mod tests {
         assert!(machine.cpu.threads > 0 && machine.memory_bytes > 0);
         assert_eq!(machine.boot_id.len(), 32);
         assert_eq!(machine.menu_id, "");
+    }
+
+    #[test]
+    fn refused_disks_take_no_slot() {
+        let disk = |name: &str, refused: &str| Disk {
+            name: name.into(),
+            refused: refused.into(),
+            ..Disk::default()
+        };
+        let mut disks = vec![disk("sda", ""), disk("sdb", "4Kn"), disk("sdc", "")];
+        assign_slots(&mut disks, 7);
+        let addresses: Vec<_> = disks.iter().map(|d| d.address).collect();
+        assert_eq!(
+            addresses,
+            [Some(Address::new(7, 0)), None, Some(Address::new(7, 1))]
+        );
+        let mut many: Vec<Disk> = (0..300).map(|n| disk(&format!("sd{n}"), "")).collect();
+        assign_slots(&mut many, 7);
+        assert_eq!(many.iter().filter(|d| d.address.is_some()).count(), 255);
+        assert!(many[299].refused.contains("more than 255"));
     }
 }

@@ -7,10 +7,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use pnet::util::MacAddr;
 
+use crate::boot_decision::BootDecision;
+use crate::boot_menu::MenuKind;
 use crate::boot_menu::{self, BootFile, MenuFormat, Reader, Wanted};
 use crate::boot_set::BootSet;
-use crate::event::{BootEvent, MenuKind, Notice};
-use crate::machines::{BootDecision, Machines};
+use crate::event::{BootEvent, Notice};
+use crate::machines::Machines;
 use crate::peers::Peers;
 use crate::settings::Settings;
 

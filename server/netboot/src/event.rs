@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use pnet::util::MacAddr;
 
-use crate::boot_menu::{BootFile, Wanted};
+use crate::boot_menu::{BootFile, MenuKind, Wanted};
 use crate::client::ClientKind;
 use crate::image::Image;
 use crate::lease::NoAddress;
@@ -16,41 +16,6 @@ mod notice;
 mod words;
 
 pub use notice::Notice;
-
-/// What a machine was told to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MenuKind {
-    /// Start the agent.
-    Agent {
-        /// From this image.
-        image: Image,
-    },
-    /// Go on with its own disk.
-    LocalDisk,
-    /// Wait.
-    Hold,
-}
-
-impl fmt::Display for MenuKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            MenuKind::Agent {
-                image: Image::Usual,
-            } => f.write_str("start the agent"),
-            MenuKind::Agent {
-                image: Image::Named(name),
-            } => write!(f, "start the agent (image {name})"),
-            MenuKind::Agent {
-                image: Image::UsualFor(name),
-            } => write!(
-                f,
-                "start the agent (the usual image: {name} cannot be used)"
-            ),
-            MenuKind::LocalDisk => f.write_str("go on with its own disk"),
-            MenuKind::Hold => f.write_str("wait"),
-        }
-    }
-}
 
 /// What one machine did on its way up.
 #[derive(Clone, Debug, PartialEq, Eq)]

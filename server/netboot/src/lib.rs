@@ -8,6 +8,7 @@
 //! Ordinary DHCP clients are not answered unless `serve_all` says so: only clients that say they boot
 //! from the network (option 60 `PXEClient` or `HTTPClient`).
 
+mod boot_decision;
 pub mod boot_menu;
 mod boot_set;
 mod catalogue;
@@ -35,9 +36,11 @@ mod socket;
 mod subnet;
 pub mod tftp;
 
+pub use boot_decision::BootDecision;
+pub use boot_menu::MenuKind;
 pub use boot_set::{BootSetError, Missing, Need, missing_files};
 pub use client::ClientKind;
-pub use event::{BootEvent, MenuKind, Notice};
+pub use event::{BootEvent, Notice};
 pub use image::{BadImageName, Image, ImageFiles, ImageName};
 pub use interface::{InterfaceError, server_address};
 pub use interface_watch::InterfaceLost;
@@ -46,7 +49,7 @@ pub use loader::Loader;
 pub use mac::{MacError, by_mac, list_of_macs, parse_mac};
 pub use mac_pattern::{MacPattern, MacPatternError};
 pub use machine_id::{MachineId, NoMachineId};
-pub use machines::{BootDecision, Machines};
+pub use machines::Machines;
 pub use port_holder::{port_holders, tcp_port_holders};
 pub use probe::{DhcpServer, PROBE_WAIT, ProbeError, probe};
 pub use service::{Error, Opened, check, open, serve};

@@ -9,6 +9,7 @@ mod output;
 
 mod approve;
 mod arguments;
+mod command_line;
 mod commands;
 mod copying;
 mod descriptors;
@@ -24,8 +25,8 @@ mod show;
 mod site_dhcp;
 
 fn main() -> ExitCode {
-    let arguments = arguments::Arguments::parse();
-    output::checked(match commands::run(arguments) {
+    let arguments = command_line::Arguments::parse();
+    output::checked(match commands::run(&arguments.global, &arguments.command) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("p2v: {}", in_one_line(&error));

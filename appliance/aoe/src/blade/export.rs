@@ -10,7 +10,7 @@ use p2v_contract::operation::{Access, Stats};
 use pnet::util::MacAddr;
 
 use super::disk::Disk;
-use super::scan::ScanJob;
+use super::scan_job::ScanJob;
 use crate::acl::{Directive, LIST_MAX, MacMask, Reserve, mask_error, reserve};
 use crate::ata::Identify;
 use crate::config::{QueryConfig, sub};

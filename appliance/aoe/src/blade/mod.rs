@@ -31,6 +31,7 @@ mod paths;
 mod pool;
 mod ring;
 mod scan;
+mod scan_job;
 mod schedule;
 mod stream;
 

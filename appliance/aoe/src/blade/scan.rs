@@ -1,7 +1,6 @@
 //! Digests and zero maps: long reads of the disk, on a thread of their own.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 
 use p2v_contract::address::SECTOR;
 use p2v_contract::operation::{Reply, Status};
@@ -9,34 +8,12 @@ use p2v_contract::operation::{Reply, Status};
 use super::buffer::Buffers;
 use super::export::{Count, Served};
 use super::operation::read_sectors;
-use crate::frame::Header;
-use crate::wire::Wire;
+use super::scan_job::Scan;
 
 /// Bytes read at once.
 const CHUNK: usize = 256 << 10;
 /// Bytes that are fetched while the ones before them are hashed.
 const AHEAD: u64 = 1 << 20;
-
-/// A range to look at, and where the reply goes.
-pub(super) struct ScanJob {
-    pub(super) wire: Arc<dyn Wire>,
-    /// Headers of the reply.
-    pub(super) reply: Header,
-    pub(super) scan: Scan,
-}
-
-/// What to find out.
-pub(super) enum Scan {
-    Digest {
-        lba: u64,
-        sectors: u32,
-    },
-    ZeroMap {
-        lba: u64,
-        sectors_per_bit: u32,
-        bits: u16,
-    },
-}
 
 /// Answers digests and zero maps until the queue is closed, also after one that panicked.
 pub(super) fn scan_thread(export: &Served) {

@@ -2,31 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use p2v_contract::MacAddr;
-use serde::{Deserialize, Serialize};
-
-use super::claims::Claim;
+use super::claims::{Apart, Claim};
 use super::{Store, StoreError};
-use crate::name::MachineName;
 use crate::record::Record;
-
-/// The record of another machine.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Apart {
-    /// Its name.
-    name: MachineName,
-    /// The card it boots from: names are given again.
-    boot_mac: MacAddr,
-    /// What both had in common when the word was given.
-    common: BTreeSet<String>,
-}
-
-impl Apart {
-    fn is(&self, record: &Record) -> bool {
-        (&self.name, self.boot_mac) == (&record.name, record.boot_mac)
-    }
-}
 
 impl Store {
     /// Notes that `record` and `other` are of two machines, which have no more than `common` in common.
@@ -74,6 +52,8 @@ impl Store {
 
 #[cfg(test)]
 mod tests {
+    use p2v_contract::MacAddr;
+
     use super::*;
     use crate::timestamp::Timestamp;
 

@@ -14,10 +14,27 @@ use p2v_contract::MacAddr;
 use p2v_copy::atomic_file;
 use serde::{Deserialize, Serialize};
 
-use super::apart::Apart;
 use super::{Store, StoreError};
 use crate::name::MachineName;
 use crate::record::{Destination, Record};
+
+/// The record of a machine that is another one, by the operator's word.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Apart {
+    /// Its name.
+    pub name: MachineName,
+    /// The card it boots from: names are given again.
+    pub boot_mac: MacAddr,
+    /// What both had in common when the word was given.
+    pub common: BTreeSet<String>,
+}
+
+impl Apart {
+    pub fn is(&self, record: &Record) -> bool {
+        (&self.name, self.boot_mac) == (&record.name, record.boot_mac)
+    }
+}
 
 /// Whose a name is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

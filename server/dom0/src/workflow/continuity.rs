@@ -12,7 +12,7 @@ use p2v_contract::{Address, MacAddr};
 use p2v_copy::atomic_file;
 use serde::{Deserialize, Serialize};
 
-use super::{Context, Error, resume};
+use super::{Context, Error, old_disks};
 use crate::host::Host;
 use crate::name::MachineName;
 use crate::record::Record;
@@ -167,7 +167,7 @@ fn places(disk: &Disk) -> Vec<(u64, u32)> {
 fn look(context: Context<'_>, address: Address, places: &[(u64, u32)]) -> Result<String, Error> {
     let mut session = context.wire.attach(address)?;
     // A machine that falls silent now is noticed at the next look, and not in a minute.
-    session.wait_out_silence(super::watch::PATIENCE, Box::new(|_| {}));
+    session.wait_out_silence(old_disks::PATIENCE, Box::new(|_| {}));
     let mut hasher = blake3::Hasher::new();
     for (lba, sectors) in places {
         let digest = session.digest(*lba, *sectors);
@@ -185,7 +185,7 @@ pub(super) fn seen(context: Context<'_>, record: &Record, now: Timestamp) -> Res
     };
     let inventory = record.inventory.iter().flat_map(|i| &i.disks);
     let disks: BTreeMap<_, _> = inventory.filter_map(|d| Some((d.address?, d))).collect();
-    for address in resume::the_domains(record) {
+    for address in old_disks::the_domains(record) {
         let Some(disk) = disks.get(&address) else {
             continue;
         };
@@ -204,7 +204,7 @@ pub(super) fn seen(context: Context<'_>, record: &Record, now: Timestamp) -> Res
 pub(super) fn last_seen(host: &Host, record: &Record) -> Option<LastSeen> {
     let text = fs::read(file(host, &record.name)).ok()?;
     let seen: LastSeen = serde_json::from_slice(&text).ok()?;
-    let mut domains = resume::the_domains(record).into_iter();
+    let mut domains = old_disks::the_domains(record).into_iter();
     domains
         .all(|address| seen.disks.contains_key(&address.slot))
         .then_some(seen)

@@ -11,8 +11,8 @@ use p2v_contract::{Address, MacAddr};
 use serde::Serialize;
 
 use super::next::{self, Action};
-use super::resume::{self, ExportState};
-use super::{Context, Error, Outage, SharedCards, config, disarm, watch};
+use super::old_disks::{self, ExportState};
+use super::{Context, Error, Outage, SharedCards, config, disarm, outage};
 use crate::name::MachineName;
 use crate::record::{DiskRecord, HistoryLine, NotOurs, Record, State};
 use crate::timestamp::Timestamp;
@@ -194,7 +194,7 @@ fn known(
     };
     // The machine itself does not answer, then.
     let heard = if stranger { Heard::Nothing } else { heard };
-    let outage = watch::outage(context.host, &record.name);
+    let outage = outage::outage(context.host, &record.name);
     let is_moved = matches!(record.state, State::Moved | State::Released);
     let has_config = domain.is_some() || !is_moved || config::is_there(context.host, &record);
     differences.extend(compare(
@@ -304,9 +304,9 @@ fn heard(
     if !record.has_domain_on_old_disks() || stations(answers).len() > 1 {
         return Ok(Heard::Answers);
     }
-    for address in resume::the_domains(record) {
+    for address in old_disks::the_domains(record) {
         let session = context.wire.attach(address).map_err(Error::from);
-        let state = session.and_then(|mut session| resume::state(&mut *session));
+        let state = session.and_then(|mut session| old_disks::state(&mut *session));
         match state
             .map_err(|e| format!("{address} could not be asked what it lets be done: {e}"))?
         {
@@ -332,7 +332,7 @@ fn is_writable(context: Context<'_>, answers: &BTreeMap<Address, Vec<MacAddr>>) 
     stations(answers).len() == 1
         && answers.keys().any(|address| {
             let session = context.wire.attach(*address).map_err(Error::from);
-            let state = session.and_then(|mut session| resume::state(&mut *session));
+            let state = session.and_then(|mut session| old_disks::state(&mut *session));
             matches!(state, Ok(ExportState::ReadWrite))
         })
 }

@@ -42,7 +42,9 @@ mod error;
 mod forget;
 mod guests;
 mod next;
+mod old_disks;
 mod other_record;
+mod outage;
 mod release;
 mod resume;
 mod start;
@@ -63,6 +65,7 @@ pub use forget::forget;
 pub use guests::bridges as guests_bridges;
 pub use next::{Action, Why};
 pub use other_record::SharedCards;
+pub use outage::{Outage, Pause, outage};
 use p2v_contract::Address;
 use p2v_contract::inventory::Disk;
 pub use release::{ReleaseOptions, release};
@@ -70,7 +73,7 @@ pub use resume::{ResumeOptions, Resumed, resume};
 pub use start::{StartOptions, start};
 pub use stop::{StopOptions, stop};
 pub use verify::{Against, VerifyDone, verify};
-pub use watch::{INTERVAL as WATCH_INTERVAL, Outage, Pause, is_watched, outage, watch, watch_once};
+pub use watch::{INTERVAL as WATCH_INTERVAL, is_watched, watch, watch_once};
 
 /// What a command works with.
 #[derive(Clone, Copy)]

@@ -5,12 +5,13 @@ use std::time::Duration;
 use p2v_contract::Address;
 
 use super::continuity::{self, Doubt, LastBoot};
-use super::{Contact, Context, Error, addresses, refused, watch};
+use super::old_disks::{ExportState, state, the_domains};
+use super::{Contact, Context, Error, addresses, outage, refused};
 use crate::name::MachineName;
-use crate::record::{Mapping, Record};
+use crate::record::Record;
 use crate::timestamp::Timestamp;
 use crate::tool::aoe_driver::{self, AoeDriver};
-use crate::wire::{Access, Export};
+use crate::wire::Access;
 
 /// What the operator confirms.
 #[derive(Clone, Copy, Debug, Default)]
@@ -105,7 +106,7 @@ pub(super) fn resume_as(
         }
     }
     let most = Duration::from_secs(host.settings.domain_waits_seconds.into());
-    let outage = watch::outage(host, name);
+    let outage = outage::outage(host, name);
     if outage.is_some_and(|outage| outage.may_have_failed(most, Timestamp::now())) {
         return refused(format!(
             "the old machine of {name} was away for longer than domain_waits_seconds: what the domain had asked for may have \
@@ -197,31 +198,6 @@ fn same_disks(before: &Record, contact: &Contact, by_content: bool) -> Result<()
         }
     }
     Ok(())
-}
-
-/// The old disks that the domain has.
-pub(super) fn the_domains(record: &Record) -> Vec<Address> {
-    let disks = record.disks.iter();
-    let used = disks.filter(|(_, disk)| disk.mapping == Some(Mapping::OldDisk));
-    used.map(|(slot, _)| Address::new(record.shelf, *slot))
-        .collect()
-}
-
-/// What an agent lets be done with a disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ExportState {
-    ReadOnly,
-    ReadWrite,
-    /// It was restarted, and answers no reads and writes before it is ordered to.
-    Waiting,
-}
-
-pub(super) fn state(session: &mut dyn Export) -> Result<ExportState, Error> {
-    Ok(match session.stats()?.get("read_write") {
-        Some(1) => ExportState::ReadWrite,
-        Some(2) => ExportState::Waiting,
-        _ => ExportState::ReadOnly,
-    })
 }
 
 impl Context<'_> {

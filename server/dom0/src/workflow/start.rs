@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use p2v_contract::Address;
 
 use super::stop::known_addresses;
-use super::{Context, Error, addresses, config, disarm, refused, watch};
+use super::{Context, Error, addresses, config, disarm, outage, refused, watch};
 use crate::name::MachineName;
 use crate::record::{Mapping, Record, State};
 use crate::table::Table;
@@ -76,7 +76,7 @@ pub fn start(
     fitting.state = State::Running;
     let domain = config::of_record(host, &fitting)?;
     context.let_go(name, &known)?;
-    watch::forget(host, name)?;
+    outage::forget(host, name)?;
 
     context.or_take_back(|undo| {
         let back = before.clone();

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use p2v_contract::Address;
 
-use super::{Context, Error, refused, resume, watch};
+use super::{Context, Error, old_disks, outage, refused};
 use crate::name::MachineName;
 use crate::record::{Record, State, exported};
 use crate::timestamp::Timestamp;
@@ -72,7 +72,7 @@ pub fn stop(context: Context<'_>, name: &MachineName, options: StopOptions) -> R
         Ok::<_, Error>(())
     })?;
     drop(giving_up);
-    watch::forget(host, name)?;
+    outage::forget(host, name)?;
     context.driver_as_before();
     let contact = match context.contact_to_stop(name) {
         Err(error) if disk_is_away => {
@@ -99,7 +99,7 @@ fn refuse_while_it_waits(context: Context<'_>, name: &MachineName) -> Result<(),
     let is_paused = domains
         .iter()
         .any(|d| d.name == name.as_str() && d.is_paused);
-    let is_away = watch::outage(context.host, name).is_some();
+    let is_away = outage::outage(context.host, name).is_some();
     if !is_paused && !is_away {
         return Ok(());
     }
@@ -142,7 +142,7 @@ fn fail_what_waits<'a>(
     report.warn(&error.to_string());
     let driver = AoeDriver::new(&host.tools, &host.paths);
     let has_failed = |record: &Record| {
-        let mut disks = resume::the_domains(record).into_iter();
+        let mut disks = old_disks::the_domains(record).into_iter();
         disks.all(|address| driver.has_given_up(address))
     };
     if !driver.is_loaded() || has_failed(record) {
@@ -162,7 +162,7 @@ fn fail_what_waits<'a>(
         other.name != *name && runs && other.has_domain_on_old_disks()
     }) {
         // One that has failed has nothing to lose any more.
-        if !has_failed(&other) && !watch::serves(context, &other) {
+        if !has_failed(&other) && !old_disks::serves(context, &other) {
             return refused(format!(
                 "{} waits for its old disks too, and the kernel's driver gives up what it keeps for all silent machines at \
                  once. See to {0} first (`p2v show {0}`)",
@@ -175,7 +175,7 @@ fn fail_what_waits<'a>(
         "having the kernel's driver refuse what the domain had not written (up to half a minute)",
     );
     // No shorter than it takes: the driver does so with every device.
-    let outage = watch::outage(host, name);
+    let outage = outage::outage(host, name);
     let age = outage.and_then(|outage| outage.since.age_at(Timestamp::now()));
     let seconds = age.map_or(0, |age| age.as_secs().saturating_sub(5));
     let most = host.settings.domain_waits_seconds;

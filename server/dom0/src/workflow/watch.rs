@@ -7,13 +7,13 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io;
-use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::continuity::{self, LastBoot};
-use super::resume::{self, ExportState, ResumeOptions};
+use super::old_disks::{self, Seen, see};
+use super::outage::{self, Outage, Pause};
+use super::resume::{self, ResumeOptions};
 use super::stop::{StopOptions, stop};
 use super::{Context, Error};
 use crate::disk_user;
@@ -28,14 +28,10 @@ use crate::tool::xl;
 
 mod decide;
 
-use decide::{Act, Seen, decide};
-pub use decide::{Outage, Pause};
-use p2v_copy::atomic_file;
+use decide::{Act, decide};
 
 /// How often the old machines are asked. (The Linux driver sends a lost frame again after some seconds.)
 pub const INTERVAL: Duration = Duration::from_secs(3);
-/// How long a machine may take to say what it lets be done.
-pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Looks at every machine whose domain runs on its old disks, once. What fails with one goes to
 /// [`Context::report`], and the others are looked at all the same.
@@ -127,7 +123,7 @@ fn look_at_all<'scope>(
         let domain = domains.iter().find(|d| d.name == name.as_str());
         let is_paused = match domain.filter(|_| record.has_domain_on_old_disks()) {
             None => {
-                if let Err(error) = forget(context.host, &name) {
+                if let Err(error) = outage::forget(context.host, &name) {
                     context.report.warn(&format!("{name}: {error}"));
                 }
                 continue;
@@ -157,7 +153,7 @@ fn lock(busy: &Busy) -> std::sync::MutexGuard<'_, BTreeSet<MachineName>> {
 /// other domain, nor one that was moved to its volumes, is paused or ended for what one says.
 fn has_its_disks(host: &Host, record: &Record, domain: &xl::Domain) -> bool {
     let driver = AoeDriver::new(&host.tools, &host.paths);
-    resume::the_domains(record).into_iter().any(|address| {
+    old_disks::the_domains(record).into_iter().any(|address| {
         let user =
             disk_user::user_among(host, std::slice::from_ref(domain), &driver.device(address));
         user.is_ok_and(|user| user.is_some_and(|user| user.id == domain.id))
@@ -174,7 +170,7 @@ fn look_at(
     let name = &record.name;
     let now = Timestamp::now();
     let seen = see(context, record);
-    let before = outage(host, name);
+    let before = outage::outage(host, name);
     if seen == Seen::Serves && before.is_none() {
         // Where that fails, what was seen before grows old: then nothing is certain, and the operator is asked.
         let _ = continuity::seen(context, record, now);
@@ -183,7 +179,7 @@ fn look_at(
     let (mut after, acts) = decide(before.as_ref(), seen, is_paused, most, now);
     // Before the domain is paused: a watch that ends in between must know whose pause that is.
     match &after {
-        Some(outage) if before.as_ref() != Some(outage) => remember(host, name, outage)?,
+        Some(outage) if before.as_ref() != Some(outage) => outage::remember(host, name, outage)?,
         _ => {}
     }
     let seconds = |outage: &Outage| outage.since.age_at(now).unwrap_or_default().as_secs();
@@ -214,7 +210,7 @@ fn look_at(
                 xl::pause(&host.tools, name.as_str())?;
                 if let Some(outage) = &mut after {
                     outage.pause = Pause::Ours;
-                    remember(host, name, outage)?;
+                    outage::remember(host, name, outage)?;
                 }
                 report.warn(&format!(
                     "{name}: the domain is paused until its disk is back, so that its own time-outs do not run"
@@ -242,14 +238,14 @@ fn look_at(
                         }
                         if let Some(outage) = &mut after {
                             outage.why_not = Some(why);
-                            remember(host, name, outage)?;
+                            outage::remember(host, name, outage)?;
                         }
                     }
                 }
             }
             Act::GiveUp => {
                 stop(context, name, StopOptions { destroy: true })?;
-                return forget(host, name);
+                return outage::forget(host, name);
             }
             Act::Unpause => {
                 xl::unpause(&host.tools, name.as_str())?;
@@ -262,71 +258,9 @@ fn look_at(
                     context.note_or_warn(name, &what);
                     report.step(&format!("{name}: {what}"));
                 }
-                forget_outage(host, name)?;
+                outage::end(host, name)?;
             }
         }
     }
     Ok(())
-}
-
-/// Whether every disk that the domain has can be read and written.
-pub(super) fn serves(context: Context<'_>, record: &Record) -> bool {
-    see(context, record) == Seen::Serves
-}
-
-/// Asks every disk that the domain has.
-fn see(context: Context<'_>, record: &Record) -> Seen {
-    let mut seen = Seen::Serves;
-    let driver = AoeDriver::new(&context.host.tools, &context.host.paths);
-    for address in resume::the_domains(record) {
-        if driver.has_given_up(address) {
-            return Seen::Failed;
-        }
-        let session = context.wire.attach(address).map_err(Error::from);
-        let state = session.and_then(|mut session| {
-            session.wait_out_silence(PATIENCE, Box::new(|_| {}));
-            resume::state(&mut *session)
-        });
-        match state {
-            Ok(ExportState::ReadWrite) => {}
-            Ok(ExportState::Waiting) => seen = Seen::Waits,
-            Ok(ExportState::ReadOnly) => return Seen::RefusesWrites,
-            Err(_) => return Seen::Silent,
-        }
-    }
-    seen
-}
-
-/// The outage of a machine that is remembered.
-pub fn outage(host: &Host, name: &MachineName) -> Option<Outage> {
-    let text = fs::read(file(host, name)).ok()?;
-    serde_json::from_slice(&text).ok()
-}
-
-fn remember(host: &Host, name: &MachineName, outage: &Outage) -> Result<(), Error> {
-    let (file, text) = (file(host, name), serde_json::to_vec(outage));
-    let written = fs::create_dir_all(file.parent().unwrap_or(&file))
-        .and_then(|()| atomic_file::replace(&file, &text?, 0o644));
-    written.map_err(|e| Error::Refused(format!("cannot write {}: {e}", file.display())))
-}
-
-/// Nothing is known of a machine any more: the domain is another one from now on.
-pub(super) fn forget(host: &Host, name: &MachineName) -> Result<(), Error> {
-    continuity::forget(host, name)
-        .map_err(|e| Error::Refused(format!("cannot forget what was seen of {name}: {e}")))?;
-    forget_outage(host, name)
-}
-
-fn forget_outage(host: &Host, name: &MachineName) -> Result<(), Error> {
-    match fs::remove_file(file(host, name)) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::Refused(format!(
-            "cannot remove {}: {e}",
-            file(host, name).display()
-        ))),
-        _ => Ok(()),
-    }
-}
-
-fn file(host: &Host, name: &MachineName) -> PathBuf {
-    host.paths.run.join("outages").join(format!("{name}.json"))
 }

@@ -3,16 +3,17 @@
 
 mod grub;
 mod ipxe;
+mod kind;
 mod names;
 mod pxelinux;
 mod text;
 
 use pnet::util::MacAddr;
 
-use crate::event::MenuKind;
+use crate::boot_decision::BootDecision;
 use crate::image::Image;
-use crate::machines::BootDecision;
 
+pub use kind::MenuKind;
 pub use names::{BootFile, Script, Wanted};
 pub use text::check_arguments;
 

@@ -6,8 +6,10 @@ pub(crate) mod conflict;
 mod decide;
 mod reply;
 mod request;
+mod server;
 pub(crate) mod service;
 
-pub use decide::{Action, Port, Server, decide};
+pub use decide::{Action, Port, decide};
 pub use reply::{Reply, ReplyKind};
 pub use request::{MessageType, Refused, Request, parse};
+pub use server::Server;

@@ -5,8 +5,8 @@ use std::net::Ipv4Addr;
 use dhcproto::v4::{self, DhcpOption, DhcpOptions, Flags, Message, Opcode, UnknownOption};
 use dhcproto::{Encodable, error::EncodeError};
 
-use super::decide::Server;
 use super::request::Request;
+use super::server::Server;
 use crate::loader::BootTarget;
 
 /// Old ROMs and relays drop anything shorter (RFC 1542, section 2.1: 300 bytes).

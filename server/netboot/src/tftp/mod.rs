@@ -16,6 +16,7 @@ use files::Files;
 use options::Limits;
 
 mod conversation;
+mod fields;
 mod files;
 mod listener;
 pub mod options;

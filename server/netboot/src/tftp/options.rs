@@ -2,7 +2,7 @@
 
 use std::ops::RangeInclusive;
 
-use super::packet::Fields;
+use super::fields::Fields;
 
 /// Bytes in a block where nothing else was agreed (RFC 1350).
 const BLOCK_SIZE: u16 = 512;

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use async_tftp::packet::Error;
 
+use super::fields::Fields;
 use super::options::{Asked, Granted};
 
 const READ: u16 = 1;
@@ -152,20 +153,6 @@ pub fn error(error: &Error) -> Vec<u8> {
 fn opcode(datagram: &[u8]) -> Option<(u16, &[u8])> {
     let (opcode, rest) = datagram.split_first_chunk()?;
     Some((u16::from_be_bytes(*opcode), rest))
-}
-
-/// The texts of a request, each up to its NUL.
-pub(super) struct Fields<'d>(&'d [u8]);
-
-impl<'d> Iterator for Fields<'d> {
-    type Item = &'d [u8];
-
-    fn next(&mut self) -> Option<&'d [u8]> {
-        let end = self.0.iter().position(|&byte| byte == 0)?;
-        let (field, rest) = self.0.split_at(end);
-        self.0 = &rest[1..];
-        Some(field)
-    }
 }
 
 #[cfg(test)]

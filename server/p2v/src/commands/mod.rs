@@ -13,7 +13,7 @@ use p2v_dom0::{Host, Store};
 use p2v_policy::naming;
 use serde_json::json;
 
-use crate::arguments::{Arguments, exit};
+use crate::arguments::{Global, exit};
 use crate::report::Told;
 use crate::settings::Settings;
 use crate::{doctor, serve as service};
@@ -107,15 +107,20 @@ pub enum Command {
 }
 
 /// Runs the command that was asked for.
-pub fn run(arguments: Arguments) -> Result<ExitCode> {
-    let settings = Settings::load(&arguments.global)?;
+pub fn run(global: &Global, command: &Command) -> Result<ExitCode> {
+    let settings = Settings::load(global)?;
     // It needs nothing that a Xen host has.
-    if let Command::Serve(serve) = &arguments.command {
+    if let Command::Serve(serve) = command {
         return serve.run(settings);
     }
-    let json = arguments.global.json;
+    let json = global.json;
     let mut host = Host::open(settings.xen.clone(), &settings.iface, &settings.state)
-        .context("cannot use the machine records (root may; --state DIR tries it elsewhere)")?;
+        .with_context(|| {
+            format!(
+                "cannot use the machine records in {}: run as root (--state DIR uses another directory)",
+                settings.state.display()
+            )
+        })?;
     host.more_ifaces.clone_from(&settings.more_ifaces);
     host.store = host.store.with_shelves(settings.shelves);
     let session = Session {
@@ -124,7 +129,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         told: &Told::new(json),
         json,
     };
-    session.run(&arguments.command)
+    session.run(command)
 }
 
 /// What commands work with.

@@ -13,7 +13,7 @@ use super::Incoming;
 use crate::ata::Registers;
 use crate::blade::control::Decision;
 use crate::blade::export::Count;
-use crate::blade::scan::{Scan, ScanJob};
+use crate::blade::scan_job::{Scan, ScanJob};
 use crate::blade::schedule::Work;
 use crate::blade::{Event, Target};
 

@@ -22,7 +22,7 @@ use crate::report;
 use crate::timestamp::Timestamp;
 use crate::tool::qemu_storage_daemon::Shown;
 use crate::wire::Export;
-use crate::workflow::resume::{self, ExportState};
+use crate::workflow::old_disks::{self, ExportState};
 use crate::workflow::{Contact, Context, Error, refused};
 
 mod finish;
@@ -109,7 +109,7 @@ impl DiskCopy {
             report.step(&format!("reserving {address}"));
             reserved = job.context.reserve(job.contact, address, &mut *data)?;
             if !reserved {
-                may_be_copied_unreserved(address, resume::state(&mut *data)?)?;
+                may_be_copied_unreserved(address, old_disks::state(&mut *data)?)?;
                 report.warn(&format!(
                     "{address} takes no reservation of this host's: another host can have it written while it is copied"
                 ));

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 use crate::timestamp::Timestamp;
+use crate::workflow::old_disks::Seen;
+use crate::workflow::outage::{Outage, Pause};
 
 /// Silence after which a warning is logged: less than this is a lost frame.
 const TOLD_AFTER: Duration = Duration::from_secs(5);
@@ -13,54 +13,6 @@ const TOLD_AFTER: Duration = Duration::from_secs(5);
 const PAUSED_AFTER: Duration = Duration::from_secs(12);
 /// After that it is tried again whether a machine that restarted may give its disks back.
 const TRIED_AGAIN_AFTER: Duration = Duration::from_secs(15);
-
-/// What the old machine says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum Seen {
-    /// Every disk of the domain's can be read and written.
-    Serves,
-    /// Its agent was started anew, and a disk waits.
-    Waits,
-    /// A disk is read-only.
-    RefusesWrites,
-    /// A disk does not answer.
-    Silent,
-    /// The kernel's driver has given a disk up: what the domain had asked of it was refused.
-    Failed,
-}
-
-/// Who has paused the domain.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Pause {
-    /// Nobody, as far as is known.
-    #[default]
-    None,
-    /// p2v is about to.
-    Pausing,
-    /// p2v, which unpauses it when the disks are back.
-    Ours,
-    /// The operator has unpaused it, and it is left so until the disks are back.
-    LeftAlone,
-}
-
-/// What is remembered of an outage, until it is over or the host restarts.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Outage {
-    /// Since when the disks were not there.
-    pub since: Timestamp,
-    /// What was logged about it.
-    pub(super) told: Option<Seen>,
-    /// Whether the domain is paused for it.
-    pub pause: Pause,
-    /// When it was last tried to give the disks back.
-    #[serde(default)]
-    tried: Option<Timestamp>,
-    /// Why they were not given back then.
-    #[serde(default)]
-    pub why_not: Option<String>,
-}
 
 impl Outage {
     /// Whether the driver may have refused what the domain had asked for.

@@ -7,11 +7,12 @@ use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
 use super::*;
+use crate::boot_decision::BootDecision;
 use crate::boot_set::BootSet;
 use crate::catalogue::Catalogue;
 use crate::event::{BootEvent, Notice};
 use crate::image::{Image, ImageFiles};
-use crate::machines::{BootDecision, Machines};
+use crate::machines::Machines;
 use crate::settings::Settings;
 use crate::tftp::files::Files;
 use pnet::util::MacAddr;
