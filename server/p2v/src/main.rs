@@ -3,6 +3,9 @@
 use std::process::ExitCode;
 
 use clap::Parser;
+use p2v_dom0::store::StoreError;
+use p2v_dom0::workflow::{self, Code};
+use serde_json::json;
 
 #[macro_use]
 mod output;
@@ -29,9 +32,27 @@ fn main() -> ExitCode {
     output::checked(match commands::run(&arguments.global, &arguments.command) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("p2v: {}", in_one_line(&error));
+            let message = in_one_line(&error);
+            if arguments.global.json {
+                println!(
+                    "{}",
+                    json!({ "error": { "code": code(&error), "message": message } })
+                );
+            }
+            eprintln!("p2v: {message}");
             ExitCode::from(arguments::exit::FAILED)
         }
+    })
+}
+
+/// The code of what a rule or a part of p2v said, if it was one.
+fn code(error: &anyhow::Error) -> Option<Code> {
+    let mut causes = error.chain();
+    causes.find_map(|cause| match cause.downcast_ref::<StoreError>() {
+        Some(_) => Some(Code::Records),
+        None => cause
+            .downcast_ref::<workflow::Error>()
+            .map(|error| error.code()),
     })
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{Error, refused};
+use super::{Code, Error, refused};
 use crate::config_file::{self, Owner};
 use crate::domain::{self, Backend, DomainConfig, Format, HostFacts};
 use crate::host::Host;
@@ -54,10 +54,13 @@ pub(super) fn path(host: &Host, name: &MachineName) -> PathBuf {
 
 pub(super) fn of_record(host: &Host, record: &Record) -> Result<DomainConfig, Error> {
     let Some(inventory) = &record.inventory else {
-        return refused(format!(
-            "the inventory of {} was not read yet: boot the old machine, and run `p2v list`",
-            record.name
-        ));
+        return refused(
+            Code::NoInventory,
+            format!(
+                "the inventory of {} was not read yet: boot the old machine, and run `p2v list`",
+                record.name
+            ),
+        );
     };
     let backends: Vec<Backend> = exported(inventory)
         .iter()
@@ -132,13 +135,16 @@ pub(super) fn ready(
         let acting = acting(&text);
         let names_all = names_all(&acting, config);
         if let Some(uuid) = uuid_in(&acting).filter(|uuid| *uuid != config.uuid.value) {
-            return refused(format!(
-                "{} is the config of another domain: its uuid is {uuid}, and that of {} is {}. Move it away; or, if it is for \
+            return refused(
+                Code::ConfigOfAnother,
+                format!(
+                    "{} is the config of another domain: its uuid is {uuid}, and that of {} is {}. Move it away; or, if it is for \
                  this machine, give it the machine's uuid",
-                path.display(),
-                record.name,
-                config.uuid.value
-            ));
+                    path.display(),
+                    record.name,
+                    config.uuid.value
+                ),
+            );
         }
         let named = acting.iter().any(|l| {
             l.split_once('=').is_some_and(|(k, v)| {

@@ -7,7 +7,7 @@ use p2v_contract::inventory::{Disk, Inventory};
 use p2v_contract::key::SecretKey;
 use p2v_contract::{Address, MacAddr};
 
-use super::{Context, Error, refused};
+use super::{Code, Context, Error, refused};
 use crate::name::MachineName;
 use crate::record::{NotOurs, Record, State, exported};
 use crate::timestamp::Timestamp;
@@ -50,10 +50,13 @@ impl<'a> Context<'a> {
         let vouched = vouched || copies.any(|copy| copy.unguarded);
         let contact = self.reach(name, vouched)?;
         if contact.inventory.stands_in {
-            return refused(format!(
-                "the disks of {name} are exported by another machine (`p2v-agent export --waiting`), which is for the domain that \
+            return refused(
+                Code::StandsIn,
+                format!(
+                    "the disks of {name} are exported by another machine (`p2v-agent export --waiting`), which is for the domain that \
                  waits for them: `p2v resume {name}`, and `p2v stop {name}`, nothing else"
-            ));
+                ),
+            );
         }
         Ok(contact)
     }
@@ -84,28 +87,34 @@ impl<'a> Context<'a> {
             .collect();
         let macs: BTreeSet<MacAddr> = answers.iter().map(|f| f.mac).collect();
         let Some(first) = answers.iter().map(|f| f.address).min() else {
-            return refused(format!(
-                "no disk of {name} (shelf e{}) answers on {}. Is the old machine on, did it boot the p2v image, and \
+            return refused(
+                Code::OldMachineSilent,
+                format!(
+                    "no disk of {name} (shelf e{}) answers on {}. Is the old machine on, did it boot the p2v image, and \
                  is it on this segment? Its screen shows what it waits for{}",
-                record.shelf,
-                self.host.iface,
-                match record.state {
-                    State::Moved => {
-                        ". (A moved machine that was restarted is held there, but for boot = \"agent\" in its settings; to \
+                    record.shelf,
+                    self.host.iface,
+                    match record.state {
+                        State::Moved => {
+                            ". (A moved machine that was restarted is held there, but for boot = \"agent\" in its settings; to \
                          release it, switch it off by hand and say --off)"
+                        }
+                        _ => "",
                     }
-                    _ => "",
-                }
-            ));
+                ),
+            );
         };
         if macs.len() > 1 {
             let macs: Vec<String> = macs.iter().map(MacAddr::to_string).collect();
-            return refused(format!(
-                "{} machines answer for shelf e{} ({}): their disks would be mixed up. Switch off all but one",
-                macs.len(),
-                record.shelf,
-                macs.join(", ")
-            ));
+            return refused(
+                Code::SeveralMachines,
+                format!(
+                    "{} machines answer for shelf e{} ({}): their disks would be mixed up. Switch off all but one",
+                    macs.len(),
+                    record.shelf,
+                    macs.join(", ")
+                ),
+            );
         }
         let mut session = self.wire.attach(first)?;
         let inventory = session.inventory()?;
@@ -128,10 +137,13 @@ impl<'a> Context<'a> {
             .map(|(address, disk)| (address, disk.clone()))
             .collect();
         if let Some((address, _)) = disks.iter().find(|(a, _)| a.shelf != record.shelf) {
-            return refused(format!(
-                "the inventory of {name} names the disk {address}, which is not on its shelf e{}",
-                record.shelf
-            ));
+            return refused(
+                Code::SeveralMachines,
+                format!(
+                    "the inventory of {name} names the disk {address}, which is not on its shelf e{}",
+                    record.shelf
+                ),
+            );
         }
         let mut record = self.host.store.update(name, |record| {
             record.take_inventory(inventory.clone(), Timestamp::now());
@@ -160,11 +172,14 @@ impl<'a> Context<'a> {
         for answer in answers {
             let inventory = self.wire.attach(answer.address)?.inventory()?;
             if !inventory.stands_in {
-                return refused(format!(
-                    "{} is exported by something else than the other disks of {}: export all with `p2v-agent export \
+                return refused(
+                    Code::SeveralMachines,
+                    format!(
+                        "{} is exported by something else than the other disks of {}: export all with `p2v-agent export \
                      --waiting`",
-                    answer.address, record.name
-                ));
+                        answer.address, record.name
+                    ),
+                );
             }
             for (address, disk) in exported(&inventory) {
                 if address == answer.address {
@@ -188,11 +203,14 @@ impl<'a> Context<'a> {
     ) -> Result<Box<dyn Export>, Error> {
         let session = self.wire.attach(address)?;
         if session.mac() != contact.mac {
-            return refused(format!(
-                "{address} is answered by {}, and the machine's other disks by {}: two machines share a shelf",
-                session.mac(),
-                contact.mac
-            ));
+            return refused(
+                Code::SeveralMachines,
+                format!(
+                    "{address} is answered by {}, and the machine's other disks by {}: two machines share a shelf",
+                    session.mac(),
+                    contact.mac
+                ),
+            );
         }
         Ok(session)
     }
@@ -206,11 +224,14 @@ impl<'a> Context<'a> {
     ) -> Result<Box<dyn Export>, Error> {
         let session = self.session(contact, address)?;
         if session.sectors() != disk.sectors {
-            return refused(format!(
-                "{address} has {} sectors, and the inventory says {}: restart the old machine and look at its disks",
-                session.sectors(),
-                disk.sectors
-            ));
+            return refused(
+                Code::DiskChanged,
+                format!(
+                    "{address} has {} sectors, and the inventory says {}: restart the old machine and look at its disks",
+                    session.sectors(),
+                    disk.sectors
+                ),
+            );
         }
         Ok(session)
     }
@@ -228,16 +249,19 @@ impl<'a> Context<'a> {
             return Ok(());
         }
         let name = &contact.record.name;
-        refused(match contact.inventory.stands_in {
-            false => format!(
-                "the agent on {name} was started without this host's key, so it takes no orders from it. Restart the old \
+        refused(
+            Code::NoHostKey,
+            match contact.inventory.stands_in {
+                false => format!(
+                    "the agent on {name} was started without this host's key, so it takes no orders from it. Restart the old \
                  machine so that it boots from `p2v serve` here"
-            ),
-            true => format!(
-                "what exports the disks of {name} was started without this host's key: start it with --key {}",
-                self.host.key.public()
-            ),
-        })
+                ),
+                true => format!(
+                    "what exports the disks of {name} was started without this host's key: start it with --key {}",
+                    self.host.key.public()
+                ),
+            },
+        )
     }
 
     /// Sets the access of the disks by authorised requests. Write access is given disk by disk until
@@ -263,10 +287,10 @@ impl<'a> Context<'a> {
         if failed.is_empty() {
             return Ok(());
         }
-        refused(format!(
-            "not every export was made read-only: {}",
-            failed.join("; ")
-        ))
+        refused(
+            Code::OldMachineRefuses,
+            format!("not every export was made read-only: {}", failed.join("; ")),
+        )
     }
 
     /// Gives one authorised order to the machine of `contact`, in the boot that was contacted: a
@@ -279,9 +303,12 @@ impl<'a> Context<'a> {
     ) -> Result<(), Error> {
         let mut session = self.session(contact, address)?;
         if !self.is_same_start(contact, &mut *session)? {
-            return refused(format!(
-                "the old machine restarted just now, so {address} was not given the order: run the command again"
-            ));
+            return refused(
+                Code::OldMachineRestarted,
+                format!(
+                    "the old machine restarted just now, so {address} was not given the order: run the command again"
+                ),
+            );
         }
         // Taken just before it is used, and never again.
         let counter = self.host.store.next_counter(&contact.record.name)?;

@@ -12,7 +12,7 @@ use p2v_contract::{Address, MacAddr};
 use p2v_copy::atomic_file;
 use serde::{Deserialize, Serialize};
 
-use super::{Context, Error, old_disks};
+use super::{Code, Context, Error, old_disks, refusal};
 use crate::host::Host;
 use crate::name::MachineName;
 use crate::record::Record;
@@ -171,7 +171,7 @@ fn look(context: Context<'_>, address: Address, places: &[(u64, u32)]) -> Result
     let mut hasher = blake3::Hasher::new();
     for (lba, sectors) in places {
         let digest = session.digest(*lba, *sectors);
-        let digest = digest.map_err(|e| Error::Refused(format!("{address}: {e}")))?;
+        let digest = digest.map_err(|e| refusal(Code::Wire, format!("{address}: {e}")))?;
         hasher.update(&digest.blake3);
     }
     Ok(hasher.finalize().to_hex().to_string())
@@ -197,7 +197,7 @@ pub(super) fn seen(context: Context<'_>, record: &Record, now: Timestamp) -> Res
     let (file, text) = (file(context.host, &record.name), serde_json::to_vec(&seen));
     let written = fs::create_dir_all(file.parent().unwrap_or(&file))
         .and_then(|()| atomic_file::replace(&file, &text?, 0o600));
-    written.map_err(|e| Error::Refused(format!("cannot write {}: {e}", file.display())))
+    written.map_err(|e| refusal(Code::File, format!("cannot write {}: {e}", file.display())))
 }
 
 /// What was seen last, if it tells of every disk that the domain has.

@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool;
 
-use super::{Contact, Context, Error, addresses, refused};
+use super::{Code, Contact, Context, Error, addresses, refused};
 use crate::certificate::Certificate;
 use crate::destination::{self, MayGo, Wanted};
 use crate::files_hit::FileHit;
@@ -113,9 +113,12 @@ pub fn copy(context: Context<'_>, request: CopyRequest<'_>) -> Result<Vec<CopyDo
     let name = machine(context, request.target)?;
     let _lock = host.store.lock(&name, &format!("p2v copy {name}"))?;
     if let state @ (State::Moved | State::Released) = host.store.get(&name)?.state {
-        return refused(format!(
-            "{name} is {state}: the domain runs on its volume, which is newer than the old disk. There is nothing to copy"
-        ));
+        return refused(
+            Code::AlreadyMoved,
+            format!(
+                "{name} is {state}: the domain runs on its volume, which is newer than the old disk. There is nothing to copy"
+            ),
+        );
     }
     refuse_live_file_systems(request)?;
     if !request.precopy {
@@ -136,9 +139,12 @@ pub fn copy(context: Context<'_>, request: CopyRequest<'_>) -> Result<Vec<CopyDo
     let mut unguarded = false;
     if request.precopy {
         if !context.waiting(&contact)?.is_empty() {
-            return refused(format!(
-                "the old machine of {name} was restarted and waits, as its domain does: `p2v resume {name}` first"
-            ));
+            return refused(
+                Code::DomainWaits,
+                format!(
+                    "the old machine of {name} was restarted and waits, as its domain does: `p2v resume {name}` first"
+                ),
+            );
         }
         report.warn(&format!(
             "{name} may write to its disks while they are copied: this copy is to begin with, and no domain is switched \
@@ -207,6 +213,7 @@ pub fn copy(context: Context<'_>, request: CopyRequest<'_>) -> Result<Vec<CopyDo
 fn refuse_live_file_systems(request: CopyRequest<'_>) -> Result<(), Error> {
     if request.precopy && request.used_only {
         return refused(
+            Code::BadOption,
             "--used-only asks file systems that nobody writes to what they use: not with --precopy",
         );
     }
@@ -231,27 +238,34 @@ fn chosen(
             .collect(),
     };
     if chosen.is_empty() {
-        return refused(format!(
-            "{name} exports no such disk; `p2v show {name}` lists those it does"
-        ));
+        return refused(
+            Code::DiskMissing,
+            format!("{name} exports no such disk; `p2v show {name}` lists those it does"),
+        );
     }
     if chosen.len() > 1 && !wanted.takes_several(context.host)? {
-        return refused(format!(
-            "{name} has {} disks and {} is one destination: name a volume group, or one disk at a time (as in \
+        return refused(
+            Code::BadOption,
+            format!(
+                "{name} has {} disks and {} is one destination: name a volume group, or one disk at a time (as in \
              `p2v copy {} --to ...`)",
-            chosen.len(),
-            request.to,
-            chosen[0].0
-        ));
+                chosen.len(),
+                request.to,
+                chosen[0].0
+            ),
+        );
     }
     let least = MEMORY_MIN * chosen.len();
     if let Some(memory) = request.memory.filter(|memory| *memory < least) {
-        return refused(format!(
-            "--memory {memory} (bytes) is too little: the disks that are copied at the same time ({}) need {}M at least. \
+        return refused(
+            Code::BadOption,
+            format!(
+                "--memory {memory} (bytes) is too little: the disks that are copied at the same time ({}) need {}M at least. \
              Or copy one after the other, by their addresses",
-            chosen.len(),
-            least.div_ceil(1 << 20)
-        ));
+                chosen.len(),
+                least.div_ceil(1 << 20)
+            ),
+        );
     }
     Ok(chosen)
 }
@@ -284,7 +298,10 @@ pub fn plan_copy(context: Context<'_>, request: CopyRequest<'_>) -> Result<Vec<C
     let name = machine(context, request.target)?;
     let contact = contact(context, &name, request)?;
     if let state @ (State::Moved | State::Released) = contact.record.state {
-        return refused(format!("{name} is {state}: there is nothing to copy"));
+        return refused(
+            Code::AlreadyMoved,
+            format!("{name} is {state}: there is nothing to copy"),
+        );
     }
     refuse_live_file_systems(request)?;
     context.refuse_missing(&contact.record, request.without)?;
@@ -424,9 +441,10 @@ fn machine(context: Context<'_>, target: &CopyTarget) -> Result<MachineName, Err
         .find(|n| n.boot)
         .or(inventory.nics.first())
     else {
-        return refused(format!(
-            "the machine at {address} names no network card to know it by"
-        ));
+        return refused(
+            Code::NoNetworkCard,
+            format!("the machine at {address} names no network card to know it by"),
+        );
     };
     Ok(context
         .host
@@ -446,7 +464,7 @@ fn contact(
         Err(Error::NotOurs {
             why: NotOurs::NoMenuOfOurs,
             ..
-        }) => refused(unguarded(name)),
+        }) => refused(Code::CopyUnguarded, unguarded(name)),
         contact => contact,
     }
 }
@@ -472,7 +490,7 @@ fn guard(context: Context<'_>, contact: &Contact, request: CopyRequest<'_>) -> R
             ));
             Ok(false)
         }
-        false => refused(unguarded(name)),
+        false => refused(Code::CopyUnguarded, unguarded(name)),
     }
 }
 

@@ -11,7 +11,7 @@ use p2v_copy::Verify;
 use super::devices::{backing_ready, up};
 use super::release::QUIET;
 use super::start::destroy_if_there;
-use super::{Contact, Context, Error, addresses, config, refused, stop};
+use super::{Code, Contact, Context, Error, addresses, config, refusal, refused, stop};
 use crate::config_file;
 use crate::destination::{refuse_domains_disk, reopen};
 use crate::name::MachineName;
@@ -58,6 +58,7 @@ pub fn cutover(
     may_cut_over(&record, &options)?;
     if !host.is_xen() {
         return refused(
+            Code::NotXen,
             "this host does not run Xen, so there is nothing to start a domain with; see `p2v doctor`",
         );
     }
@@ -74,7 +75,7 @@ pub fn cutover(
     } else {
         let contact = context.contact_of(name, options.accept_unguarded);
         let contact = contact.or_else(|error| {
-            refused(format!(
+            refused(Code::OldMachineSilent, format!(
                 "{error}. If it is off for good and did not run its own system since the copy, say --old-machine-gone"
             ))
         })?;
@@ -207,11 +208,14 @@ pub fn cutover(
 fn may_cut_over(record: &Record, options: &CutoverOptions) -> Result<(), Error> {
     let name = &record.name;
     if matches!(record.state, State::Moved | State::Released) {
-        return refused(format!(
-            "{name} is {} already: its domain is started with `xl create` (after a cutover that was cut off: `p2v devices up` \
+        return refused(
+            Code::AlreadyMoved,
+            format!(
+                "{name} is {} already: its domain is started with `xl create` (after a cutover that was cut off: `p2v devices up` \
              and `p2v config {name} --write` first)",
-            record.state
-        ));
+                record.state
+            ),
+        );
     }
     let exported: Vec<Address> = record
         .inventory
@@ -220,10 +224,13 @@ fn may_cut_over(record: &Record, options: &CutoverOptions) -> Result<(), Error> 
         .map(|(address, _)| address)
         .collect();
     if let Err(why) = record.verified_copies(&exported) {
-        return refused(format!(
-            "{name} cannot be switched over: {why}. Stop its domain and run `p2v copy {name} --to VG`; it moves only what \
+        return refused(
+            Code::NoFinishedCopy,
+            format!(
+                "{name} cannot be switched over: {why}. Stop its domain and run `p2v copy {name} --to VG`; it moves only what \
              differs"
-        ));
+            ),
+        );
     }
     let unguarded = record
         .disks
@@ -231,11 +238,14 @@ fn may_cut_over(record: &Record, options: &CutoverOptions) -> Result<(), Error> 
         .filter_map(|d| d.copy.as_ref())
         .any(|copy| copy.unguarded);
     if unguarded && !options.accept_unguarded {
-        return refused(format!(
-            "{name} was copied without making its disks read-only, because it was not booted by this host: a domain of \
+        return refused(
+            Code::CopyUnguarded,
+            format!(
+                "{name} was copied without making its disks read-only, because it was not booted by this host: a domain of \
              another host may have written to them since. Boot it from `p2v serve` here and run the copy again (it moves \
              only what differs); or, if you know that nothing wrote, say --accept-unguarded"
-        ));
+            ),
+        );
     }
     let holes: u64 = record
         .disks
@@ -245,16 +255,22 @@ fn may_cut_over(record: &Record, options: &CutoverOptions) -> Result<(), Error> 
         .map(|(_, count)| count)
         .sum();
     if holes > 0 && options.will_disarm {
-        return refused(format!(
-            "the old disk of {name} is failing, and --disarm-old-disk would write to it: leave that out, and pull the disk out \
+        return refused(
+            Code::DiskFailing,
+            format!(
+                "the old disk of {name} is failing, and --disarm-old-disk would write to it: leave that out, and pull the disk out \
              of the old machine"
-        ));
+            ),
+        );
     }
     if holes > 0 && !options.accept_unreadable {
-        return refused(format!(
-            "{holes} sectors of {name} could not be read, so its copy is not complete (`p2v show {name}` lists them). Run \
+        return refused(
+            Code::SectorsUnreadable,
+            format!(
+                "{holes} sectors of {name} could not be read, so its copy is not complete (`p2v show {name}` lists them). Run \
              the copy again, it may succeed; or say --accept-unreadable and check the file systems afterwards"
-        ));
+            ),
+        );
     }
     Ok(())
 }
@@ -272,11 +288,14 @@ pub(super) fn still_ours(
     let tag = record.volume_tag(slot).unwrap_or_default();
     match lvm::volume(&context.host.tools, vg, lv)? {
         Some(volume) if volume.has_tag(&tag) => Ok(()),
-        other => refused(format!(
-            "the volume {vg}/{lv} is not marked as the copy of this disk (tag {tag}; it has: {}): another copy may have \
+        other => refused(
+            Code::DestinationChanged,
+            format!(
+                "the volume {vg}/{lv} is not marked as the copy of this disk (tag {tag}; it has: {}): another copy may have \
              been made over it. Run `p2v copy` again",
-            other.map_or_else(String::new, |v| v.tags.join(", "))
-        )),
+                other.map_or_else(String::new, |v| v.tags.join(", "))
+            ),
+        ),
     }
 }
 
@@ -291,10 +310,13 @@ fn refuse_if_heard(context: Context<'_>, record: &Record) -> Result<(), Error> {
     for _ in 0..QUIET {
         let found = context.wire.discover(wait)?;
         if let Some(heard) = found.iter().find(|f| f.address.shelf == record.shelf) {
-            return refused(format!(
-                "the old machine is not gone: {} answers for {}. Leave out --old-machine-gone, or switch it off first",
-                heard.mac, heard.address
-            ));
+            return refused(
+                Code::OldMachineAnswers,
+                format!(
+                    "the old machine is not gone: {} answers for {}. Leave out --old-machine-gone, or switch it off first",
+                    heard.mac, heard.address
+                ),
+            );
         }
     }
     Ok(())
@@ -308,13 +330,18 @@ fn same_boot(record: &Record) -> Result<String, Error> {
         .flat_map(crate::record::exported)
         .map(|(address, _)| address)
         .collect();
-    let copied_in = record.verified_copies(&all).map_err(Error::Refused)?;
+    let copied_in = record
+        .verified_copies(&all)
+        .map_err(|why| refusal(Code::NoFinishedCopy, why))?;
     if inventory.is_none_or(|i| i.boot_id != copied_in) {
-        return refused(format!(
-            "the old machine restarted since {} was copied, and may have run its own system: run `p2v copy` again, it \
+        return refused(
+            Code::OldMachineRestarted,
+            format!(
+                "the old machine restarted since {} was copied, and may have run its own system: run `p2v copy` again, it \
              moves only what differs",
-            record.name
-        ));
+                record.name
+            ),
+        );
     }
     Ok(copied_in)
 }
@@ -331,11 +358,14 @@ fn guarded(context: Context<'_>, contact: &Contact, options: &CutoverOptions) ->
             ));
             Ok(())
         }
-        false => refused(format!(
-            "the agent on {name} was started without this host's key, so this host cannot make its exports read-only: a \
+        false => refused(
+            Code::NoHostKey,
+            format!(
+                "the agent on {name} was started without this host's key, so this host cannot make its exports read-only: a \
              domain of another host may be writing to them. Restart the old machine so that it boots from `p2v serve` \
              here, and run `p2v copy` again; or, if you know that nothing writes to its disks, say --accept-unguarded"
-        )),
+            ),
+        ),
     }
 }
 

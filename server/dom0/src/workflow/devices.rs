@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Error, refused};
+use super::{Code, Error, refusal, refused};
 use crate::destination::image;
 use crate::destination::{device_number, identify, mark_of, measure};
 use crate::host::Host;
@@ -44,10 +44,13 @@ pub fn devices_down(host: &Host, report: &dyn Report) -> Result<Vec<DeviceResult
         report.step(&format!("/dev/mapper/{dm}"));
         match dmsetup::info(&host.tools, &dm)? {
             None => Ok("was not there"),
-            Some(device) if !device.is_ours() => refused(format!("{dm} was not made by p2v")),
-            Some(device) if device.open > 0 => {
-                refused(format!("{dm} is in use; stop its domain first"))
+            Some(device) if !device.is_ours() => {
+                refused(Code::DeviceNotOurs, format!("{dm} was not made by p2v"))
             }
+            Some(device) if device.open > 0 => refused(
+                Code::DiskInUse,
+                format!("{dm} is in use; stop its domain first"),
+            ),
             Some(_) => {
                 dmsetup::remove(&host.tools, &dm)?;
                 Ok("removed")
@@ -96,7 +99,10 @@ pub(super) fn up(
     disk: &DiskRecord,
 ) -> Result<&'static str, Error> {
     let Some(copy) = &disk.copy else {
-        return refused(format!("disk {slot} of {name} has no copy"));
+        return refused(
+            Code::NoFinishedCopy,
+            format!("disk {slot} of {name} has no copy"),
+        );
     };
     let backing = backing_ready(host, &copy.destination, disk.sectors)?;
     let table = Table::linear(disk.sectors, &backing.path)?;
@@ -113,11 +119,14 @@ pub(super) fn up(
                 return Ok("made");
             }
             dmsetup::remove(&host.tools, &dm)?;
-            refused(format!(
-                "{} became another device while /dev/mapper/{dm} was made on it, which was taken back ({}): run this again",
-                backing.path.display(),
-                made?.trim()
-            ))
+            refused(
+                Code::DestinationChanged,
+                format!(
+                    "{} became another device while /dev/mapper/{dm} was made on it, which was taken back ({}): run this again",
+                    backing.path.display(),
+                    made?.trim()
+                ),
+            )
         }
         Some(device)
             if device.is_ours()
@@ -125,11 +134,14 @@ pub(super) fn up(
         {
             Ok("was there")
         }
-        Some(_) => refused(format!(
-            "the device-mapper device {dm} exists and is not on {}: it may be on the old disk still. Stop what uses it \
+        Some(_) => refused(
+            Code::DeviceNotOurs,
+            format!(
+                "the device-mapper device {dm} exists and is not on {}: it may be on the old disk still. Stop what uses it \
              (`p2v stop {name}`) and remove it (`dmsetup remove {dm}`)",
-            backing.path.display()
-        )),
+                backing.path.display()
+            ),
+        ),
     }
 }
 
@@ -146,12 +158,15 @@ fn with_holders(host: &Host, backing: &Backing, error: ToolError) -> Error {
         .collect();
     match holders.is_empty() {
         true => error.into(),
-        false => Error::Refused(format!(
-            "{error}. {} is in use by {}: a RAID (md...) ends with `mdadm --stop /dev/NAME`, and is not assembled again with \
+        false => refusal(
+            Code::DiskInUse,
+            format!(
+                "{error}. {} is in use by {}: a RAID (md...) ends with `mdadm --stop /dev/NAME`, and is not assembled again with \
              AUTO -all in mdadm.conf (`p2v doctor`)",
-            backing.path.display(),
-            holders.join(" and ")
-        )),
+                backing.path.display(),
+                holders.join(" and ")
+            ),
+        ),
     }
 }
 
@@ -172,16 +187,22 @@ pub(super) fn backing_ready(
         Destination::Volume { vg, lv, uuid } => {
             match lvm::volume(&host.tools, vg, lv)? {
                 None => {
-                    return refused(format!(
-                        "the volume {vg}/{lv} is not on this host; `lvs` shows those there are"
-                    ));
+                    return refused(
+                        Code::DestinationMissing,
+                        format!(
+                            "the volume {vg}/{lv} is not on this host; `lvs` shows those there are"
+                        ),
+                    );
                 }
                 Some(volume) if volume.uuid != *uuid => {
-                    return refused(format!(
-                        "the volume {vg}/{lv} is not the one that was copied to (its UUID is {} and was {uuid}): another \
+                    return refused(
+                        Code::DestinationChanged,
+                        format!(
+                            "the volume {vg}/{lv} is not the one that was copied to (its UUID is {} and was {uuid}): another \
                          one of that name was made since",
-                        volume.uuid
-                    ));
+                            volume.uuid
+                        ),
+                    );
                 }
                 Some(volume) if !volume.active => lvm::activate(&host.tools, vg, lv)?,
                 Some(_) => {}
@@ -207,9 +228,10 @@ pub(super) fn backing_ready(
         ToolError::NotDone(format!("cannot use {destination}{at}: {e}"))
     })?;
     if have < sectors {
-        return refused(format!(
-            "{destination} has {have} sectors and the disk {sectors}: it was made smaller"
-        ));
+        return refused(
+            Code::DestinationChanged,
+            format!("{destination} has {have} sectors and the disk {sectors}: it was made smaller"),
+        );
     }
     if let Destination::Device { identity, .. } = destination {
         is_as_copied(host, &path, identity, rdev)?;
@@ -229,27 +251,36 @@ fn is_as_copied(host: &Host, path: &Path, identity: &str, rdev: u64) -> Result<(
         && let Some(other) = why.other()
         && mark_of(&host.paths, rdev).is_some_and(|mark| mark == identity)
     {
-        return refused(format!(
-            "{path} says that it is the device that was copied to (`{identity}`), and so does {other}: they are one \
+        return refused(
+            Code::DestinationAmbiguous,
+            format!(
+                "{path} says that it is the device that was copied to (`{identity}`), and so does {other}: they are one \
              disk by two ways, or two disks that their server does not tell apart. Take the other one away (end its \
              session, or unmap it; have multipath leave it alone if it made one device of both: `blacklist` in \
              multipath.conf), then run `p2v devices up`"
-        ));
+            ),
+        );
     }
     match now {
         Ok(now) if now == identity => Ok(()),
-        Ok(now) if !identity.is_empty() => refused(format!(
-            "{path} is not the device that was copied to: that is known by `{identity}`, and this is `{now}`. Find where \
+        Ok(now) if !identity.is_empty() => refused(
+            Code::DestinationChanged,
+            format!(
+                "{path} is not the device that was copied to: that is known by `{identity}`, and this is `{now}`. Find where \
              the right one is now: nothing is done with this one"
-        )),
-        now => refused(format!(
-            "{path} cannot be told to be the device that was copied to (it was `{identity}`; {}): device names may change \
+            ),
+        ),
+        now => refused(
+            Code::DestinationAmbiguous,
+            format!(
+                "{path} cannot be told to be the device that was copied to (it was `{identity}`; {}): device names may change \
              when the host starts. Copy to a logical volume, or to a device with a serial number",
-            match now {
-                Ok(now) => format!("now it is `{now}`"),
-                Err(why) => format!("now: {why}"),
-            }
-        )),
+                match now {
+                    Ok(now) => format!("now it is `{now}`"),
+                    Err(why) => format!("now: {why}"),
+                }
+            ),
+        ),
     }
 }
 

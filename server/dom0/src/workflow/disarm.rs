@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use super::other_record::has_its_server_here;
-use super::{Contact, Context, Error, refused};
+use super::{Code, Contact, Context, Error, refusal, refused};
 use crate::disarm::{
     Disarmed, Place, candidates, gpt_entries, is_disarmed, replaced, replaced_first,
 };
@@ -51,17 +51,23 @@ pub fn disarm(
     let _lock = host.store.lock(name, &format!("p2v disarm {name}"))?;
     let record = host.store.get(name)?;
     if !matches!(record.state, State::Moved | State::Released) {
-        return refused(format!(
-            "{name} is {}, not moved: its own old disk is what it starts from",
-            record.state
-        ));
+        return refused(
+            Code::NotMoved,
+            format!(
+                "{name} is {}, not moved: its own old disk is what it starts from",
+                record.state
+            ),
+        );
     }
     let unreadable = record.unreadable();
     if unreadable > 0 {
-        return refused(format!(
-            "the old disk of {name} is failing: {unreadable} sectors could not be read when it was copied, and this would write \
+        return refused(
+            Code::DiskFailing,
+            format!(
+                "the old disk of {name} is failing: {unreadable} sectors could not be read when it was copied, and this would write \
              to it. Pull the disk out of the old machine"
-        ));
+            ),
+        );
     }
     let contact = context.contact(name)?;
     context.refuse_missing(&contact.record, without)?;
@@ -101,12 +107,18 @@ pub fn rearm(context: Context<'_>, name: &MachineName) -> Result<Vec<Address>, E
         .map(|slot| Address::new(contact.record.shelf, slot).to_string())
         .collect();
     match left.is_empty() {
-        true if done.is_empty() => refused(format!("no old disk of {name} is disarmed")),
+        true if done.is_empty() => refused(
+            Code::NotDisarmed,
+            format!("no old disk of {name} is disarmed"),
+        ),
         true => Ok(done),
-        false => refused(format!(
-            "{} is not exported now, and stays disarmed: look at the old machine's disks",
-            left.join(" and ")
-        )),
+        false => refused(
+            Code::DiskMissing,
+            format!(
+                "{} is not exported now, and stays disarmed: look at the old machine's disks",
+                left.join(" and ")
+            ),
+        ),
     }
 }
 
@@ -251,11 +263,14 @@ fn adopt(
         if let Some(owner) = owner.filter(|_| is_live)
             && may_have_its_server_here(host, &owner)?
         {
-            return refused(format!(
-                "the old disk {address} was disarmed as that of {owner}, which counts as the same machine, and whose server is \
+            return refused(
+                Code::SameMachine,
+                format!(
+                    "the old disk {address} was disarmed as that of {owner}, which counts as the same machine, and whose server is \
                  here: `p2v show {owner}` says what comes next, and only when it is booted as {owner}, `p2v rearm {owner}` puts \
                  back what the disk starts from"
-            ));
+                ),
+            );
         }
         keep(host, name, address, &known, false)?;
         if is_live {
@@ -264,11 +279,14 @@ fn adopt(
         }
         return Ok(());
     }
-    refused(format!(
-        "{address} was disarmed, and what it started from is not kept on this host: look for a file *.{ENDING} in a backup of \
+    refused(
+        Code::DisarmFileMissing,
+        format!(
+            "{address} was disarmed, and what it started from is not kept on this host: look for a file *.{ENDING} in a backup of \
          {}, and put it back there",
-        host.store.copies().display()
-    ))
+            host.store.copies().display()
+        ),
+    )
 }
 
 /// `None`: it cannot be read.
@@ -303,7 +321,7 @@ fn each(
     }
     match failed.is_empty() {
         true => Ok(done),
-        false => refused(failed.join("; ")),
+        false => refused(Code::DisarmFailed, failed.join("; ")),
     }
 }
 
@@ -320,9 +338,12 @@ impl Context<'_> {
             // What cannot be read is not known to be, and a disk that fails is copied as far as it can be.
             let first = || first_sector(*self, contact, *address, disk).ok().flatten();
             if mine.contains(&address.slot) || first().is_some_and(|first| is_disarmed(&first)) {
-                return refused(format!(
-                    "the old disk {address} is disarmed: `p2v rearm {name}` puts back what it starts from"
-                ));
+                return refused(
+                    Code::Disarmed,
+                    format!(
+                        "the old disk {address} is disarmed: `p2v rearm {name}` puts back what it starts from"
+                    ),
+                );
             }
         }
         Ok(())
@@ -344,10 +365,13 @@ fn free_disk(
     contact.record.clone().use_disk(address, disk)?;
     let device = AoeDriver::new(&host.tools, &host.paths).device(address);
     if let Some(user) = disk_user::user_among(host, &context.domains()?, &device)? {
-        return refused(format!(
-            "the domain {} (number {}) uses {}: shut it down first (`xl shutdown {}`)",
-            user.domain, user.id, user.disk, user.domain
-        ));
+        return refused(
+            Code::DomainRuns,
+            format!(
+                "the domain {} (number {}) uses {}: shut it down first (`xl shutdown {}`)",
+                user.domain, user.id, user.disk, user.domain
+            ),
+        );
     }
     context.attach(contact, address, disk)
 }
@@ -363,12 +387,16 @@ fn look(
     let mut sectors = |lba: u64, count: u32| {
         let mut data = vec![0; count as usize * SECTOR as usize];
         let read = session.read(lba, &mut data);
-        read.map(|()| data)
-            .map_err(|e| Error::Refused(format!("cannot read sector {lba} of {address}: {e}")))
+        read.map(|()| data).map_err(|e| {
+            refusal(
+                Code::DisarmFailed,
+                format!("cannot read sector {lba} of {address}: {e}"),
+            )
+        })
     };
     let first = sectors(0, 1)?;
     if is_disarmed(&first) {
-        return refused(format!("{address} is disarmed already"));
+        return refused(Code::Disarmed, format!("{address} is disarmed already"));
     }
     let header = sectors(1, 1)?;
     let entries = gpt_entries(&header);
@@ -424,7 +452,7 @@ fn put(
                     path.with_file_name("").display()
                 );
                 if goal == Goal::Disarmed {
-                    return refused(what);
+                    return refused(Code::DiskChanged, what);
                 }
                 context.report.warn(&what);
                 continue;
@@ -454,9 +482,10 @@ fn put(
     }
     if let Err(error) = closed {
         let why = written.err().map_or_else(String::new, |e| format!("{e}; "));
-        return refused(format!(
-            "{why}{error}. {address} may still be writable: run the command again"
-        ));
+        return refused(
+            Code::DisarmFailed,
+            format!("{why}{error}. {address} may still be writable: run the command again"),
+        );
     }
     written?;
     for (lba, to) in right {
@@ -464,17 +493,23 @@ fn put(
         let read = session.read(lba, &mut have);
         read.map_err(|error| unreadable(lba, address, &error))?;
         if have != to {
-            return refused(format!(
-                "sector {} of {address} does not hold what was just written to it: the disk is failing. What was there is \
+            return refused(
+                Code::DisarmFailed,
+                format!(
+                    "sector {} of {address} does not hold what was just written to it: the disk is failing. What was there is \
                  kept in {}",
-                lba,
-                path.display()
-            ));
+                    lba,
+                    path.display()
+                ),
+            );
         }
     }
     Ok(())
 }
 
 fn unreadable(lba: u64, address: Address, error: &SourceError) -> Error {
-    Error::Refused(format!("cannot read sector {lba} of {address}: {error}"))
+    refusal(
+        Code::DisarmFailed,
+        format!("cannot read sector {lba} of {address}: {error}"),
+    )
 }

@@ -1,6 +1,7 @@
 //! Why a command did not do what it was asked to.
 use p2v_copy::CopyError;
 
+use super::Code;
 use crate::config_file::ConfigFileError;
 use crate::destination::DestinationError;
 use crate::destination::thin_pool::Full;
@@ -61,8 +62,13 @@ pub enum Error {
         why: NotOurs,
     },
     /// A rule that keeps data safe.
-    #[error("{0}")]
-    Refused(String),
+    #[error("{text}")]
+    Refused {
+        /// Which.
+        code: Code,
+        /// What was found, and what to do.
+        text: String,
+    },
     /// A command failed half way.
     #[error("{cause}. {}", undone(left))]
     TakenBack {
@@ -103,7 +109,35 @@ fn undone(left: &[String]) -> String {
     }
 }
 
+impl Error {
+    /// Why, for programs.
+    pub fn code(&self) -> Code {
+        match self {
+            Error::Store(_) => Code::Records,
+            Error::Wire(_) => Code::Wire,
+            Error::Tool(_) => Code::Tool,
+            Error::Domain(_) => Code::DoesNotFit,
+            Error::Config(_) => Code::Config,
+            Error::Destination(DestinationError::PoolFull(_)) | Error::PoolFull(_) => {
+                Code::PoolFull
+            }
+            Error::Destination(_) => Code::Destination,
+            Error::Copy(_) => Code::Copy,
+            Error::DiskChanged(_) => Code::DiskChanged,
+            Error::Table(_) => Code::Internal,
+            Error::NotOurs { .. } => Code::NotOurs,
+            Error::Refused { code, .. } => *code,
+            Error::TakenBack { cause, .. } => cause.code(),
+        }
+    }
+}
+
 /// A rule that keeps data safe says no.
-pub(super) fn refused<T>(why: impl Into<String>) -> Result<T, Error> {
-    Err(Error::Refused(why.into()))
+pub(super) fn refused<T>(code: Code, why: impl Into<String>) -> Result<T, Error> {
+    Err(refusal(code, why))
+}
+
+pub(super) fn refusal(code: Code, why: impl Into<String>) -> Error {
+    let text = why.into();
+    Error::Refused { code, text }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use p2v_contract::Address;
 
 use super::disarm::disarmed;
-use super::{Context, Error, config, refused};
+use super::{Code, Context, Error, config, refused};
 use crate::name::MachineName;
 use crate::record::{Destination, Record, State};
 use crate::store::StoreError;
@@ -86,15 +86,21 @@ pub fn forget(context: Context<'_>, name: &MachineName, gone: bool) -> Result<Pa
     let left = left(context, &record, &noted)?;
     if !left.is_empty() {
         let words: Vec<String> = left.iter().map(|left| left.words(&record)).collect();
-        return refused(format!(
-            "something of {name} is left, and another machine would get its name: {}",
-            words.join("; ")
-        ));
+        return refused(
+            Code::StillInUse,
+            format!(
+                "something of {name} is left, and another machine would get its name: {}",
+                words.join("; ")
+            ),
+        );
     }
     if let Some(why) = why_not(&record, &noted, Timestamp::now()).filter(|_| !gone) {
-        return refused(format!(
-            "{why}. If the old machine is gone for good (scrapped, or its disks wiped) and no medium of it is used: --gone"
-        ));
+        return refused(
+            Code::OldDiskMayStart,
+            format!(
+                "{why}. If the old machine is gone for good (scrapped, or its disks wiped) and no medium of it is used: --gone"
+            ),
+        );
     }
     let disarmed = disarmed(context.host, name)?;
     context.doubt_copies_of_others(&record)?;

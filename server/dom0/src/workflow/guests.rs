@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 
-use super::{Context, Error, refused};
+use super::{Code, Context, Error, refused};
 use crate::host::Host;
 use crate::record::Record;
 use crate::tool::nft;
@@ -45,7 +45,7 @@ impl Context<'_> {
             Err(error) => Err(error),
         };
         kept.or_else(|error| {
-            refused(format!(
+            refused(Code::GuestsOnWire, format!(
                 "guests on {} could write to the old machine's disk, and cannot be kept off it: {error}. Install nftables \
                  (apt install nftables), or give the old machines an interface of their own (`iface`)",
                 bridges.join(" and ")

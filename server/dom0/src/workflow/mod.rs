@@ -27,9 +27,10 @@ use crate::tool::aoe_driver::AoeDriver;
 use crate::tool::{ToolError, dmsetup, xl};
 use crate::undo::Undo;
 use crate::wire::Wire;
-use error::refused;
+use error::{refusal, refused};
 
 mod alike;
+mod code;
 mod config;
 mod contact;
 mod continuity;
@@ -52,6 +53,7 @@ mod stop;
 mod verify;
 mod watch;
 
+pub use code::Code;
 pub use config::{ConfigWritten, config, write_config};
 use contact::Contact;
 pub use continuity::{LastBoot, ServedBoot};
@@ -93,9 +95,12 @@ impl<'a> Context<'a> {
         let missing = record.missing();
         let name = &record.name;
         if let Some(there) = without.iter().find(|slot| !missing.contains(*slot)) {
-            return refused(format!(
-                "--without-disk {there}: no such disk of {name} is missing, and one that is there is not left out"
-            ));
+            return refused(
+                Code::BadOption,
+                format!(
+                    "--without-disk {there}: no such disk of {name} is missing, and one that is there is not left out"
+                ),
+            );
         }
         let missed: Vec<u8> = missing
             .into_iter()
@@ -112,12 +117,15 @@ impl<'a> Context<'a> {
             .iter()
             .map(|slot| format!("--without-disk {slot}"))
             .collect();
-        refused(format!(
-            "{name} had the disk {} before, and does not export it now. A disk that did not come up also moves those \
+        refused(
+            Code::DiskMissing,
+            format!(
+                "{name} had the disk {} before, and does not export it now. A disk that did not come up also moves those \
              after it: look at the old machine and boot it again. If it is meant to be gone: {}",
-            list.join(" and "),
-            flags.join(" ")
-        ))
+                list.join(" and "),
+                flags.join(" ")
+            ),
+        )
     }
 
     /// Refuses where disks of a machine of this name were copied, and the record knows of none: it was lost, and its
@@ -128,11 +136,14 @@ impl<'a> Context<'a> {
             return Ok(());
         };
         let (name, records) = (&record.name, self.host.store.machines().display());
-        refused(format!(
-            "{name} was copied to {copy} once, and its record does not know: that was lost or put back from before. Its \
+        refused(
+            Code::RecordLost,
+            format!(
+                "{name} was copied to {copy} once, and its record does not know: that was lost or put back from before. Its \
              server may run from there. Put the right record back in {records}, then `p2v trust {name}`; or, if \
              nothing of it is left, `p2v forget {name}`, and boot the old machine again"
-        ))
+            ),
+        )
     }
 
     /// Refuses while `xendomains` has an image of the domain: restored later, it would go on with what
@@ -141,12 +152,15 @@ impl<'a> Context<'a> {
         let Some(image) = self.host.saved_image(name) else {
             return Ok(());
         };
-        refused(format!(
-            "there is a saved image of the domain {name}, {}: restored later, it would destroy its disk. Restore it and \
+        refused(
+            Code::SavedImage,
+            format!(
+                "there is a saved image of the domain {name}, {}: restored later, it would destroy its disk. Restore it and \
              shut that domain down (`xl restore {}`), or remove it if it may be lost",
-            image.display(),
-            image.display()
-        ))
+                image.display(),
+                image.display()
+            ),
+        )
     }
 
     /// Refuses while a domain, a mount or anything else on this host uses the machine's disks.
@@ -165,19 +179,25 @@ impl<'a> Context<'a> {
         let domains = self.domains()?;
         for domain in &domains {
             if domain.name == name.as_str() {
-                return refused(format!(
-                    "the domain {name} (number {}) exists and its disk has one writer only: shut it down first \
+                return refused(
+                    Code::DomainRuns,
+                    format!(
+                        "the domain {name} (number {}) exists and its disk has one writer only: shut it down first \
                      (`p2v stop {name}`)",
-                    domain.id
-                ));
+                        domain.id
+                    ),
+                );
             }
         }
         for path in &paths {
             if let Some(user) = disk_user::user_among(self.host, &domains, path)? {
-                return refused(format!(
-                    "the domain {} (number {}) uses {}: shut it down first (`xl shutdown {}`)",
-                    user.domain, user.id, user.disk, user.domain
-                ));
+                return refused(
+                    Code::DomainRuns,
+                    format!(
+                        "the domain {} (number {}) uses {}: shut it down first (`xl shutdown {}`)",
+                        user.domain, user.id, user.disk, user.domain
+                    ),
+                );
             }
         }
         for device in self.dm_devices()? {
@@ -185,11 +205,14 @@ impl<'a> Context<'a> {
                 .iter()
                 .any(|a| device.name == name.dm_name(a.slot.into()));
             if ours && device.open > 0 {
-                return refused(format!(
-                    "{} is in use on this host (opened {} times), though no domain says so: `fuser -v /dev/mapper/{}` \
+                return refused(
+                    Code::DiskInUse,
+                    format!(
+                        "{} is in use on this host (opened {} times), though no domain says so: `fuser -v /dev/mapper/{}` \
                      and `dmsetup ls --tree` show by what",
-                    device.name, device.open, device.name
-                ));
+                        device.name, device.open, device.name
+                    ),
+                );
             }
         }
         Ok(())
@@ -219,11 +242,14 @@ impl<'a> Context<'a> {
                 continue;
             }
             if !device.is_ours() || !self.made_for(name, &device.name)? {
-                return refused(format!(
-                    "the device-mapper device {} was not made by p2v for this machine (another one may have had its name): \
+                return refused(
+                    Code::DeviceNotOurs,
+                    format!(
+                        "the device-mapper device {} was not made by p2v for this machine (another one may have had its name): \
                      remove it (`dmsetup remove {}`) if nothing needs it",
-                    device.name, device.name
-                ));
+                        device.name, device.name
+                    ),
+                );
             }
             self.report
                 .step(&format!("removing /dev/mapper/{}", device.name));
@@ -240,10 +266,13 @@ impl<'a> Context<'a> {
             {
                 Ok(_) => {}
                 Err(e) if e.kind() == io::ErrorKind::ResourceBusy => {
-                    return refused(format!(
-                        "{} is in use on this host (a mount or a mapping): `lsblk` and `dmsetup ls --tree` show by what",
-                        node.display()
-                    ));
+                    return refused(
+                        Code::DiskInUse,
+                        format!(
+                            "{} is in use on this host (a mount or a mapping): `lsblk` and `dmsetup ls --tree` show by what",
+                            node.display()
+                        ),
+                    );
                 }
                 // Not there, or down: nobody has it.
                 Err(_) => continue,

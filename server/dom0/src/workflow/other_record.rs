@@ -9,7 +9,7 @@ use p2v_contract::MacAddr;
 use serde::Serialize;
 
 use super::alike::{Alike, cards};
-use super::{Context, Error, refused};
+use super::{Code, Context, Error, refused};
 use crate::name::MachineName;
 use crate::record::{Record, State};
 use crate::timestamp::Timestamp;
@@ -38,18 +38,24 @@ impl Context<'_> {
             let other = store.get(other)?;
             let alike = Alike::of(record, &other).filter(|_| other.name != *name);
             let Some(alike) = alike else {
-                return refused(format!(
-                    "--another-machine {}: {name} shares no network card with another machine of that name, so nothing is to be said",
-                    other.name
-                ));
+                return refused(
+                    Code::BadOption,
+                    format!(
+                        "--another-machine {}: {name} shares no network card with another machine of that name, so nothing is to be said",
+                        other.name
+                    ),
+                );
             };
             if alike.is_one {
-                return refused(format!(
-                    "--another-machine {0}: it is the same machine as {name}. {1}. Go on without that; `p2v show {0}` says \
+                return refused(
+                    Code::SameMachine,
+                    format!(
+                        "--another-machine {0}: it is the same machine as {name}. {1}. Go on without that; `p2v show {0}` says \
                      what is there of it",
-                    other.name,
-                    alike.words()
-                ));
+                        other.name,
+                        alike.words()
+                    ),
+                );
             }
             if store.are_apart(record, &other, &alike.common)? {
                 continue;
@@ -82,21 +88,27 @@ impl Context<'_> {
                     other.name
                 ),
             };
-            return refused(format!(
-                "{name} counts as the same machine as {}, which is {}: a domain of {name} would be a second server beside \
+            return refused(
+                Code::SameMachine,
+                format!(
+                    "{name} counts as the same machine as {}, which is {}: a domain of {name} would be a second server beside \
                  it. {}. {way}",
-                other.name,
-                other.state,
-                alike.words()
-            ));
+                    other.name,
+                    other.state,
+                    alike.words()
+                ),
+            );
         }
         let mut cards = cards(record).into_iter();
         if let Some(card) = cards.find(|card| listing.names_in_unreadable(*card)) {
-            return refused(format!(
-                "a record that is lost or cannot be read has the network card {card} of {name}: if it is one of the same \
+            return refused(
+                Code::RecordUnreadable,
+                format!(
+                    "a record that is lost or cannot be read has the network card {card} of {name}: if it is one of the same \
                  machine, its server may be here already. `p2v list` names that record: put it back, or `p2v forget` it if \
                  nothing of it is left"
-            ));
+                ),
+            );
         }
         Ok(())
     }
@@ -123,14 +135,17 @@ impl Context<'_> {
                 other.name
             ),
         };
-        refused(format!(
-            "the old machine restarted since {name} was copied, and booted as {} (network card {}): a domain may have written \
+        refused(
+            Code::OldMachineRestarted,
+            format!(
+                "the old machine restarted since {name} was copied, and booted as {} (network card {}): a domain may have written \
              to its disks. {}. Boot it by the network card {} and run `p2v copy {name}` again, it moves only what differs{two}",
-            other.name,
-            other.boot_mac,
-            alike.words(),
-            record.boot_mac
-        ))
+                other.name,
+                other.boot_mac,
+                alike.words(),
+                record.boot_mac
+            ),
+        )
     }
 
     /// Before a record is forgotten: what other records of the machine were copied before its agent was started by this one

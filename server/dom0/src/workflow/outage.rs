@@ -8,7 +8,7 @@ use p2v_copy::atomic_file;
 use serde::{Deserialize, Serialize};
 
 use super::old_disks::Seen;
-use super::{Error, continuity};
+use super::{Code, Error, continuity, refusal};
 use crate::host::Host;
 use crate::name::MachineName;
 use crate::timestamp::Timestamp;
@@ -55,22 +55,26 @@ pub(super) fn remember(host: &Host, name: &MachineName, outage: &Outage) -> Resu
     let (file, text) = (file(host, name), serde_json::to_vec(outage));
     let written = fs::create_dir_all(file.parent().unwrap_or(&file))
         .and_then(|()| atomic_file::replace(&file, &text?, 0o644));
-    written.map_err(|e| Error::Refused(format!("cannot write {}: {e}", file.display())))
+    written.map_err(|e| refusal(Code::File, format!("cannot write {}: {e}", file.display())))
 }
 
 /// Nothing is known of a machine any more: the domain is another one from now on.
 pub(super) fn forget(host: &Host, name: &MachineName) -> Result<(), Error> {
-    continuity::forget(host, name)
-        .map_err(|e| Error::Refused(format!("cannot forget what was seen of {name}: {e}")))?;
+    continuity::forget(host, name).map_err(|e| {
+        refusal(
+            Code::File,
+            format!("cannot forget what was seen of {name}: {e}"),
+        )
+    })?;
     end(host, name)
 }
 
 pub(super) fn end(host: &Host, name: &MachineName) -> Result<(), Error> {
     match fs::remove_file(file(host, name)) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::Refused(format!(
-            "cannot remove {}: {e}",
-            file(host, name).display()
-        ))),
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(refusal(
+            Code::File,
+            format!("cannot remove {}: {e}", file(host, name).display()),
+        )),
         _ => Ok(()),
     }
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::discover::how_a_moved_one_starts;
 use super::stop::known_addresses;
-use super::{Context, Error, addresses, config, refused};
+use super::{Code, Context, Error, addresses, config, refused};
 use crate::name::MachineName;
 use crate::record::{Record, State};
 use crate::timestamp::Timestamp;
@@ -34,13 +34,16 @@ pub fn release(
     let _lock = host.store.lock(name, &format!("p2v release {name}"))?;
     let record = host.store.get(name)?;
     if record.state != State::Moved {
-        return refused(match record.state {
-            State::Released => format!("{name} was released already"),
-            state => format!(
-                "{name} is {state}, not moved: its only whole disk is in the old machine, which stays on. Run `p2v copy` \
+        return refused(
+            Code::NotMoved,
+            match record.state {
+                State::Released => format!("{name} was released already"),
+                state => format!(
+                    "{name} is {state}, not moved: its only whole disk is in the old machine, which stays on. Run `p2v copy` \
                  and `p2v cutover` first"
-            ),
-        });
+                ),
+            },
+        );
     }
     let wait = Duration::from_secs(host.settings.discovery_seconds.max(1));
     let answers = || -> Result<bool, Error> {
@@ -51,10 +54,10 @@ pub fn release(
     };
     if options.off {
         if answers()? {
-            return refused(format!(
-                "{name} is not off: shelf e{} answers",
-                record.shelf
-            ));
+            return refused(
+                Code::OldMachineAnswers,
+                format!("{name} is not off: shelf e{} answers", record.shelf),
+            );
         }
     } else {
         let contact = context.contact(name)?;
@@ -63,9 +66,12 @@ pub fn release(
         may_power_off(&record, runs, config::is_there(host, &record))?;
         let disks = addresses(&contact.disks);
         let Some(first) = disks.first().copied() else {
-            return refused(format!(
-                "the inventory of {name} names no exported disk: switch it off by hand and say --off"
-            ));
+            return refused(
+                Code::DiskMissing,
+                format!(
+                    "the inventory of {name} names no exported disk: switch it off by hand and say --off"
+                ),
+            );
         };
         // The agent does not switch off while a disk may be written.
         context.set_access(&contact, &disks, Access::ReadOnly)?;
@@ -79,11 +85,14 @@ pub fn release(
         while quiet < QUIET {
             quiet = if answers()? { 0 } else { quiet + 1 };
             if quiet == 0 && started.elapsed() >= host.wait() {
-                return refused(format!(
-                    "{name} accepted the request to switch off, and still answers after {} s: look at its screen, and \
+                return refused(
+                    Code::OldMachineAnswers,
+                    format!(
+                        "{name} accepted the request to switch off, and still answers after {} s: look at its screen, and \
                      switch it off by hand",
-                    host.settings.wait_seconds
-                ));
+                        host.settings.wait_seconds
+                    ),
+                );
             }
         }
     }
@@ -126,10 +135,13 @@ fn may_power_off(record: &Record, runs: bool, has_config: bool) -> Result<(), Er
         return Ok(());
     }
     let name = &record.name;
-    refused(format!(
-        "{name} is moved, and as far as p2v knows no domain of it has run from its copies yet (a cutover that was cut off \
+    refused(
+        Code::NotServing,
+        format!(
+            "{name} is moved, and as far as p2v knows no domain of it has run from its copies yet (a cutover that was cut off \
          starts none), so the old machine stays on: {}. When it serves, `p2v release {name}`. If the old machine is to go \
          off all the same, switch it off by hand and say --off",
-        how_a_moved_one_starts(name, has_config)
-    ))
+            how_a_moved_one_starts(name, has_config)
+        ),
+    )
 }

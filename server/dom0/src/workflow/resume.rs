@@ -6,7 +6,7 @@ use p2v_contract::Address;
 
 use super::continuity::{self, Doubt, LastBoot};
 use super::old_disks::{ExportState, state, the_domains};
-use super::{Contact, Context, Error, addresses, outage, refused};
+use super::{Code, Contact, Context, Error, addresses, outage, refused};
 use crate::name::MachineName;
 use crate::record::Record;
 use crate::timestamp::Timestamp;
@@ -63,15 +63,21 @@ pub(super) fn resume_as(
     let _lock = host.store.lock(name, command)?;
     let before = host.store.get(name)?;
     if !before.has_domain_on_old_disks() {
-        return refused(format!(
-            "no domain runs on the old disks of {name} (it is {}), so none waits for them",
-            before.state
-        ));
+        return refused(
+            Code::NoDomain,
+            format!(
+                "no domain runs on the old disks of {name} (it is {}), so none waits for them",
+                before.state
+            ),
+        );
     }
     if !context.domains()?.iter().any(|d| d.name == name.as_str()) {
-        return refused(format!(
-            "there is no domain {name}, so none waits for the old disks: `p2v start {name}` starts one"
-        ));
+        return refused(
+            Code::NoDomain,
+            format!(
+                "there is no domain {name}, so none waits for the old disks: `p2v start {name}` starts one"
+            ),
+        );
     }
     let contact = context.contact_or_stand_in(name)?;
     let last = continuity::last_seen(host, &before);
@@ -82,11 +88,14 @@ pub(super) fn resume_as(
             ExportState::ReadWrite => {}
             ExportState::Waiting => waiting.push(address),
             ExportState::ReadOnly => {
-                return refused(format!(
-                    "{address} is READ-ONLY: the old machine was started by a menu that does not know of the domain, and \
+                return refused(
+                    Code::WritesLost,
+                    format!(
+                        "{address} is READ-ONLY: the old machine was started by a menu that does not know of the domain, and \
                      the domain gets errors for what it writes. End it (`p2v stop {name} --destroy`), and start it anew \
                      (`p2v start {name}`); its file systems will want a check"
-                ));
+                    ),
+                );
             }
         }
     }
@@ -97,22 +106,28 @@ pub(super) fn resume_as(
     for address in &waiting {
         let device = driver.device(*address);
         if !aoe_driver::sectors(&device).is_ok_and(|sectors| sectors > 0) {
-            return refused(format!(
-                "{} has FAILED on this host: the old machine was away for longer than domain_waits_seconds, and the domain \
+            return refused(
+                Code::WritesLost,
+                format!(
+                    "{} has FAILED on this host: the old machine was away for longer than domain_waits_seconds, and the domain \
                  got errors for what it wrote since. End it (`p2v stop {name} --destroy`), and start it anew \
                  (`p2v start {name}`); its file systems will want a check",
-                device.display()
-            ));
+                    device.display()
+                ),
+            );
         }
     }
     let most = Duration::from_secs(host.settings.domain_waits_seconds.into());
     let outage = outage::outage(host, name);
     if outage.is_some_and(|outage| outage.may_have_failed(most, Timestamp::now())) {
-        return refused(format!(
-            "the old machine of {name} was away for longer than domain_waits_seconds: what the domain had asked for may have \
+        return refused(
+            Code::WritesLost,
+            format!(
+                "the old machine of {name} was away for longer than domain_waits_seconds: what the domain had asked for may have \
              been refused. End it (`p2v stop {name} --destroy`), and start it anew (`p2v start {name}`); its file systems will \
              want a check"
-        ));
+            ),
+        );
     }
     context.need_orders(&contact)?;
     let changed = match &last {
@@ -132,7 +147,10 @@ pub(super) fn resume_as(
         None => true,
     };
     if let Some(doubt) = doubt.filter(|_| !confirmed) {
-        return refused(in_doubt(name, &doubt, contact.inventory.stands_in));
+        return refused(
+            Code::OldSystemMayHaveRun,
+            in_doubt(name, &doubt, contact.inventory.stands_in),
+        );
     }
     context.keep_guests_off()?;
     report.step("asking the old machine for write access");
@@ -180,18 +198,24 @@ fn same_disks(before: &Record, contact: &Contact, by_content: bool) -> Result<()
     for address in the_domains(before) {
         let known = &before.disks[&address.slot];
         let Some((_, disk)) = contact.disks.iter().find(|(a, _)| *a == address) else {
-            return refused(format!(
-                "the domain's disk {address} is not exported: it did not come up. Look at the old machine, and switch it \
+            return refused(
+                Code::DiskMissing,
+                format!(
+                    "the domain's disk {address} is not exported: it did not come up. Look at the old machine, and switch it \
                  off and on once more; the domain waits"
-            ));
+                ),
+            );
         };
         let same_name = disk.model == known.model && disk.serial == known.serial;
         if disk.sectors != known.sectors || !(same_name || by_content) {
-            return refused(format!(
-                "{address} is another disk now: it has {} sectors, model `{}` and serial number `{}`, and the domain's \
+            return refused(
+                Code::DiskChanged,
+                format!(
+                    "{address} is another disk now: it has {} sectors, model `{}` and serial number `{}`, and the domain's \
                  has {}, `{}` and `{}`. The domain waits; put the right disk back, and switch the old machine off and on",
-                disk.sectors, disk.model, disk.serial, known.sectors, known.model, known.serial
-            ));
+                    disk.sectors, disk.model, disk.serial, known.sectors, known.model, known.serial
+                ),
+            );
         }
         if !contact.inventory.stands_in {
             before.same_place(&contact.inventory, address, disk)?;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use p2v_contract::Address;
 
 use super::stop::known_addresses;
-use super::{Context, Error, addresses, config, disarm, outage, refused, watch};
+use super::{Code, Context, Error, addresses, config, disarm, outage, refused, watch};
 use crate::name::MachineName;
 use crate::record::{Mapping, Record, State};
 use crate::table::Table;
@@ -41,6 +41,7 @@ pub fn start(
     may_start(&host.store.get(name)?, &options)?;
     if !host.is_xen() {
         return refused(
+            Code::NotXen,
             "this host does not run Xen, so there is nothing to start a domain with; see `p2v doctor`",
         );
     }
@@ -151,23 +152,32 @@ fn may_start(record: &Record, options: &StartOptions) -> Result<(), Error> {
     let name = &record.name;
     match record.state {
         State::Copied if options.discard_copy => Ok(()),
-        State::Copied => refused(format!(
-            "{name} was copied, and a domain on the old disk would make the copy out of date. Go on with \
+        State::Copied => refused(
+            Code::HasCopy,
+            format!(
+                "{name} was copied, and a domain on the old disk would make the copy out of date. Go on with \
              `p2v cutover {name}`; or start on the old disk with --discard-copy, and copy again afterwards (it moves only \
              what differs)"
-        )),
+            ),
+        ),
         State::Moved | State::Released if options.discard_moved => Ok(()),
-        State::Moved | State::Released => refused(format!(
-            "{name} was moved to this host's own volumes: its old disk is out of date, and a domain on it would go its \
+        State::Moved | State::Released => refused(
+            Code::AlreadyMoved,
+            format!(
+                "{name} was moved to this host's own volumes: its old disk is out of date, and a domain on it would go its \
              own way. Start the moved one with `xl create`; use --discard-moved only if it is to go back to its old disk \
              as that was before the cutover, and what the moved one wrote since is to be given up"
-        )),
-        State::Copying if !options.discard_copy && record.unreadable() > 0 => refused(format!(
-            "{name} is copied but for {} sectors that could not be read: a domain on the old disk would make that copy, \
+            ),
+        ),
+        State::Copying if !options.discard_copy && record.unreadable() > 0 => refused(
+            Code::HasCopy,
+            format!(
+                "{name} is copied but for {} sectors that could not be read: a domain on the old disk would make that copy, \
              and the map of what is missing, void, and the whole of a failing disk would have to be read again. Go on with \
              `p2v cutover {name} --accept-unreadable`; or start on the old disk with --discard-copy",
-            record.unreadable()
-        )),
+                record.unreadable()
+            ),
+        ),
         State::Seen | State::Exported | State::Running | State::Copying => Ok(()),
     }
 }
@@ -214,10 +224,13 @@ fn map_old_disk<'a>(
         have = driver.wait(address, host.wait())?;
     }
     if have != sectors {
-        return refused(format!(
-            "{} has {have} sectors, and the old machine's inventory says {sectors}: this is not the disk it should be",
-            device.display()
-        ));
+        return refused(
+            Code::DiskChanged,
+            format!(
+                "{} has {have} sectors, and the old machine's inventory says {sectors}: this is not the disk it should be",
+                device.display()
+            ),
+        );
     }
     let dm = name.dm_name(address.slot.into());
     report.step(&format!(
@@ -250,9 +263,10 @@ pub(super) fn destroy_if_there(context: Context<'_>, name: &MachineName) -> Resu
         Ok(false) => "it is still there".to_owned(),
         Err(error) => error.to_string(),
     };
-    refused(format!(
-        "the domain {name} may still run: {why}. End it with `p2v stop {name} --destroy`"
-    ))
+    refused(
+        Code::DomainMayRun,
+        format!("the domain {name} may still run: {why}. End it with `p2v stop {name} --destroy`"),
+    )
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use p2v_contract::Address;
 
-use super::{Context, Error, old_disks, outage, refused};
+use super::{Code, Context, Error, old_disks, outage, refused};
 use crate::name::MachineName;
 use crate::record::{Record, State, exported};
 use crate::timestamp::Timestamp;
@@ -103,14 +103,17 @@ fn refuse_while_it_waits(context: Context<'_>, name: &MachineName) -> Result<(),
     if !is_paused && !is_away {
         return Ok(());
     }
-    refused(format!(
-        "the domain {name} {}, so it cannot shut down. `p2v show {name}` says what became of the old machine; with its disk \
+    refused(
+        Code::DomainWaits,
+        format!(
+            "the domain {name} {}, so it cannot shut down. `p2v show {name}` says what became of the old machine; with its disk \
          back it can. To end it without that, and lose what it had not written: `p2v stop {name} --destroy`",
-        match is_away {
-            true => "waits for its disk",
-            false => "is paused (`xl unpause` lets it run)",
-        }
-    ))
+            match is_away {
+                true => "waits for its disk",
+                false => "is paused (`xl unpause` lets it run)",
+            }
+        ),
+    )
 }
 
 /// A domain that waits for its disk cannot be ended before its requests are: an old machine that was restarted and
@@ -150,9 +153,12 @@ fn fail_what_waits<'a>(
     }
     let listing = host.store.list()?;
     if let Some(unreadable) = listing.unreadable.first() {
-        return refused(format!(
-            "{unreadable}: it is not known whether a domain of that machine waits, too. Correct that record first"
-        ));
+        return refused(
+            Code::RecordUnreadable,
+            format!(
+                "{unreadable}: it is not known whether a domain of that machine waits, too. Correct that record first"
+            ),
+        );
     }
     let others = listing.records.into_iter();
     for other in others.filter(|other| {
@@ -163,11 +169,14 @@ fn fail_what_waits<'a>(
     }) {
         // One that has failed has nothing to lose any more.
         if !has_failed(&other) && !old_disks::serves(context, &other) {
-            return refused(format!(
-                "{} waits for its old disks too, and the kernel's driver gives up what it keeps for all silent machines at \
+            return refused(
+                Code::DomainWaits,
+                format!(
+                    "{} waits for its old disks too, and the kernel's driver gives up what it keeps for all silent machines at \
                  once. See to {0} first (`p2v show {0}`)",
-                other.name
-            ));
+                    other.name
+                ),
+            );
         }
     }
     pause();
@@ -245,11 +254,14 @@ fn stop_domain(
     let started = Instant::now();
     while there()? {
         if started.elapsed() >= host.wait() {
-            return refused(format!(
-                "{name} has not shut down within {} s: look at its screen (`xl vncviewer {name}`), or pull the plug \
+            return refused(
+                Code::ShutdownTooSlow,
+                format!(
+                    "{name} has not shut down within {} s: look at its screen (`xl vncviewer {name}`), or pull the plug \
                  with `p2v stop {name} --destroy`",
-                host.settings.wait_seconds
-            ));
+                    host.settings.wait_seconds
+                ),
+            );
         }
         std::thread::sleep(POLL);
     }

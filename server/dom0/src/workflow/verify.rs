@@ -10,7 +10,7 @@ use p2v_copy::{CopyError, RANGE_SECTORS, pieces};
 
 use super::cutover::still_ours;
 use super::devices::backing_ready;
-use super::{Context, Error, refused};
+use super::{Code, Context, Error, refused};
 use crate::certificate::Certificate;
 use crate::destination::{refuse_domains_disk, reopen};
 use crate::name::MachineName;
@@ -61,10 +61,13 @@ pub fn verify(
         .filter_map(|(slot, disk)| Some((*slot, disk.copy.clone()?)))
         .collect();
     if copies.is_empty() {
-        return refused(format!(
-            "{} has no copy to verify: `p2v copy {} --to VG` makes one",
-            record.name, record.name
-        ));
+        return refused(
+            Code::NoFinishedCopy,
+            format!(
+                "{} has no copy to verify: `p2v copy {} --to VG` makes one",
+                record.name, record.name
+            ),
+        );
     }
     let contact = match from_certificate {
         true => None,
@@ -161,15 +164,21 @@ fn certificate(
     });
     match parsed {
         Ok(certificate) if certificate.destination == copy.destination => Ok(certificate),
-        Ok(_) => refused(format!(
-            "{} is that of another copy: the last one was not finished. Run `p2v copy {name}` to its end first",
-            path.display()
-        )),
-        Err(why) => refused(format!(
-            "there is no certificate of a finished copy of disk {slot} of {name} ({}: {why}): run `p2v copy {name}` to \
+        Ok(_) => refused(
+            Code::NoFinishedCopy,
+            format!(
+                "{} is that of another copy: the last one was not finished. Run `p2v copy {name}` to its end first",
+                path.display()
+            ),
+        ),
+        Err(why) => refused(
+            Code::NoFinishedCopy,
+            format!(
+                "there is no certificate of a finished copy of disk {slot} of {name} ({}: {why}): run `p2v copy {name}` to \
              its end first",
-            path.display()
-        )),
+                path.display()
+            ),
+        ),
     }
 }
 
@@ -198,11 +207,14 @@ fn noted(
                 "its digests are of another copy than the certificate's".to_owned()
             }
         };
-        return refused(format!(
-            "the copy of disk {slot} of {name} cannot be compared with what was noted in {}: {why}. With the old machine's \
+        return refused(
+            Code::NoFinishedCopy,
+            format!(
+                "the copy of disk {slot} of {name} cannot be compared with what was noted in {}: {why}. With the old machine's \
              agent up, and without --from-certificate, `p2v verify {name}` compares with the old disk",
-            path.display()
-        ));
+                path.display()
+            ),
+        );
     }
     Ok((0..pieces)
         .filter_map(|index| journal.done(index).map(|done| done.hash))

@@ -15,7 +15,7 @@ use super::old_disks::{self, Seen, see};
 use super::outage::{self, Outage, Pause};
 use super::resume::{self, ResumeOptions};
 use super::stop::{StopOptions, stop};
-use super::{Context, Error};
+use super::{Code, Context, Error, refusal};
 use crate::disk_user;
 use crate::host::Host;
 use crate::lock::{self, LockError, MachineLock};
@@ -84,7 +84,7 @@ fn lock_watch(host: &Host) -> Result<MachineLock, Error> {
         }),
     };
     locked.map_err(|error| match error {
-        LockError::Held { holder, .. } => Error::Refused(format!(
+        LockError::Held { holder, .. } => refusal(Code::AlreadyWatched, format!(
             "p2v watch runs already: {holder} (`systemctl status p2v-watch` if it is the unit's)"
         )),
         error => Error::Store(error.into()),

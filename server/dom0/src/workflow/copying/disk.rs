@@ -23,7 +23,7 @@ use crate::timestamp::Timestamp;
 use crate::tool::qemu_storage_daemon::Shown;
 use crate::wire::Export;
 use crate::workflow::old_disks::{self, ExportState};
-use crate::workflow::{Contact, Context, Error, refused};
+use crate::workflow::{Code, Contact, Context, Error, refused};
 
 mod finish;
 
@@ -78,9 +78,12 @@ pub(super) struct DiskCopy {
 fn may_be_copied_unreserved(address: Address, state: ExportState) -> Result<(), Error> {
     match state {
         ExportState::ReadOnly => Ok(()),
-        ExportState::ReadWrite | ExportState::Waiting => refused(format!(
-            "a domain of another host has {address}, which can be written: a copy of it would be of no use. Stop that domain there"
-        )),
+        ExportState::ReadWrite | ExportState::Waiting => refused(
+            Code::OtherHost,
+            format!(
+                "a domain of another host has {address}, which can be written: a copy of it would be of no use. Stop that domain there"
+            ),
+        ),
     }
 }
 
@@ -176,7 +179,10 @@ impl DiskCopy {
         let Context { host, report, .. } = job.context;
         let (name, address, disk) = (job.name(), self.address, &self.disk);
         let Some(tag) = host.store.get(name)?.volume_tag(address.slot) else {
-            return refused(format!("the record of {name} lost its disk {address}"));
+            return refused(
+                Code::Internal,
+                format!("the record of {name} lost its disk {address}"),
+            );
         };
         // What a domain ran from is newer than the old disk: not a copy to bring up to date.
         let before = self.before.as_ref().filter(|copy| !copy.was_used());
@@ -321,7 +327,10 @@ impl DiskCopy {
         allowance: Option<&Allowance>,
     ) -> Result<Summary, Error> {
         let Some(prepared) = &self.prepared else {
-            return refused(format!("{} has no destination", self.address));
+            return refused(
+                Code::Internal,
+                format!("{} has no destination", self.address),
+            );
         };
         let label = self.address.to_string();
         // A disk that fails is not read for it, and what an earlier run has done is not to be done again.
@@ -419,6 +428,9 @@ fn new_id() -> Result<String, Error> {
     let mut bytes = [0; 16];
     match getrandom::fill(&mut bytes) {
         Ok(()) => Ok(format!("{:032x}", u128::from_le_bytes(bytes))),
-        Err(error) => refused(format!("the system gives no random numbers: {error}")),
+        Err(error) => refused(
+            Code::Internal,
+            format!("the system gives no random numbers: {error}"),
+        ),
     }
 }

@@ -12,7 +12,7 @@ use crate::name::MachineName;
 use crate::record::{Destination, State};
 use crate::timestamp::Timestamp;
 use crate::tool::lvm::{self, Volume};
-use crate::workflow::{Context, Error, refused};
+use crate::workflow::{Code, Context, Error, refused};
 
 /// Tells, before the long part, that a device has nothing to know it by: the next run does not take it for
 /// this disk's copy, and no domain is switched to it, which may be another one after a restart.
@@ -79,11 +79,14 @@ pub(super) fn ask_for_others_at(
         .list()?
         .unreadable_that(&|text| text.split('"').any(names))
     {
-        return refused(format!(
-            "the record {} cannot be read and names {name}: what that holds may be the disk of a moved system. Repair \
+        return refused(
+            Code::RecordUnreadable,
+            format!(
+                "the record {} cannot be read and names {name}: what that holds may be the disk of a moved system. Repair \
              the record (`p2v list` says what is wrong with it), or copy to another destination",
-            record.display()
-        ));
+                record.display()
+            ),
+        );
     }
     let is_volume = !matches!(wanted, Wanted::Path(_));
     let same = |to: &Destination| match to {
@@ -117,17 +120,23 @@ pub(super) fn ask_for_others(
             };
             let theirs = Address::new(other.shelf, *slot);
             if copy.was_used() {
-                return refused(format!(
-                    "{name} is the disk of the moved system {} ({theirs}): what it holds is newer than the old disk. Copy \
+                return refused(
+                    Code::DestinationTaken,
+                    format!(
+                        "{name} is the disk of the moved system {} ({theirs}): what it holds is newer than the old disk. Copy \
                      to another destination",
-                    other.name
-                ));
+                        other.name
+                    ),
+                );
             }
             let holds = format!("the copy of {theirs} of {}", other.name);
             if !(request.may_go)(name, Some(&holds)) {
-                return refused(format!(
-                    "{name} holds {holds}: name another destination, or say --overwrite={name} if that may go"
-                ));
+                return refused(
+                    Code::DestinationTaken,
+                    format!(
+                        "{name} holds {holds}: name another destination, or say --overwrite={name} if that may go"
+                    ),
+                );
             }
             taken.push((other.name.clone(), theirs));
         }

@@ -5,7 +5,7 @@ use p2v_contract::{Address, SECTOR};
 use p2v_copy::{FileSink, Sink};
 
 use crate::record::{CopyRecord, DiskRecord, Spot};
-use crate::workflow::{Contact, Context, Error, refused};
+use crate::workflow::{Code, Contact, Context, Error, refusal, refused};
 
 /// Compares the first and the last stretch that were copied without a gap: with the old disk, or, without the old
 /// machine, with what was noted when the copy was checked. Where there is nothing to compare, it warns.
@@ -41,20 +41,27 @@ fn with_old_disk(
     sink: &FileSink,
 ) -> Result<(), Error> {
     let Some((_, disk)) = contact.disks.iter().find(|(a, _)| *a == address) else {
-        return refused(format!(
-            "the old machine does not export {address} any more: look at its disks"
-        ));
+        return refused(
+            Code::DiskMissing,
+            format!("the old machine does not export {address} any more: look at its disks"),
+        );
     };
     context
         .report
         .step(&format!("comparing both ends of {address} with its copy"));
     let mut session = context.attach(contact, address, disk)?;
     for spot in spots {
-        let digest = session
-            .digest(spot.lba, spot.count)
-            .map_err(|e| Error::Refused(format!("cannot compare {address} with its copy: {e}")))?;
+        let digest = session.digest(spot.lba, spot.count).map_err(|e| {
+            refusal(
+                Code::CopyDiffers,
+                format!("cannot compare {address} with its copy: {e}"),
+            )
+        })?;
         if held(address, spot, sink)? != blake3::Hash::from(digest.blake3) {
-            return refused(format!("{}. Run `p2v copy` again", differs(address, spot)));
+            return refused(
+                Code::CopyDiffers,
+                format!("{}. Run `p2v copy` again", differs(address, spot)),
+            );
         }
     }
     Ok(())
@@ -78,10 +85,13 @@ fn with_notes(
             return Ok(());
         };
         if held(address, spot, sink)?.to_hex().as_str() != noted {
-            return refused(format!(
-                "{}. With the old machine's agent up, `p2v copy` puts that right",
-                differs(address, spot)
-            ));
+            return refused(
+                Code::CopyDiffers,
+                format!(
+                    "{}. With the old machine's agent up, `p2v copy` puts that right",
+                    differs(address, spot)
+                ),
+            );
         }
     }
     Ok(())
@@ -92,10 +102,13 @@ fn held(address: Address, spot: &Spot, sink: &FileSink) -> Result<blake3::Hash, 
     let mut have = vec![0; spot.count as usize * SECTOR as usize];
     let read = sink.read_back(spot.lba * SECTOR, &mut have);
     read.map_err(|e| {
-        Error::Refused(format!(
-            "cannot read the copy of {address} at sector {}: {e}",
-            spot.lba
-        ))
+        refusal(
+            Code::CopyDiffers,
+            format!(
+                "cannot read the copy of {address} at sector {}: {e}",
+                spot.lba
+            ),
+        )
     })?;
     Ok(blake3::hash(&have))
 }

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::disarm::Disarmed;
 use crate::host::Host;
 use crate::name::MachineName;
-use crate::workflow::Error;
+use crate::workflow::{Code, Error, refusal};
 
 /// The file of one disk.
 #[derive(Serialize, Deserialize)]
@@ -49,7 +49,10 @@ pub(super) fn path(host: &Host, name: &MachineName, slot: u8) -> PathBuf {
 }
 
 pub(super) fn cannot(what: &str, path: &Path, why: &dyn std::fmt::Display) -> Error {
-    Error::Refused(format!("cannot {what} {}: {why}", path.display()))
+    refusal(
+        Code::File,
+        format!("cannot {what} {}: {why}", path.display()),
+    )
 }
 
 fn digest(disk: &Disarmed) -> serde_json::Result<String> {

@@ -13,7 +13,7 @@ use crate::record::{Destination, Spot, Verified};
 use crate::timestamp::Timestamp;
 use crate::tool::lvm;
 use crate::workflow::copying::CopyDone;
-use crate::workflow::{Context, Error, refused};
+use crate::workflow::{Code, Context, Error, refused};
 use crate::{destination, files_hit};
 
 /// Time to find out which files are hit.
@@ -29,7 +29,7 @@ impl DiskCopy {
         let Context { host, .. } = job.context;
         let (name, address) = (job.name(), self.address);
         let Some(prepared) = self.prepared.take() else {
-            return refused(format!("{address} has no destination"));
+            return refused(Code::Internal, format!("{address} has no destination"));
         };
         let to = prepared.destination.clone();
         // Before it is called a copy.
@@ -37,10 +37,13 @@ impl DiskCopy {
         // A restart of the old machine in between would have been heard as silence at most.
         let now = self.data.inventory()?;
         if now.boot_id != job.contact.inventory.boot_id {
-            return refused(format!(
-                "the old machine restarted while {address} was copied: its disk may have changed. Run the copy again; it \
+            return refused(
+                Code::OldMachineRestarted,
+                format!(
+                    "the old machine restarted while {address} was copied: its disk may have changed. Run the copy again; it \
                  moves only what differs"
-            ));
+                ),
+            );
         }
         let ended = Timestamp::now();
         let certificate = if job.request.precopy {
