@@ -311,7 +311,11 @@ fn stopped_means_stopped_and_says_how_to_go_on() {
     let stop = AtomicBool::new(true);
     let error = run_with(&mut source, &sink, options(false), None, &stop, &|_| ()).unwrap_err();
     assert!(matches!(error, CopyError::Interrupted));
-    assert!(error.to_string().contains("run the same command again"));
+    assert!(
+        error
+            .to_string()
+            .contains("Run the same command again to resume")
+    );
     assert_eq!(source.read_bytes, 0);
 }
 

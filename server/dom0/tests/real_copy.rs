@@ -165,7 +165,11 @@ fn story() {
         // The reader may be some ranges ahead of what is checked, but not at the end.
         let error = run(1).unwrap_err();
         assert!(matches!(error, Error::Copy(_)), "{error}");
-        assert!(error.to_string().contains("run the same command again"));
+        assert!(
+            error
+                .to_string()
+                .contains("Run the same command again to resume")
+        );
         assert_eq!(host.store.get(&menu.name).unwrap().state, State::Copying);
         assert!(fs::read(&image).unwrap() != data);
 

@@ -7,8 +7,10 @@ use std::time::Instant;
 
 use crate::wire::{LIMIT, Service, Wire, run};
 
-/// The watchdog's time, so that it need not be waited for; else the unit is as it is.
-const DROP_IN: &str = "[Service]\nWatchdogSec=10\n";
+/// The watchdog's time, so that it need not be waited for, and the journal, which else starts with what is left out here;
+/// else the unit is as it is.
+const DROP_IN: &str = "[Unit]\nRequires=systemd-journald.service\nAfter=systemd-journald.service\n\
+    [Service]\nWatchdogSec=10\n";
 
 /// A host with systemd, gone when dropped.
 struct Host {
@@ -169,6 +171,29 @@ fn the_unit_is_ready_confined_and_comes_back() {
         .output()
         .unwrap();
     assert_eq!(String::from_utf8_lossy(&owner.stdout), "p2v 600\n");
+
+    // What is logged about a machine is found by the machine, by its name from the next question on.
+    menu();
+    let found = || {
+        let mut journal = host.command("journalctl");
+        journal.args([
+            "-u",
+            "p2v-serve",
+            "-o",
+            "json",
+            "--no-pager",
+            "MAC=52:54:00:12:34:56",
+        ]);
+        run(&mut journal)
+    };
+    let is_of_e1 = |line: &str| {
+        let entry: serde_json::Value = serde_json::from_str(line).unwrap();
+        entry["MACHINE"] == "e1" && entry["PRIORITY"] == "6" && entry["EVENT"] == "menu sent"
+    };
+    let until = Instant::now() + LIMIT;
+    while !found().lines().any(is_of_e1) {
+        assert!(Instant::now() < until, "{}", found());
+    }
 
     // It is started anew when it hangs, and when it is killed.
     let restarts = || host.property("NRestarts").parse::<u32>().unwrap();

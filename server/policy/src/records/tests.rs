@@ -14,6 +14,10 @@ fn records() -> (tempfile::TempDir, Records) {
 
 /// As a service that starts there.
 fn records_in(dir: &Path) -> Records {
+    records_of(Store::open(dir).unwrap(), dir)
+}
+
+fn records_of(store: Store, dir: &Path) -> Records {
     let policy = Policy {
         hosts: Hosts::new(vec![mac(0xaa)], "", vec![]),
         machines: BTreeMap::new(),
@@ -25,7 +29,7 @@ fn records_in(dir: &Path) -> Records {
         shared_uuids: Vec::new(),
         once: false,
     };
-    Records::open(Store::open(dir).unwrap(), dir, dir, policy, |_| {})
+    Records::open(store, dir, dir, policy, |_| {})
 }
 
 fn mac(n: u8) -> MacAddr {
@@ -692,9 +696,9 @@ fn the_cards_of_a_record_that_cannot_be_read_are_known_after_a_restart() {
     }
     // Nothing can be listed from the start on.
     let unlistable = || {
-        let records = again();
+        let store = Store::open(dir.path()).unwrap();
         fs::remove_dir_all(dir.path().join("machines")).unwrap();
-        records
+        records_of(store, dir.path())
     };
     let records = unlistable();
     held(records.boot_unlisted(mac(12)).unwrap());
