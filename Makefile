@@ -61,7 +61,7 @@ PACKAGES := gcc g++ libc6-dev binutils pkg-config libzstd-dev \
 	vblade hdparm tftp-hpa atftp curl isc-dhcp-client udhcpc udhcpd \
 	dnsmasq-base isc-dhcp-server kea-dhcp4-server \
 	ceph-mon ceph-osd ceph-common \
-	libnbd-bin netcat-openbsd ethtool nftables libwrap0 strace
+	libnbd-bin netcat-openbsd ethtool nftables libwrap0 strace man-db
 
 # GRUB for 32-bit UEFI, which Debian does not sign, and for 64-bit UEFI beside another DHCP server (see boot_set.rs).
 GRUB_MODULES := efinet tftp http normal configfile linux echo sleep test true reboot minicmd smbios all_video
@@ -234,6 +234,11 @@ install-files:
 	install -D -m 755 $(DIST)/p2v-agent $(DESTDIR)$(PREFIX)/sbin/p2v-agent
 	install -D -m 644 appliance/agent/man/p2v-agent.8 $(DESTDIR)$(PREFIX)/share/man/man8/p2v-agent.8
 	install -D -m 644 server/p2v/man/p2v.8 $(DESTDIR)$(PREFIX)/share/man/man8/p2v.8
+	rm -rf $(DIST)/docs && $(DIST)/p2v docs $(DIST)/docs
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/man/man8 $(DIST)/docs/man8/*
+	install -D -m 644 $(DIST)/docs/completions/bash/p2v.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/p2v
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/zsh/vendor-completions $(DIST)/docs/completions/zsh/_p2v
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d $(DIST)/docs/completions/fish/p2v.fish
 	install -D -m 644 server/p2v/p2v.toml $(DESTDIR)$(PREFIX)/share/doc/p2v/p2v.toml.example
 	install -D -m 644 README.md $(DESTDIR)$(PREFIX)/share/doc/p2v/README.md
 

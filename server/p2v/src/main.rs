@@ -48,11 +48,11 @@ fn main() -> ExitCode {
 /// The code of what a rule or a part of p2v said, if it was one.
 fn code(error: &anyhow::Error) -> Option<Code> {
     let mut causes = error.chain();
-    causes.find_map(|cause| match cause.downcast_ref::<StoreError>() {
-        Some(_) => Some(Code::Records),
-        None => cause
-            .downcast_ref::<workflow::Error>()
-            .map(|error| error.code()),
+    causes.find_map(|cause| match cause.downcast_ref::<workflow::Error>() {
+        Some(error) => Some(error.code()),
+        None if cause.is::<StoreError>() => Some(Code::Records),
+        None if cause.is::<p2v_aoe::initiator::Error>() => Some(Code::Wire),
+        None => None,
     })
 }
 

@@ -448,3 +448,59 @@ fn an_output_that_is_full_or_that_nobody_reads_is_no_panic() {
     let closed = || Stdio::from(std::io::pipe().unwrap().1);
     assert_eq!(list(closed(), closed()).status.code(), Some(0));
 }
+
+#[test]
+fn every_command_has_a_page_that_man_reads_and_a_shell_completes_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let made = p2v(dir.path(), &["docs", dir.path().to_str().unwrap()]);
+    assert!(made.status.success(), "{}", err(&made));
+    let help = out(&p2v(dir.path(), &["help"]));
+    let commands = help.lines().skip_while(|line| *line != "Commands:").skip(1);
+    let commands: Vec<&str> = commands
+        .take_while(|line| !line.is_empty())
+        .filter(|line| line.starts_with("  ") && !line.starts_with("   "))
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|name| *name != "help")
+        .collect();
+    assert!(commands.contains(&"cutover"), "{commands:?}");
+    for command in &commands {
+        let page = dir.path().join(format!("man8/p2v-{command}.8"));
+        let read = Command::new("man")
+            .args(["--warnings", "-l"])
+            .arg(&page)
+            .output()
+            .unwrap();
+        assert!(
+            read.status.success() && read.stderr.is_empty(),
+            "{page:?}: {read:?}"
+        );
+        assert!(out(&read).contains(&format!("p2v-{command}")), "{page:?}");
+    }
+    let completed = Command::new("bash")
+        .args(["--norc", "-c"])
+        .arg(
+            "source completions/bash/p2v.bash; COMP_WORDS=(p2v cuto) COMP_CWORD=1; _p2v p2v cuto p2v; \
+             echo \"${COMPREPLY[@]}\"",
+        )
+        .current_dir(dir.path())
+        .output()
+        .unwrap();
+    assert_eq!(out(&completed).trim(), "cutover", "{completed:?}");
+}
+
+#[test]
+fn a_program_is_told_the_code_of_what_failed() {
+    let state = tempfile::tempdir().unwrap();
+    let failed = p2v(
+        state.path(),
+        &["--json", "--iface", "lo", "config", "nobody"],
+    );
+    assert_eq!(failed.status.code(), Some(1));
+    let said: serde_json::Value = serde_json::from_slice(&failed.stdout).unwrap();
+    assert_eq!(said["error"]["code"], "records", "{said}");
+    let message = said["error"]["message"].as_str().unwrap();
+    assert!(
+        message.contains("nobody") && err(&failed).contains(message),
+        "{said}"
+    );
+}

@@ -24,6 +24,7 @@ pub mod copy;
 mod cutover;
 mod devices;
 mod disarm;
+mod docs;
 mod forget;
 pub mod image;
 mod list;
@@ -104,10 +105,16 @@ pub enum Command {
     /// Create or remove the domains' device-mapper devices (unit p2v-devices)
     #[command(subcommand)]
     Devices(devices::Devices),
+    /// Write manual pages and shell completions
+    #[command(hide = true)]
+    Docs(docs::Docs),
 }
 
 /// Runs the command that was asked for.
 pub fn run(global: &Global, command: &Command) -> Result<ExitCode> {
+    if let Command::Docs(docs) = command {
+        return docs.run();
+    }
     let settings = Settings::load(global)?;
     // It needs nothing that a Xen host has.
     if let Command::Serve(serve) = command {
@@ -143,7 +150,7 @@ pub struct Session<'s> {
 impl Session<'_> {
     fn run(&self, command: &Command) -> Result<ExitCode> {
         match command {
-            Command::Serve(_) => Ok(ExitCode::SUCCESS),
+            Command::Serve(_) | Command::Docs(_) => Ok(ExitCode::SUCCESS),
             Command::Doctor => doctor::run(self.host, self.settings, self.json),
             Command::Forget(forget) => forget.run(self),
             Command::Trust(trust) => trust.run(self),
