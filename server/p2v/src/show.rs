@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use anyhow::Result;
+use comfy_table::{ContentArrangement, Table, presets};
+use console::Term;
 use p2v_contract::inventory::{Disk, Firmware, Inventory};
 use p2v_contract::operation::Stats;
 use p2v_contract::{Address, SECTOR, Size};
@@ -118,7 +120,8 @@ pub fn list(machines: &[MachineView], askers: &[Asker], json: bool) -> Result<Ex
         .iter()
         .filter(|asker| !machines.iter().any(|machine| is_of(asker, machine)));
     rows.extend(strangers.map(row_of_asker));
-    print!("{}", table(&rows));
+    let width = Term::stdout().size_checked().map(|(_, width)| width);
+    print!("{}", table(&rows, width));
     if askers.iter().any(|asker| asker.state == Standing::Asks) {
         println!(
             "`p2v approve MAC` lets a machine boot that asks; until then it is left to its own disk"
@@ -150,25 +153,20 @@ fn row_of_asker(asker: &Asker) -> [String; 6] {
     ]
 }
 
-/// Columns as wide as they need to be.
-fn table(rows: &[[String; 6]]) -> String {
-    let widths: [usize; 6] = std::array::from_fn(|i| {
-        rows.iter()
-            .map(|row| row[i].chars().count())
-            .max()
-            .unwrap_or(0)
-    });
-    let mut text = String::new();
-    for row in rows {
-        let line: Vec<String> = row
-            .iter()
-            .zip(widths)
-            .map(|(cell, width)| format!("{cell:width$}"))
-            .collect();
-        text += line.join("  ").trim_end();
-        text.push('\n');
+/// In columns, as wide as `width` at most.
+fn table(rows: &[[String; 6]], width: Option<u16>) -> String {
+    let mut table = Table::new();
+    table
+        .load_preset(presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Dynamic)
+        .add_rows(rows);
+    if let Some(width) = width {
+        table.set_width(width);
     }
-    text
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    table.trim_fmt() + "\n"
 }
 
 /// All about one machine. `host_code`: of this host's key.
@@ -391,9 +389,26 @@ mod tests {
     #[test]
     fn columns_line_up() {
         let row = |a: &str, b: &str| [a, b, "", "", "", "x"].map(str::to_owned);
-        assert_eq!(
-            table(&[row("NAME", "S"), row("e1", "exported")]),
-            "NAME  S               x\ne1    exported        x\n"
+        let rows = [row("NAME", "S"), row("e1", "exported, domain up")];
+        let text = table(&rows, None);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), 2, "{text}");
+        for column in ["S", "x"] {
+            let at = lines[0].find(column).unwrap();
+            let other = if column == "S" {
+                "exported, domain up"
+            } else {
+                "x"
+            };
+            assert_eq!(lines[1].rfind(other), Some(at), "{text}");
+        }
+        assert!(lines.iter().all(|line| *line == line.trim_end()), "{text}");
+        // A narrow terminal breaks cells, and no line.
+        let text = table(&rows, Some(30));
+        assert!(text.lines().count() > 2, "{text}");
+        assert!(
+            text.lines().all(|line| line.chars().count() <= 30),
+            "{text}"
         );
     }
 }
