@@ -77,14 +77,14 @@ pub fn missing(args: &BootArgs) -> Option<String> {
 }
 
 /// Hands the engine's events to the worker's loop.
-struct Told {
+struct Forward {
     events: mpsc::Sender<Event>,
     refusals: Arc<Refusals>,
     standing: Mutex<Standing>,
     disks: Vec<Disk>,
 }
 
-impl Events for Told {
+impl Events for Forward {
     fn event(&self, event: Event) {
         // Here, before the order is acknowledged: a worker that ends now leaves word of it.
         if let Event::Access {
@@ -174,7 +174,7 @@ impl Exporter {
                 inventory: inventory::document(Path::new("/sys"), inventory, key)?,
                 boot_id: inventory.boot_id.clone(),
             },
-            Arc::new(Told {
+            Arc::new(Forward {
                 events: sender,
                 refusals: Arc::clone(&refusals),
                 standing: Mutex::new(standing.clone()),

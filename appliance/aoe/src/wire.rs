@@ -41,8 +41,8 @@ pub trait Wire: Send + Sync {
         0
     }
 
-    /// Whether [`Wire::receive`] may look for a frame again and again for a moment before it sleeps.
-    fn may_look(&self, may: bool) {
+    /// Whether [`Wire::receive`] may busy-poll for a moment before it sleeps.
+    fn may_busy_poll(&self, may: bool) {
         let _ = may;
     }
 

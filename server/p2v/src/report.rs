@@ -27,7 +27,7 @@ struct Running {
 }
 
 /// Tells the operator on standard error, so that standard output is for results.
-pub struct Told {
+pub struct Reporter {
     /// Progress goes to standard output, as JSON for programs.
     json: bool,
     /// What a warning begins with.
@@ -36,11 +36,11 @@ pub struct Told {
     running: Mutex<BTreeMap<String, Running>>,
 }
 
-impl Told {
+impl Reporter {
     /// For standard error as it is; with `json`, progress goes to standard output.
-    pub fn new(json: bool) -> Told {
+    pub fn new(json: bool) -> Reporter {
         let terminal = std::io::stderr().is_terminal() && !json;
-        Told {
+        Reporter {
             json,
             warning: if output::is_the_journal() {
                 "<4>! "
@@ -85,7 +85,7 @@ fn say(bars: &Option<MultiProgress>, text: &str) {
     }
 }
 
-impl Report for Told {
+impl Report for Reporter {
     fn silence(&self, what: &str, patience: Duration) -> SilenceListener {
         let (bars, what, warning) = (self.bars.clone(), what.to_owned(), self.warning);
         Box::new(move |silence| {

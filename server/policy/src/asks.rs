@@ -13,7 +13,7 @@ use crate::Lists;
 use crate::approvals::Approval;
 use crate::boot_policy::{self, Facts, Grounds, Rules, Verdict, Wish};
 use crate::boots::Boot;
-use crate::network_cards::{instead_of, second_card_of};
+use crate::network_cards::{other_that_decides, second_card_of};
 
 /// For how long one that has fallen silent is shown.
 const SHOWN_FOR: Duration = Duration::from_secs(3600);
@@ -89,7 +89,7 @@ pub fn askers(
             rules(Some(other), other.boot_mac)
         });
         let verdict = boot_policy::decide(record.map(Facts::of), rules_here);
-        let is_held = instead_of(record.map(|_| verdict), other).is_some();
+        let is_held = other_that_decides(record.map(|_| verdict), other).is_some();
         if !is_late || boot.complete || left_alone || is_held {
             return None;
         }

@@ -69,7 +69,7 @@ pub fn second_card_of<'r>(
 ///   `p2v start` refuses the one record while the other's server is here. The other's shelf is not given to
 ///   it: a card that was put into another machine would bring a second one to that shelf, under a
 ///   domain's disk.
-pub fn instead_of(own: Option<Verdict>, other: Option<&Record>) -> Option<&Record> {
+pub fn other_that_decides(own: Option<Verdict>, other: Option<&Record>) -> Option<&Record> {
     let other = other?;
     let facts = Facts::of(other);
     let needs_its_disk = facts.in_use || facts.state == State::Running;

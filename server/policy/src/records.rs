@@ -18,7 +18,7 @@ use crate::boot_policy::{self, Facts, Grounds, Rules, Verdict};
 use crate::boots::Boots;
 use crate::last_known::LastKnown;
 use crate::lines::{Kind, Line, Lines, Whose};
-use crate::network_cards::{cards, ids_of, instead_of, not_by_this_card, second_card_of};
+use crate::network_cards::{cards, ids_of, not_by_this_card, other_that_decides, second_card_of};
 
 #[cfg(test)]
 mod tests;
@@ -300,7 +300,7 @@ impl Records {
             .as_deref()
             .is_some_and(Record::has_domain_on_old_disks);
         let own = record.is_some().then_some(verdict);
-        if let Some(other) = instead_of(own, here.as_deref()) {
+        if let Some(other) = other_that_decides(own, here.as_deref()) {
             return hold(not_by_this_card(other, mac));
         }
         if doubtful && verdict.leaves_it_to_its_disk() {

@@ -107,7 +107,7 @@ impl Engine {
         if let ([wire], false) = (wires, self.is_busy()) {
             // On the only processor looking for a frame would keep a scan from its work.
             let scans = |volume: &Volume| volume.export.scanning.load(Ordering::Relaxed);
-            wire.may_look(!self.one_processor || !self.volumes.iter().any(scans));
+            wire.may_busy_poll(!self.one_processor || !self.volumes.iter().any(scans));
             let mut first = true;
             wire.receive(most, &mut |bytes| {
                 if std::mem::take(&mut first) {

@@ -258,7 +258,7 @@ impl Wire for PacketSocket {
         self.dropped.load(Ordering::Relaxed)
     }
 
-    fn may_look(&self, may: bool) {
+    fn may_busy_poll(&self, may: bool) {
         self.look.store(may, Ordering::Relaxed);
     }
 

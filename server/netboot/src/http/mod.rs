@@ -30,7 +30,7 @@ use crate::event::{BootEvent, Notice};
 use answer::{Part, name, part};
 use connection::{End, Watched};
 use parts::Parts;
-use sending::{PartOf, Sending, Told};
+use sending::{Logged, PartOf, Sending};
 use share::{Places, Share};
 
 /// Bytes of a request at most, its body left out: hyper's smallest buffer. Boot loaders send a few hundred.
@@ -210,7 +210,7 @@ async fn respond<B>(
     } else {
         // `part` keeps within the size, which is that of something in memory.
         let bytes = contents.slice(wanted.start as usize..wanted.end as usize);
-        let told = boot_file.map(|of| Told {
+        let told = boot_file.map(|of| Logged {
             catalogue: Arc::clone(catalogue),
             end: Arc::clone(end),
             peer,

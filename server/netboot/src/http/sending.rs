@@ -18,11 +18,11 @@ use crate::event::BootEvent;
 pub(super) struct Sending {
     rest: Bytes,
     sent: u64,
-    told: Option<Told>,
+    told: Option<Logged>,
 }
 
-/// Who is told of what.
-pub(super) struct Told {
+/// A transfer of which the log and the records hear.
+pub(super) struct Logged {
     pub catalogue: Arc<Catalogue>,
     pub end: Arc<End>,
     pub peer: IpAddr,
@@ -44,7 +44,7 @@ pub(super) struct PartOf {
 }
 
 impl Sending {
-    pub fn new(bytes: Bytes, told: Option<Told>) -> Sending {
+    pub fn new(bytes: Bytes, told: Option<Logged>) -> Sending {
         Sending {
             rest: bytes,
             sent: 0,

@@ -23,7 +23,7 @@ impl Config {
         match self.write {
             false => print!("{}", workflow::config(host, &name)?),
             true => {
-                let written = workflow::write_config(host, &name, session.told)?;
+                let written = workflow::write_config(host, &name, session.reporter)?;
                 println!("{}", written.path.display());
             }
         }

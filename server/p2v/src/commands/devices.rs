@@ -20,8 +20,8 @@ pub enum Devices {
 impl Devices {
     pub fn run(self, session: &Session<'_>) -> Result<ExitCode> {
         let results = match self {
-            Devices::Up => workflow::devices_up(session.host, session.told)?,
-            Devices::Down => workflow::devices_down(session.host, session.told)?,
+            Devices::Up => workflow::devices_up(session.host, session.reporter)?,
+            Devices::Down => workflow::devices_down(session.host, session.reporter)?,
         };
         let mut code = ExitCode::SUCCESS;
         for result in results {

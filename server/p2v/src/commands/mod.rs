@@ -14,7 +14,7 @@ use p2v_policy::naming;
 use serde_json::json;
 
 use crate::arguments::{Global, exit};
-use crate::report::Told;
+use crate::report::Reporter;
 use crate::settings::Settings;
 use crate::{doctor, serve as service};
 
@@ -133,7 +133,7 @@ pub fn run(global: &Global, command: &Command) -> Result<ExitCode> {
     let session = Session {
         host: &host,
         settings: &settings,
-        told: &Told::new(json),
+        reporter: &Reporter::new(json),
         json,
     };
     session.run(command)
@@ -143,7 +143,7 @@ pub fn run(global: &Global, command: &Command) -> Result<ExitCode> {
 pub struct Session<'s> {
     pub host: &'s Host,
     pub settings: &'s Settings,
-    pub told: &'s Told,
+    pub reporter: &'s Reporter,
     pub json: bool,
 }
 
@@ -204,7 +204,7 @@ impl Session<'_> {
         work(Context {
             host: self.host,
             wire: &wire,
-            report: self.told,
+            report: self.reporter,
         })
     }
 

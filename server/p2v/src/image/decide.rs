@@ -10,7 +10,7 @@ use p2v_netboot::BootDecision;
 use p2v_policy::Machine;
 use p2v_policy::approvals::Approvals;
 use p2v_policy::boot_policy::{self, Facts, Grounds, Rules};
-use p2v_policy::network_cards::{cards, instead_of, not_by_this_card, second_card_of};
+use p2v_policy::network_cards::{cards, not_by_this_card, other_that_decides, second_card_of};
 
 use super::{orders, orders_for};
 use crate::settings::Settings;
@@ -96,7 +96,7 @@ pub fn decide(
         let record = records.iter().find(|record| record.boot_mac == mac);
         let own = record.map(|record| verdict(Some(record), mac));
         let decision = match (
-            instead_of(
+            other_that_decides(
                 own,
                 second_card_of(&records, mac, &[], |other| {
                     rules(Some(other), other.boot_mac)
