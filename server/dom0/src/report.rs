@@ -1,10 +1,11 @@
-//! How long work tells what it is doing.
+//! Progress reporting for long-running work.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use p2v_copy::Progress;
 
+use crate::name::MachineName;
 use crate::wire::{Silence, SilenceListener};
 
 /// What an old machine's silence is, for the operator; `what` is the disk's address.
@@ -60,6 +61,16 @@ pub trait Report: Sync {
 
     /// Something the operator should know and that did not stop the work.
     fn warn(&self, text: &str);
+
+    /// A step of one machine's.
+    fn step_of(&self, machine: &MachineName, text: &str) {
+        self.step(&format!("{machine}: {text}"));
+    }
+
+    /// A warning about one machine.
+    fn warn_of(&self, machine: &MachineName, text: &str) {
+        self.warn(&format!("{machine}: {text}"));
+    }
 
     /// A copy of the disk named `what` (an AoE address) got on.
     fn progress(&self, what: &str, progress: Progress);

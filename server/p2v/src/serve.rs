@@ -20,7 +20,7 @@ use tracing::{error, info};
 
 use crate::arguments::exit;
 use crate::in_one_line;
-use crate::serve_log::ServeLog;
+use crate::log::Log;
 use crate::settings::Settings;
 use crate::{descriptors, privileges, service_manager};
 
@@ -33,7 +33,7 @@ const PANICS_PERIOD: Duration = Duration::from_secs(60);
 /// Serves until SIGINT or SIGTERM.
 pub fn run(settings: Settings, once: bool) -> Result<ExitCode> {
     let (service, store, hosts) = prepare(&settings)?;
-    let mut log = ServeLog::start();
+    let mut log = Log::start("p2v serve");
     // The usual one waits for who reads, and whoever panicked would be waited for.
     std::panic::set_hook(Box::new(panic_lines()));
     // Why it ended is logged as all else is: also where nobody reads it, it does end.
@@ -94,7 +94,7 @@ fn serve(
     service: Opened,
     store: Store,
     hosts: Hosts,
-    log: &mut ServeLog,
+    log: &mut Log,
 ) -> Result<()> {
     let unknown_images = settings.unknown_images();
     if settings.serve.allow.is_empty() {

@@ -124,7 +124,7 @@ fn look_at_all<'scope>(
         let is_paused = match domain.filter(|_| record.has_domain_on_old_disks()) {
             None => {
                 if let Err(error) = outage::forget(context.host, &name) {
-                    context.report.warn(&format!("{name}: {error}"));
+                    context.report.warn_of(&name, &error.to_string());
                 }
                 continue;
             }
@@ -137,7 +137,7 @@ fn look_at_all<'scope>(
         }
         scope.spawn(move || {
             if let Err(error) = look_at(context, last_boot, &record, is_paused) {
-                context.report.warn(&format!("{name}: {error}"));
+                context.report.warn_of(&name, &error.to_string());
             }
             lock(busy).remove(&name);
         });
@@ -204,7 +204,7 @@ fn look_at(
                         host.settings.domain_waits_seconds
                     ),
                 };
-                report.warn(&format!("{name}: {told}"));
+                report.warn_of(name, &told.to_string());
             }
             Act::Pause => {
                 xl::pause(&host.tools, name.as_str())?;
@@ -212,9 +212,10 @@ fn look_at(
                     outage.pause = Pause::Ours;
                     outage::remember(host, name, outage)?;
                 }
-                report.warn(&format!(
-                    "{name}: the domain is paused until its disk is back, so that its own time-outs do not run"
-                ));
+                report.warn_of(
+                    name,
+                    "the domain is paused until its disk is back, so that its own time-outs do not run",
+                );
                 context.note_or_warn(
                     name,
                     "its old disks are away: the domain waits, and is paused",
@@ -227,14 +228,12 @@ fn look_at(
                 };
                 let options = ResumeOptions::default();
                 match resume::resume_as(quiet, name, options, last_boot, lock::WATCH) {
-                    Ok(_) => report.step(&format!(
-                        "{name}: the old machine cannot have run its own system meanwhile: the domain has its disks again"
-                    )),
+                    Ok(_) => report.step_of(name, "the old machine cannot have run its own system meanwhile: the domain has its disks again"),
                     Err(error) => {
                         let why = error.to_string();
                         let known = before.as_ref().and_then(|outage| outage.why_not.as_ref());
                         if known != Some(&why) {
-                            report.warn(&format!("{name}: {why}"));
+                            report.warn_of(name, &why);
                         }
                         if let Some(outage) = &mut after {
                             outage.why_not = Some(why);
@@ -249,14 +248,14 @@ fn look_at(
             }
             Act::Unpause => {
                 xl::unpause(&host.tools, name.as_str())?;
-                report.step(&format!("{name}: the domain is unpaused"));
+                report.step_of(name, "the domain is unpaused");
             }
             Act::End => {
                 let waited = before.as_ref().map_or(0, seconds);
                 let what = format!("the old disks were away for {waited} s, and are back");
                 if before.as_ref().is_some_and(|outage| outage.told.is_some()) {
                     context.note_or_warn(name, &what);
-                    report.step(&format!("{name}: {what}"));
+                    report.step_of(name, &what);
                 }
                 outage::end(host, name)?;
             }

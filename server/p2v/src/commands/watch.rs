@@ -3,15 +3,21 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use p2v_dom0::workflow;
+use p2v_dom0::workflow::{self, Context};
 use p2v_policy::boots;
 
 use super::Session;
+use crate::log::Log;
 use crate::serve;
 
 /// Looks at the old machines of running domains until a signal comes.
 pub fn run(session: &Session<'_>) -> Result<ExitCode> {
     session.with_wire(|context| {
+        let log = Log::start("p2v watch");
+        let context = Context {
+            report: &log,
+            ..context
+        };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;

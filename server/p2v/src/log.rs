@@ -1,4 +1,4 @@
-//! Where the service's log goes: to the journal, with its fields, where standard error is the journal; else to standard
+//! Where the log of a service goes: to the journal, with its fields, where standard error is the journal; else to standard
 //! error, in lines.
 //!
 //! Nobody who logs waits. A terminal that was stopped (^S), a pager that is not read on, or a journal that hangs take
@@ -11,8 +11,10 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
+use p2v_copy::Progress;
+use p2v_dom0::{MachineName, Report};
 use tracing::field::{Field, Visit};
-use tracing::{Event, Level, Subscriber};
+use tracing::{Event, Level, Subscriber, info, warn};
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry;
@@ -27,15 +29,15 @@ const END_WAIT: Duration = Duration::from_secs(1);
 const JOURNAL: &str = "/run/systemd/journal/socket";
 
 /// The log; dropped, it waits until all is written, or nobody reads it.
-pub struct ServeLog {
+pub struct Log {
     guard: Option<WorkerGuard>,
     lost: ErrorCounter,
     told: usize,
 }
 
-impl ServeLog {
-    /// Starts it. Not before the service has given root up: it starts a thread.
-    pub fn start() -> ServeLog {
+impl Log {
+    /// Starts that of `service`. Not before the service has given root up: it starts a thread.
+    pub fn start(service: &'static str) -> Log {
         let journal = UnixDatagram::unbound()
             .ok()
             .filter(|_| output::is_the_journal());
@@ -48,10 +50,14 @@ impl ServeLog {
             None => builder.finish(BufWriter::new(io::stderr())),
         };
         let lost = to.error_counter();
-        let log = registry().with(Out { to, is_journal });
+        let log = registry().with(Out {
+            to,
+            is_journal,
+            service,
+        });
         // The first one stays; there is one in a process.
         let _ = tracing::subscriber::set_global_default(log);
-        ServeLog {
+        Log {
             guard: Some(guard),
             lost,
             told: 0,
@@ -62,13 +68,13 @@ impl ServeLog {
     pub fn tell_lost(&mut self) {
         let lost = self.lost.dropped_lines();
         if lost > self.told {
-            tracing::warn!("{} lines were lost: nobody read them", lost - self.told);
+            warn!("{} lines were lost: nobody read them", lost - self.told);
             self.told = lost;
         }
     }
 }
 
-impl Drop for ServeLog {
+impl Drop for Log {
     fn drop(&mut self) {
         // It has a limit of its own, but may say something about it where nobody reads.
         let guard = self.guard.take();
@@ -79,6 +85,26 @@ impl Drop for ServeLog {
         });
         let _ = ended.recv_timeout(END_WAIT);
     }
+}
+
+impl Report for Log {
+    fn step(&self, text: &str) {
+        info!("{text}");
+    }
+
+    fn warn(&self, text: &str) {
+        warn!("{text}");
+    }
+
+    fn step_of(&self, machine: &MachineName, text: &str) {
+        info!(%machine, "{text}");
+    }
+
+    fn warn_of(&self, machine: &MachineName, text: &str) {
+        warn!(%machine, "{text}");
+    }
+
+    fn progress(&self, _: &str, _: Progress) {}
 }
 
 /// The journal, one message a write.
@@ -97,11 +123,12 @@ impl Write for Journal {
 struct Out {
     to: NonBlocking,
     is_journal: bool,
+    service: &'static str,
 }
 
 impl<S: Subscriber> Layer<S> for Out {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        let line = Line::of(event);
+        let line = Line::of(self.service, event);
         let bytes = match self.is_journal {
             true => line.for_the_journal(),
             false => line.text().into_bytes(),
@@ -114,6 +141,7 @@ impl<S: Subscriber> Layer<S> for Out {
 /// An event: its level, its message and its other fields.
 #[derive(Debug)]
 struct Line {
+    service: &'static str,
     level: Level,
     message: String,
     fields: Vec<(&'static str, String)>,
@@ -134,8 +162,9 @@ impl Visit for Line {
 }
 
 impl Line {
-    fn of(event: &Event<'_>) -> Line {
+    fn of(service: &'static str, event: &Event<'_>) -> Line {
         let mut line = Line {
+            service,
             level: *event.metadata().level(),
             message: String::new(),
             fields: Vec::new(),
@@ -146,8 +175,9 @@ impl Line {
 
     /// The message, with the machine it is about before it.
     fn message(&self) -> String {
-        let mac = self.fields.iter().find(|(name, _)| *name == "mac");
-        let about = mac.map_or("p2v serve", |(_, mac)| mac);
+        let field = |wanted| self.fields.iter().find(|(name, _)| *name == wanted);
+        let about = field("mac").or_else(|| field("machine"));
+        let about = about.map_or(self.service, |(_, value)| value);
         let level = match self.level {
             Level::ERROR => "ERROR: ",
             Level::WARN => "WARNING: ",
@@ -194,15 +224,13 @@ impl Line {
 mod tests {
     use std::sync::{Arc, Mutex};
 
-    use tracing::{info, warn};
-
     use super::*;
 
     struct Seen(Arc<Mutex<Vec<Line>>>);
 
     impl<S: Subscriber> Layer<S> for Seen {
         fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-            self.0.lock().unwrap().push(Line::of(event));
+            self.0.lock().unwrap().push(Line::of("p2v serve", event));
         }
     }
 
