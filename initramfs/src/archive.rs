@@ -52,6 +52,9 @@ impl Archive {
 
     /// Adds a file that is packed with zstd by itself, so that it stays packed in the machine's
     /// memory.
+    ///
+    /// # Errors
+    /// zstd cannot pack it.
     pub fn add_packed(&mut self, path: &str, content: &[u8]) -> io::Result<()> {
         self.add_file(path, 0o644, zstd::bulk::compress(content, LEVEL)?);
         Ok(())
@@ -69,6 +72,9 @@ impl Archive {
     }
 
     /// Writes the archive, unpacked.
+    ///
+    /// # Errors
+    /// It cannot be written to `out`, or a file is larger than 4 GiB.
     pub fn write_cpio(&self, mut out: impl Write) -> io::Result<()> {
         for (number, (path, entry)) in (1u32..).zip(&self.entries) {
             // File type bits: stat(2).
@@ -97,6 +103,9 @@ impl Archive {
     }
 
     /// The archive as bytes, packed.
+    ///
+    /// # Errors
+    /// zstd cannot pack it, or a file is larger than 4 GiB.
     pub fn pack(&self) -> io::Result<Vec<u8>> {
         let mut encoder = zstd::Encoder::new(Vec::new(), LEVEL)?;
         encoder.multithread(WORKERS)?;

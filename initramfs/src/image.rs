@@ -119,6 +119,10 @@ fn needs_loader(program: &[u8]) -> Result<bool, object::Error> {
 }
 
 /// Puts the image together, in memory.
+///
+/// # Errors
+/// A file cannot be read; the agent is not a static program; a module that another one needs is missing; it cannot be
+/// packed, or is over [`BUDGET`].
 pub fn build(recipe: &Recipe) -> Result<Image, ImageError> {
     let read = |path: &Path| fs::read(path).map_err(io_error("reading", path));
     let agent = read(&recipe.agent)?;
@@ -198,6 +202,9 @@ fn within_budget(vmlinuz: u64, initrd: u64) -> Result<(), ImageError> {
 }
 
 /// Writes `vmlinuz` and `initrd` into `dir`, each replaced as a whole.
+///
+/// # Errors
+/// The directory cannot be made, or a file in it not be replaced.
 pub fn write(image: &Image, dir: &Path) -> Result<(), ImageError> {
     fs::create_dir_all(dir).map_err(io_error("creating", dir))?;
     for (name, bytes) in [("vmlinuz", &image.vmlinuz), ("initrd", &image.initrd)] {

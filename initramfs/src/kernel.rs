@@ -103,6 +103,9 @@ fn versioned_package(depends: &str) -> Option<&str> {
 }
 
 /// Fetches the kernel package that [`META_PACKAGE`] depends on into `cache`, unless it is there.
+///
+/// # Errors
+/// apt knows no such package, or cannot download it; `cache` cannot be used.
 pub fn fetch(cache: &Path) -> Result<PathBuf, KernelError> {
     let depends = run(Command::new("apt-cache").args(["depends", META_PACKAGE]))?;
     let package = versioned_package(&depends).ok_or(KernelError::NoPackage)?;
@@ -139,6 +142,9 @@ fn package_file(dir: &Path, package: &str) -> Result<Option<PathBuf>, KernelErro
 }
 
 /// Opens a kernel package (unpacked under `cache`, once) or a directory one was unpacked into.
+///
+/// # Errors
+/// The package cannot be unpacked, or there is not exactly one kernel in it.
 pub fn open(package: &Path, cache: &Path) -> Result<Kernel, KernelError> {
     if package.is_dir() {
         return find(package);

@@ -30,6 +30,9 @@ pub enum ModInfoError {
 }
 
 /// Reads the description out of a module file's bytes.
+///
+/// # Errors
+/// It is no object file, or has no section `.modinfo` that can be read.
 pub fn read(module: &[u8]) -> Result<ModInfo, ModInfoError> {
     let file = object::File::parse(module)?;
     let section = file

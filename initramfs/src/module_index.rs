@@ -73,6 +73,9 @@ fn name_of(path: &str) -> String {
 
 impl ModuleIndex {
     /// Reads every module under `tree` (`lib/modules/VERSION`).
+    ///
+    /// # Errors
+    /// A directory or a file cannot be read, or is not a module.
     pub fn read(tree: &Path) -> Result<ModuleIndex, IndexError> {
         let mut index = ModuleIndex::default();
         let top = tree.join("kernel");
@@ -133,6 +136,9 @@ impl ModuleIndex {
     /// The modules that `wanted` takes and all they depend on, by name. Soft dependencies are
     /// followed where the kernel has them (by module name or by an exact alias, as
     /// `crypto-crc32c`).
+    ///
+    /// # Errors
+    /// A module that one of them needs is missing.
     pub fn closure(&self, wanted: impl Fn(&str) -> bool) -> Result<ModuleIndex, IndexError> {
         let mut by_alias: BTreeMap<String, Vec<&str>> = BTreeMap::new();
         for (name, module) in &self.modules {

@@ -25,6 +25,9 @@ pub struct Artifacts {
 
 impl Artifacts {
     /// Finds them all, or says which is missing and what makes it.
+    ///
+    /// # Errors
+    /// One is missing.
     pub fn find() -> Result<Artifacts> {
         let found = Self::without_xen()?;
         there(&found.xen_host.join("dom0.img"), "make lab")?;
@@ -32,6 +35,9 @@ impl Artifacts {
     }
 
     /// The same, but for the Xen host.
+    ///
+    /// # Errors
+    /// As [`Artifacts::find`].
     pub fn without_xen() -> Result<Artifacts> {
         let sources = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
         let root = sources.parent().context("the crate is in the workspace")?;
@@ -58,6 +64,9 @@ impl Artifacts {
     }
 
     /// Assembles the boot-sector guest.
+    ///
+    /// # Errors
+    /// `as` or `ld` fails, or does not make one sector.
     pub fn boot_sector(&self, work: &Path) -> Result<Vec<u8>> {
         let (object, binary) = (work.join("boot.o"), work.join("boot.bin"));
         checked(
@@ -90,6 +99,9 @@ impl Artifacts {
     }
 
     /// Makes `payload.img` in `work`, a small ext4 image of what a host gets for one run.
+    ///
+    /// # Errors
+    /// As [`Artifacts::payload_tree`]; `mke2fs` fails.
     pub fn payload(&self, work: &Path, settings: &str) -> Result<()> {
         let tree = self.payload_tree(work, settings)?;
         checked(
@@ -104,6 +116,9 @@ impl Artifacts {
 
     /// What is in that image, as a directory in `work`: the product installed as `make install` does,
     /// `settings` as `/etc/p2v/p2v.toml`, and the lab's own program and init.
+    ///
+    /// # Errors
+    /// A file cannot be read or written, or `make` fails.
     pub fn payload_tree(&self, work: &Path, settings: &str) -> Result<PathBuf> {
         let tree = work.join("payload");
         let root = tree.join("root");
@@ -139,6 +154,9 @@ fn there(file: &Path, make: &str) -> Result<()> {
 }
 
 /// Runs a program that must succeed.
+///
+/// # Errors
+/// It cannot be run, or fails.
 pub fn checked(command: &mut Command) -> Result<()> {
     let output = command
         .output()

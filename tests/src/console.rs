@@ -39,6 +39,9 @@ impl Console {
 
     /// Waits until the machine says `wanted` (after what was waited for before) and returns the line
     /// it is in. `alive` is asked meanwhile: a machine that is gone says nothing more.
+    ///
+    /// # Errors
+    /// It is not said within `limit`, or before the machine is gone; the file cannot be read.
     pub fn wait_for(
         &mut self,
         wanted: &str,

@@ -46,6 +46,9 @@ pub struct Outcome {
 
 impl Outcome {
     /// The outcome, if the command succeeded.
+    ///
+    /// # Errors
+    /// It failed.
     pub fn success(self) -> Result<Outcome> {
         if self.status != 0 {
             bail!(
@@ -60,6 +63,9 @@ impl Outcome {
     }
 
     /// What it said on standard error, if the command failed as it should.
+    ///
+    /// # Errors
+    /// It succeeded.
     pub fn failure(self) -> Result<String> {
         if self.status == 0 {
             bail!(
@@ -81,6 +87,9 @@ pub struct Control {
 
 impl Control {
     /// Connects to QEMU's socket (which is there soon after QEMU is) and waits for the other end.
+    ///
+    /// # Errors
+    /// Nobody takes the connection within `limit`.
     pub fn connect(socket: &Path, limit: Duration) -> Result<Control> {
         let until = Instant::now() + limit;
         let stream = loop {
@@ -97,6 +106,9 @@ impl Control {
     }
 
     /// Waits for the other end to come up.
+    ///
+    /// # Errors
+    /// The other end does not come up within `limit`, or says something else.
     pub fn wait_ready(&mut self, limit: Duration) -> Result<()> {
         self.stream.set_read_timeout(Some(limit))?;
         match self
@@ -118,6 +130,10 @@ impl Control {
 
     /// Runs a command; `each` sees every line as it comes (true: standard error). `limit` is for the
     /// silence between two lines.
+    ///
+    /// # Errors
+    /// The channel is closed, or silent for `limit`; what comes is no answer; the host starts again. That the command
+    /// fails is no error.
     pub fn run(
         &mut self,
         command: &str,

@@ -70,11 +70,17 @@ pub struct Parts<'a> {
 }
 
 /// A fresh root file system in `work`, over the one that `make lab` has made.
+///
+/// # Errors
+/// As [`root_over`].
 pub fn fresh_root(artifacts: &Artifacts, work: &Path) -> Result<()> {
     root_over(&artifacts.xen_host.join("dom0.img"), "raw", work)
 }
 
 /// A root file system in `work` over another one, which is not written to.
+///
+/// # Errors
+/// `qemu-img` fails.
 pub fn root_over(base: &Path, format: &str, work: &Path) -> Result<()> {
     checked(
         Command::new("qemu-img")
@@ -86,6 +92,9 @@ pub fn root_over(base: &Path, format: &str, work: &Path) -> Result<()> {
 
 /// Starts the machine on `dom0.qcow2` and `payload.img` in `work`, with its wire at the sockets
 /// [`WIRES`] there, and waits until it takes commands.
+///
+/// # Errors
+/// QEMU cannot be started, or the machine is not ready in time.
 pub fn boot(work: &Path, parts: &Parts<'_>) -> Result<(Shell, Machine)> {
     let (mut shell, mut machine) = start(work, parts, &[])?;
     let mut console = Console::new(work.join(format!("{}.log", parts.name)));
@@ -96,6 +105,9 @@ pub fn boot(work: &Path, parts: &Parts<'_>) -> Result<(Shell, Machine)> {
 
 /// Starts the machine as [`boot`] does, where the one that was saved in `state` stopped. Its disks
 /// must be as that one's were.
+///
+/// # Errors
+/// QEMU cannot be started, or does not take up the state; the machine's clock cannot be set.
 pub fn resume(work: &Path, parts: &Parts<'_>, state: &Path) -> Result<(Shell, Machine)> {
     let incoming = format!("exec:cat {}", quoted(&state.display().to_string()));
     let (mut shell, machine) = start(work, parts, &["-incoming".to_owned(), incoming])?;
@@ -109,6 +121,9 @@ pub fn resume(work: &Path, parts: &Parts<'_>, state: &Path) -> Result<(Shell, Ma
 }
 
 /// Stops the machine called `name` in `work`, writes it to `state`, and ends it.
+///
+/// # Errors
+/// QEMU refuses, or does not end in time; the machine takes no command.
 pub fn save(
     work: &Path,
     name: &str,
@@ -133,6 +148,9 @@ pub fn save(
 }
 
 /// Ends QEMU in order, with all of its images written; for the machine called `name` it is a power cut.
+///
+/// # Errors
+/// QEMU cannot be reached, or does not end in time.
 pub fn quit(work: &Path, name: &str, machine: &mut Machine) -> Result<()> {
     Monitor::open(&monitor(work, name))?.execute("quit", &json!({}))?;
     machine.wait_until_off(BOOT_LIMIT)?;

@@ -20,6 +20,9 @@ pub struct Disk {
 impl Disk {
     /// A disk with the boot-sector guest, no boots counted, and in every other sector a pattern that
     /// tells where it is.
+    ///
+    /// # Errors
+    /// It cannot be written; `boot_sector` is not one sector, or `bytes` no whole number of them.
     pub fn with_guest(path: &Path, bytes: u64, boot_sector: &[u8]) -> Result<Disk> {
         ensure!(boot_sector.len() as u64 == SECTOR && bytes.is_multiple_of(SECTOR));
         let mut file = File::create(path)?;
@@ -32,6 +35,9 @@ impl Disk {
     }
 
     /// A disk with a pattern in every sector that tells where it is.
+    ///
+    /// # Errors
+    /// It cannot be written, or `bytes` is no whole number of sectors.
     pub fn with_pattern(path: &Path, bytes: u64) -> Result<Disk> {
         ensure!(bytes.is_multiple_of(SECTOR));
         write_pattern(&mut File::create(path)?, 0, bytes / SECTOR)?;
@@ -42,6 +48,9 @@ impl Disk {
 
     /// Makes it the first half of a mirror of whole disks: a superblock of md's version 1.0, which is at the end
     /// (`struct mdp_superblock_1` in Linux' `include/uapi/linux/raid/md_p.h`).
+    ///
+    /// # Errors
+    /// It cannot be written.
     pub fn make_raid_member(&self) -> Result<()> {
         const ROLES: usize = 128;
         let sectors = self.bytes()? / SECTOR;
@@ -80,6 +89,9 @@ impl Disk {
     }
 
     /// Whether the bytes `from` to `to` still are the pattern.
+    ///
+    /// # Errors
+    /// It cannot be read, or they are no whole sectors.
     pub fn has_pattern(&self, from: u64, to: u64) -> Result<bool> {
         ensure!(from.is_multiple_of(SECTOR) && to.is_multiple_of(SECTOR));
         let mut file = File::open(&self.path)?;
@@ -90,6 +102,9 @@ impl Disk {
     }
 
     /// BLAKE3 of the whole disk, in hex.
+    ///
+    /// # Errors
+    /// It cannot be read.
     pub fn hash(&self) -> Result<String> {
         let mut hasher = blake3::Hasher::new();
         hasher.update_reader(File::open(&self.path)?)?;
@@ -97,6 +112,9 @@ impl Disk {
     }
 
     /// The number of boots that the guest has counted.
+    ///
+    /// # Errors
+    /// It cannot be read.
     pub fn boots(&self) -> Result<u32> {
         let mut file = File::open(&self.path)?;
         file.seek(SeekFrom::Start(COUNTER_SECTOR * SECTOR))?;
@@ -106,6 +124,9 @@ impl Disk {
     }
 
     /// Size in bytes.
+    ///
+    /// # Errors
+    /// The file is not there.
     pub fn bytes(&self) -> Result<u64> {
         Ok(fs::metadata(&self.path)?.len())
     }

@@ -24,6 +24,9 @@ pub struct FailingDisk {
 
 impl FailingDisk {
     /// `disk`, of which these sectors cannot be read; the rules for QEMU go into `work`.
+    ///
+    /// # Errors
+    /// The rules cannot be written.
     pub fn new(work: &Path, disk: &Disk, bad: &[u64]) -> Result<FailingDisk> {
         let mut text = String::new();
         // In the second state there is a rule, too, for a sector that no disk has: rules last until

@@ -48,6 +48,9 @@ impl Job {
     }
 
     /// Writes and verifies.
+    ///
+    /// # Errors
+    /// fio fails, or writes nothing.
     pub fn run(&self, shell: &mut Shell) -> Result<Done> {
         let done = self.read_result(&shell.ok(&self.command(""))?)?;
         ensure!(done.written > 0, "nothing was written by {self:?}");
@@ -55,6 +58,9 @@ impl Job {
     }
 
     /// Reads once more what [`Job::run`] wrote.
+    ///
+    /// # Errors
+    /// fio fails, finds a difference, or does not read everything.
     pub fn verify(&self, shell: &mut Shell) -> Result<()> {
         // fio counts what it would have written as written.
         let done = self.read_result(&shell.ok(&self.command("--verify_only"))?)?;
@@ -66,6 +72,9 @@ impl Job {
     }
 
     /// Understands fio's JSON; an error it met is an error.
+    ///
+    /// # Errors
+    /// It is not fio's JSON, or tells of an error.
     pub fn read_result(&self, said: &str) -> Result<Done> {
         // Notes may come before the JSON.
         let json = said.find('{').map_or("", |at| &said[at..]);

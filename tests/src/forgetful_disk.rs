@@ -25,6 +25,9 @@ pub struct ForgetfulDisk {
 
 impl ForgetfulDisk {
     /// Serves `disk` at a socket in `work`.
+    ///
+    /// # Errors
+    /// nbdkit cannot be run, or does not begin to serve.
     pub fn start(work: &Path, disk: &Disk) -> Result<ForgetfulDisk> {
         let (socket, ready) = (work.join("disk.sock"), work.join("disk.pid"));
         for file in [&socket, &ready] {

@@ -40,6 +40,9 @@ pub struct LinuxHost {
 
 impl LinuxHost {
     /// Starts it with `drives`. Its first network card is the wire at `wire.sock` in `work`.
+    ///
+    /// # Errors
+    /// Its disks cannot be made, or it is not ready in time.
     pub fn start(artifacts: &Artifacts, work: &Path, drives: &[Drive]) -> Result<LinuxHost> {
         artifacts.payload(work, SETTINGS)?;
         debian::fresh_root(artifacts, work)?;
@@ -68,6 +71,9 @@ impl LinuxHost {
 
     /// Connects its wire with another machine's, at that one's `socket`. Its card has the Xen host's address until it is given
     /// another.
+    ///
+    /// # Errors
+    /// QEMU cannot be reached, or refuses.
     pub fn join(&self, socket: &Path) -> Result<()> {
         let mut monitor = Monitor::open(&debian::monitor(&self.work, NAME))?;
         let address = json!({ "type": "unix", "path": socket });

@@ -37,6 +37,9 @@ pub fn with_own_network(story: impl FnOnce() + Send + 'static) {
 }
 
 /// Makes the tap that the old server's wire ends in, with the host's address. For [`with_own_network`] only.
+///
+/// # Errors
+/// `ip` fails.
 pub fn make_tap() -> Result<()> {
     for words in [
         format!("tuntap add {TAP} mode tap"),
@@ -50,6 +53,9 @@ pub fn make_tap() -> Result<()> {
 
 impl LocalHost {
     /// Makes the tap for the old server and starts `p2v serve` on it. For [`with_own_network`] only.
+    ///
+    /// # Errors
+    /// The tap or a file cannot be made, or `setpriv` not be run.
     pub fn start(artifacts: &Artifacts, work: &Path) -> Result<LocalHost> {
         make_tap()?;
         let settings = work.join("p2v.toml");

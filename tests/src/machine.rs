@@ -16,6 +16,9 @@ pub struct Machine {
 
 impl Machine {
     /// Starts QEMU with `arguments`; its own messages go to `NAME.qemu.log` in `work`.
+    ///
+    /// # Errors
+    /// The file for its messages cannot be made, or `setpriv` not be run.
     pub fn start(name: &str, work: &Path, arguments: &[String]) -> Result<Machine> {
         let errors = work.join(format!("{name}.qemu.log"));
         let log = File::create(&errors)?;
@@ -41,6 +44,9 @@ impl Machine {
     }
 
     /// Waits until the machine has switched itself off.
+    ///
+    /// # Errors
+    /// It is still on after `limit`.
     pub fn wait_until_off(&mut self, limit: Duration) -> Result<ExitStatus> {
         let until = Instant::now() + limit;
         loop {

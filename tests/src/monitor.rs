@@ -21,6 +21,9 @@ pub struct Monitor {
 
 impl Monitor {
     /// Opens QEMU's socket at `path` (`-qmp unix:PATH,server=on,wait=off`).
+    ///
+    /// # Errors
+    /// QEMU cannot be reached, or does not answer as it should.
     pub fn open(path: &Path) -> Result<Monitor> {
         let socket = UnixStream::connect(path)
             .with_context(|| format!("cannot reach QEMU at {}", path.display()))?;
@@ -35,6 +38,9 @@ impl Monitor {
     }
 
     /// Has QEMU execute a command; what that returns.
+    ///
+    /// # Errors
+    /// QEMU refuses, hangs up, or says nothing for long.
     pub fn execute(&mut self, command: &str, arguments: &Value) -> Result<Value> {
         let request = json!({ "execute": command, "arguments": arguments });
         writeln!(self.socket.get_mut(), "{request}")?;
@@ -51,6 +57,9 @@ impl Monitor {
     }
 
     /// Has QEMU execute a command of its monitor for people; those say by words that they fail.
+    ///
+    /// # Errors
+    /// As [`Monitor::execute`]; what it says tells of a failure.
     pub fn execute_silent(&mut self, line: &str) -> Result<()> {
         let said = self.execute("human-monitor-command", &json!({ "command-line": line }))?;
         let said = said.as_str().unwrap_or_default();
@@ -60,6 +69,9 @@ impl Monitor {
     }
 
     /// Waits until a query's `key` has this value.
+    ///
+    /// # Errors
+    /// As [`Monitor::execute`]; it becomes `failed`, or does not get there in time.
     pub fn wait_until(&mut self, query: &str, key: &str, value: &str) -> Result<()> {
         let until = Instant::now() + LIMIT;
         loop {

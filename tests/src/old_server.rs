@@ -96,6 +96,9 @@ pub struct OldServer {
 
 impl OldServer {
     /// Switches the machine on. Its wire goes to the host's socket in `work`.
+    ///
+    /// # Errors
+    /// QEMU cannot be started, or the hardware has no place for a disk.
     pub fn power_on(work: &Path, disk: &Disk, hardware: Hardware) -> Result<OldServer> {
         let file = disk.path.display().to_string();
         Self::power_on_with(work, &file, ",cache=writethrough", hardware)
@@ -103,6 +106,9 @@ impl OldServer {
 
     /// The same, with a disk that QEMU finds by `file` (a name or a URI); `options`: QEMU's for it,
     /// each after a comma.
+    ///
+    /// # Errors
+    /// As [`OldServer::power_on`].
     pub fn power_on_with(
         work: &Path,
         file: &str,
@@ -114,6 +120,9 @@ impl OldServer {
     }
 
     /// Switches a second machine on.
+    ///
+    /// # Errors
+    /// As [`OldServer::power_on`].
     pub fn power_on_second(work: &Path, disk: &Disk, hardware: Hardware) -> Result<OldServer> {
         let file = disk.path.display().to_string();
         let disk = disk_arguments(&file, ",cache=writethrough", hardware)?;
@@ -121,6 +130,9 @@ impl OldServer {
     }
 
     /// The same, with its wire in the tap that [`crate::local_host`] makes.
+    ///
+    /// # Errors
+    /// As [`OldServer::power_on`].
     pub fn power_on_at_tap(
         work: &Path,
         file: &str,
@@ -136,6 +148,9 @@ impl OldServer {
     }
 
     /// The same as [`OldServer::power_on`], with its disk first in the boot order, and the network next.
+    ///
+    /// # Errors
+    /// As [`OldServer::power_on`].
     pub fn power_on_its_own_system(
         work: &Path,
         disk: &Disk,
@@ -148,6 +163,9 @@ impl OldServer {
     }
 
     /// A machine of the same kind without a disk.
+    ///
+    /// # Errors
+    /// QEMU cannot be started.
     pub fn diskless(work: &Path, hardware: Hardware) -> Result<OldServer> {
         Self::start(work, hardware, FIRST, &[])
     }
@@ -194,6 +212,9 @@ impl OldServer {
     }
 
     /// Takes its network cable out, or puts it in again.
+    ///
+    /// # Errors
+    /// QEMU cannot be reached, or refuses.
     pub fn set_cable(&self, plugged: bool) -> Result<()> {
         let arguments = json!({ "name": "wire", "up": plugged });
         Monitor::open(&self.monitor)?.execute("set_link", &arguments)?;
@@ -201,6 +222,9 @@ impl OldServer {
     }
 
     /// Presses its reset button.
+    ///
+    /// # Errors
+    /// As [`OldServer::set_cable`].
     pub fn reset(&self) -> Result<()> {
         let mut monitor = Monitor::open(&self.monitor)?;
         // A restart that it orders itself ends QEMU (`-no-reboot`).
@@ -211,17 +235,26 @@ impl OldServer {
 
     /// Has its kernel kill all but the first process, by the keyboard; it must have been started with
     /// `sysrq_always_enabled`.
+    ///
+    /// # Errors
+    /// As [`OldServer::set_cable`].
     pub fn kill_all_processes(&self) -> Result<()> {
         Monitor::open(&self.monitor)?.execute_silent("sendkey alt-sysrq-i")
     }
 
     /// Writes `byte` all over a sector of its disk, past its own system.
+    ///
+    /// # Errors
+    /// As [`OldServer::set_cable`].
     pub fn overwrite_sector(&self, lba: u64, byte: u8) -> Result<()> {
         let line = format!("qemu-io disk \"write -P {byte} {} {SECTOR}\"", lba * SECTOR);
         Monitor::open(&self.monitor)?.execute_silent(&line)
     }
 
     /// Waits until it says `wanted` on its serial port.
+    ///
+    /// # Errors
+    /// It does not say so within `limit`, or before it is gone.
     pub fn wait_for(&mut self, wanted: &str, limit: Duration) -> Result<String> {
         let machine = &mut self.machine;
         self.console
@@ -234,6 +267,9 @@ impl OldServer {
     }
 
     /// Waits until it has switched itself off.
+    ///
+    /// # Errors
+    /// It is still on after `limit`.
     pub fn wait_until_off(&mut self, limit: Duration) -> Result<()> {
         self.machine.wait_until_off(limit).map(|_| ())
     }

@@ -38,6 +38,9 @@ pub const FILES: &str = "p2v guest: the files are as they should be";
 pub const DELETED: &str = "p2v deleted payroll";
 
 /// Writes such a disk of 180 MB to `path`; `work` is for files on the way.
+///
+/// # Errors
+/// A file cannot be read or written, or a program that makes a part of it fails.
 pub fn make(artifacts: &Artifacts, path: &Path, work: &Path) -> Result<Disk> {
     let mut file = File::create(path)?;
     write_pattern(&mut file, 0, SWAP)?;

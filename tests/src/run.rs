@@ -21,6 +21,9 @@ pub struct Run {
 
 impl Run {
     /// An empty directory for the run called `name`.
+    ///
+    /// # Errors
+    /// The directory cannot be emptied or made.
     pub fn new(lab: &Path, name: &str) -> Result<Run> {
         let directory = lab.join("runs").join(name);
         if directory.exists() {

@@ -33,6 +33,9 @@ impl SavedHost {
     }
 
     /// Makes disks in `work` with what is on the saved one's.
+    ///
+    /// # Errors
+    /// A file cannot be made in `work`, or the saved one not be read.
     pub fn disks(&self, work: &Path) -> Result<()> {
         let saved = |name: &str| self.directory.join(name);
         debian::root_over(&saved("dom0.qcow2"), "qcow2", work)?;
@@ -46,6 +49,9 @@ impl SavedHost {
 }
 
 /// Finds the saved host, or boots one and saves it.
+///
+/// # Errors
+/// What it is made of cannot be read; it is not there, and cannot be booted or saved.
 pub fn find(artifacts: &Artifacts) -> Result<SavedHost> {
     let mut found = FOUND.lock().unwrap_or_else(PoisonError::into_inner);
     if found.is_none() {

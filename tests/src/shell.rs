@@ -35,6 +35,9 @@ impl Shell {
     }
 
     /// Waits until the host is ready for commands.
+    ///
+    /// # Errors
+    /// As [`Control::wait_ready`].
     pub fn wait_ready(&mut self, limit: Duration) -> Result<()> {
         self.control.wait_ready(limit)
     }
@@ -45,11 +48,17 @@ impl Shell {
     }
 
     /// Runs a shell command.
+    ///
+    /// # Errors
+    /// As [`Control::run`].
     pub fn run(&mut self, command: &str) -> Result<Outcome> {
         self.run_within(command, SILENCE_LIMIT)
     }
 
     /// Runs a shell command that is stuck if it says nothing for `silence`.
+    ///
+    /// # Errors
+    /// As [`Control::run`].
     pub fn run_within(&mut self, command: &str, silence: Duration) -> Result<Outcome> {
         let echo = self.echo;
         if echo {
@@ -83,12 +92,18 @@ impl Shell {
     }
 
     /// Runs a shell command that must succeed and returns its standard output.
+    ///
+    /// # Errors
+    /// As [`Shell::run`]; the command fails.
     pub fn ok(&mut self, command: &str) -> Result<String> {
         Ok(self.run(command)?.success()?.out)
     }
 
     /// Starts a command that goes on, with its output in `/var/log/NAME.log`, and returns when that
     /// says `ready`.
+    ///
+    /// # Errors
+    /// As [`Shell::wait_for_line`].
     pub fn background(&mut self, name: &str, command: &str, ready: &str) -> Result<()> {
         let quiet = std::mem::take(&mut self.echo);
         if quiet {
@@ -107,6 +122,9 @@ impl Shell {
     }
 
     /// Ends a command started with [`Shell::background`].
+    ///
+    /// # Errors
+    /// As [`Shell::ok`]: it has ended by itself, say.
     pub fn end_background(&mut self, name: &str) -> Result<()> {
         self.run(&format!("kill $(cat /run/{name}.pid)"))?
             .success()
@@ -114,6 +132,9 @@ impl Shell {
     }
 
     /// Waits until a file on the host has a line with `wanted`, and returns that line.
+    ///
+    /// # Errors
+    /// As [`Shell::run`]; there is no such line in time.
     pub fn wait_for_line(&mut self, file: &str, wanted: &str) -> Result<String> {
         let echo = std::mem::take(&mut self.echo);
         let found = self.run(&format!(

@@ -26,6 +26,9 @@ const COMPLAINTS: &[&str] = &[
 ];
 
 /// Has the domain boot it in the place of what is on its disk: by the config that an operator edits.
+///
+/// # Errors
+/// As [`Shell::ok`](crate::shell::Shell::ok); the guest's init cannot be read.
 pub fn install(artifacts: &Artifacts, host: &mut XenHost) -> Result<()> {
     let init = fs::read_to_string(artifacts.sources.join("guest/writer-init"))?;
     host.ok(&format!(
@@ -61,6 +64,9 @@ pub struct Acknowledged {
 }
 
 /// Reads what it has said.
+///
+/// # Errors
+/// As [`Shell::ok`](crate::shell::Shell::ok).
 pub fn acknowledged(host: &mut XenHost) -> Result<Acknowledged> {
     let mut told = Acknowledged::default();
     let mut before = None;
@@ -87,6 +93,9 @@ pub fn acknowledged(host: &mut XenHost) -> Result<Acknowledged> {
 }
 
 /// Waits until it has written some blocks more.
+///
+/// # Errors
+/// It writes none in time; else as [`acknowledged`].
 pub fn goes_on(host: &mut XenHost) -> Result<()> {
     let last = acknowledged(host)?.last;
     host.wait_for_line(SERIAL, &format!("p2v guest: acked {} ", last + 5))?;
@@ -95,6 +104,9 @@ pub fn goes_on(host: &mut XenHost) -> Result<()> {
 
 impl Acknowledged {
     /// That everything acknowledged is on the disk.
+    ///
+    /// # Errors
+    /// Something is missing, or nothing was acknowledged; the disk cannot be read.
     pub fn are_on(&self, disk: &Disk) -> Result<()> {
         let file = File::open(&disk.path)?;
         for (block, number) in &self.blocks {

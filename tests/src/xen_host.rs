@@ -56,6 +56,9 @@ pub struct XenHost {
 
 impl XenHost {
     /// Starts it where the saved one stopped (see [`saved_host`]), with disks of its own in `work`.
+    ///
+    /// # Errors
+    /// There is no saved one and none can be made, or it does not go on.
     pub fn start(artifacts: &Artifacts, work: &Path) -> Result<XenHost> {
         let saved = saved_host::find(artifacts)?;
         saved.disks(work)?;
@@ -66,6 +69,9 @@ impl XenHost {
     }
 
     /// Makes its disks in `work` and boots it.
+    ///
+    /// # Errors
+    /// Its disks cannot be made, or it is not ready in time.
     pub fn boot(artifacts: &Artifacts, work: &Path) -> Result<XenHost> {
         artifacts.payload(work, SETTINGS)?;
         debian::fresh_root(artifacts, work)?;
@@ -77,6 +83,9 @@ impl XenHost {
     }
 
     /// Ends it in order and starts it again with the same disks.
+    ///
+    /// # Errors
+    /// It takes no command, or is not ready again in time.
     pub fn restart(mut self, artifacts: &Artifacts) -> Result<XenHost> {
         self.run(
             "vgchange -an vg0 >/dev/null 2>&1; sync; mount -o remount,ro / 2>/dev/null; sync",
@@ -85,6 +94,9 @@ impl XenHost {
     }
 
     /// Takes its power away, and starts it again with the same disks.
+    ///
+    /// # Errors
+    /// QEMU does not end, or it is not ready again in time.
     pub fn power_cut(mut self, artifacts: &Artifacts) -> Result<XenHost> {
         // Killed, QEMU takes tables of the root file system's image with it.
         debian::quit(&self.work, NAME, &mut self.machine)?;

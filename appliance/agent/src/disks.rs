@@ -156,6 +156,9 @@ fn one(
 }
 
 /// Opens `/dev/NAME` read-only and reads its layout.
+///
+/// # Errors
+/// The device cannot be opened, or its first sector not be read.
 pub fn read_layout(name: &str, logical_sector: u32) -> std::io::Result<Layout> {
     let mut disk = File::open(Path::new("/dev").join(name))?;
     partitions::read(&mut disk, logical_sector)

@@ -119,6 +119,9 @@ pub struct Exporter {
 impl Exporter {
     /// Exports every disk of the inventory that has an address on `interface`: as was ordered in this boot, else
     /// waiting or read-only, as the orders on the command line say.
+    ///
+    /// # Errors
+    /// [`ExportError`]; nothing is exported then.
     pub fn start(
         inventory: &Inventory,
         args: &BootArgs,

@@ -115,6 +115,9 @@ pub enum UsageError {
 }
 
 /// Reads the words after `export`.
+///
+/// # Errors
+/// [`UsageError`]: a word is not understood, missing or one too many, or does not go with the others.
 pub fn parse(
     arguments: impl IntoIterator<Item = impl Into<OsString>>,
 ) -> Result<Asked, UsageError> {

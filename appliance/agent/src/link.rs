@@ -38,6 +38,9 @@ pub struct Links(OwnedFd);
 
 impl Links {
     /// Opens the handle.
+    ///
+    /// # Errors
+    /// The socket cannot be opened.
     pub fn open() -> Result<Links, Errno> {
         socket(
             AddressFamily::Unix,
@@ -97,6 +100,9 @@ impl Links {
     }
 
     /// Sets the interface up or down.
+    ///
+    /// # Errors
+    /// There is no such interface, or the kernel refuses.
     pub fn set_up(&self, interface: &str, up: bool) -> Result<(), LinkError> {
         let error = |source| LinkError {
             doing: if up { "setting up" } else { "setting down" },
@@ -115,6 +121,9 @@ impl Links {
     }
 
     /// Gives the interface another address. It must be down: most drivers refuse otherwise.
+    ///
+    /// # Errors
+    /// As [`Links::set_up`].
     pub fn set_address(&self, interface: &str, mac: MacAddr) -> Result<(), LinkError> {
         let error = |source| LinkError {
             doing: "setting the address",

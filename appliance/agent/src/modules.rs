@@ -192,6 +192,9 @@ pub struct Loader {
 
 impl Loader {
     /// A loader for the tree at `dir` (`/lib/modules/VERSION`).
+    ///
+    /// # Errors
+    /// `modules.dep` or `modules.alias` cannot be read.
     pub fn open(dir: &Path) -> Result<Loader, ModuleError> {
         let read = |name: &str| {
             let path = dir.join(name);
@@ -210,6 +213,9 @@ impl Loader {
     }
 
     /// The tree of the running kernel.
+    ///
+    /// # Errors
+    /// As [`Loader::open`].
     pub fn of_running_kernel() -> Result<Loader, ModuleError> {
         let release = nix::sys::utsname::uname()
             .map(|u| u.release().to_string_lossy().into_owned())
@@ -242,6 +248,10 @@ impl Loader {
     }
 
     /// Loads a module by name.
+    ///
+    /// # Errors
+    /// There is no such module; it or one that it needs cannot be read, or the kernel refuses it (told at the first try
+    /// only).
     pub fn load(&mut self, name: &str) -> Result<(), ModuleError> {
         if self.index.matching(name).is_empty() {
             return Err(ModuleError::Unknown(name.to_owned()));

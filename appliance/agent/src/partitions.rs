@@ -53,6 +53,9 @@ impl Layout {
 
 /// Reads a disk's layout. `sector` is the logical sector size in bytes. What is damaged or not
 /// known is not recognised, which is no error; not being able to read the first sector is one.
+///
+/// # Errors
+/// The first sector cannot be read.
 pub fn read<D: Read + Seek>(disk: &mut D, sector: u32) -> io::Result<Layout> {
     let mut first = [0; SECTOR as usize];
     disk.seek(SeekFrom::Start(0))?;

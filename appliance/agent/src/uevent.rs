@@ -15,6 +15,9 @@ pub struct Uevents(OwnedFd);
 
 impl Uevents {
     /// Opens the socket and joins the kernel's own group (1).
+    ///
+    /// # Errors
+    /// The socket cannot be opened or bound.
     pub fn open() -> Result<Uevents, Errno> {
         let socket = socket(
             AddressFamily::Netlink,

@@ -55,6 +55,9 @@ struct Worker {
 }
 
 /// Runs until the machine is switched off; returns only with a reason not to go on.
+///
+/// # Errors
+/// There is no socket for interface requests, or no key can be made.
 pub fn run() -> Result<(), WorkerError> {
     let mut console = Console::open();
     let cmdline = fs::read_to_string("/proc/cmdline").unwrap_or_default();

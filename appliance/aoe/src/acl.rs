@@ -38,6 +38,9 @@ pub struct MacMask {
 
 impl MacMask {
     /// Reads the body.
+    ///
+    /// # Errors
+    /// The body ends before its list does.
     pub fn parse(body: &[u8]) -> Result<MacMask, Short> {
         let (&[_, sub, error, count], rest) = fixed::<4>(body)?;
         let need = usize::from(count) * 8;
@@ -92,6 +95,9 @@ pub struct Reserve {
 
 impl Reserve {
     /// Reads the body.
+    ///
+    /// # Errors
+    /// The body ends before its list does.
     pub fn parse(body: &[u8]) -> Result<Reserve, Short> {
         let (&[sub, count], rest) = fixed::<2>(body)?;
         let need = usize::from(count) * 6;

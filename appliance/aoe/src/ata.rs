@@ -62,6 +62,9 @@ pub struct Registers {
 
 impl Registers {
     /// Reads the registers; what follows is data (and padding).
+    ///
+    /// # Errors
+    /// The body is shorter than the registers.
     pub fn parse(body: &[u8]) -> Result<(Registers, &[u8]), Short> {
         let (bytes, data) = fixed::<ATA_LEN>(body)?;
         let [flags, feature, count, command, l0, l1, l2, l3, l4, l5, _, _] = *bytes;
@@ -220,6 +223,9 @@ impl Identify {
 
     /// Reads IDENTIFY DEVICE data as the Linux driver does: 48-bit size if word 83 or 86 says so,
     /// otherwise the 28-bit one.
+    ///
+    /// # Errors
+    /// There are fewer than 512 bytes.
     pub fn parse(bytes: &[u8]) -> Result<Identify, Short> {
         let (bytes, _) = fixed::<512>(bytes)?;
         let word = |i: usize| u16::from_le_bytes([bytes[2 * i], bytes[2 * i + 1]]);

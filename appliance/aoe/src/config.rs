@@ -37,6 +37,9 @@ pub struct QueryConfig {
 
 impl QueryConfig {
     /// Reads the body. A string length beyond the body or [`STRING_MAX`] is an error.
+    ///
+    /// # Errors
+    /// The body ends before its string does, or that is longer than [`STRING_MAX`].
     pub fn parse(body: &[u8]) -> Result<QueryConfig, Short> {
         let (bytes, rest) = fixed::<CONFIG_LEN>(body)?;
         let [b0, b1, f0, f1, sectors, version_and_sub, l0, l1] = *bytes;

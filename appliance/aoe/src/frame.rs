@@ -96,6 +96,9 @@ pub enum FrameError {
 }
 
 /// Splits a frame into headers and body.
+///
+/// # Errors
+/// [`FrameError`]: it is too short, is not AoE, or is of another version of it.
 pub fn parse(frame: &[u8]) -> Result<(Header, &[u8]), FrameError> {
     let truncated = FrameError::Truncated(frame.len());
     let ethernet = EthernetPacket::new(frame).ok_or(truncated)?;

@@ -30,6 +30,9 @@ pub trait Wire: Send + Sync {
     /// `timeout`. Returns how many there were; 0 after a time-out.
     ///
     /// An interface that is down is not an error here: it is silent until it comes back.
+    ///
+    /// # Errors
+    /// The wire fails: its interface is gone, say.
     fn receive(&self, timeout: Duration, each: &mut dyn FnMut(&[u8])) -> io::Result<usize>;
 
     /// Readable when [`Wire::receive`] has something to hand out.
@@ -56,9 +59,15 @@ pub trait Wire: Send + Sync {
 
     /// Sends frames, each in two parts that need not lie side by side: headers and data. One that the interface does not take (it is down, its queue is full) is lost
     /// as it would be on the wire: the other side asks again.
+    ///
+    /// # Errors
+    /// Sending fails for any other reason.
     fn send_parts(&self, frames: &[[&[u8]; 2]]) -> io::Result<()>;
 
     /// Sends frames that are in one piece.
+    ///
+    /// # Errors
+    /// As [`Wire::send_parts`].
     fn send(&self, frames: &[Vec<u8>]) -> io::Result<()> {
         let parts: Vec<[&[u8]; 2]> = frames.iter().map(|frame| [&frame[..], &[]]).collect();
         self.send_parts(&parts)

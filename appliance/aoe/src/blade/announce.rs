@@ -24,6 +24,9 @@ pub struct Conflict {
 /// Asks the wire for each of `addresses`, `tries` times with `wait` to answer each time. Initiators
 /// take two stations with one address for two paths to one disk, so a conflict must keep the
 /// export off the wire.
+///
+/// # Errors
+/// The wire fails.
 pub fn conflicts(
     wire: &dyn Wire,
     addresses: &[Address],
@@ -75,6 +78,9 @@ pub fn conflicts(
 }
 
 /// Tells everybody, unasked, that the targets are there: initiators that wait need not poll.
+///
+/// # Errors
+/// The wire fails.
 pub fn announce(wire: &dyn Wire, addresses: &[Address]) -> io::Result<()> {
     let config = QueryConfig {
         buffer_count: BUFFER_COUNT,

@@ -27,16 +27,28 @@ pub trait Disk: Send + Sync {
     fn sectors(&self) -> u64;
 
     /// Fills `data` (whole sectors) from `lba` on.
+    ///
+    /// # Errors
+    /// The disk does not give all of it.
     fn read(&self, lba: u64, data: &mut [u8]) -> io::Result<()>;
 
     /// Writes `data` (whole sectors) from `lba` on. Need not be on stable storage before
     /// [`Disk::flush`] has returned.
+    ///
+    /// # Errors
+    /// The disk does not take all of it.
     fn write(&self, lba: u64, data: &[u8]) -> io::Result<()>;
 
     /// Puts every write that has returned on stable storage.
+    ///
+    /// # Errors
+    /// The disk fails: it is not known what is on stable storage.
     fn flush(&self) -> io::Result<()>;
 
     /// Allows or forbids writes. A disk starts with writes forbidden.
+    ///
+    /// # Errors
+    /// The disk cannot be used so, or what was written before cannot be put on stable storage.
     fn set_writable(&self, writable: bool) -> io::Result<()>;
 
     /// Fills as much of `data` as is in memory already, without waiting for the disk.
@@ -46,6 +58,9 @@ pub trait Disk: Send + Sync {
     }
 
     /// Like [`Disk::read`], of what is in memory or on its way there.
+    ///
+    /// # Errors
+    /// As [`Disk::read`].
     fn read_through_cache(&self, lba: u64, data: &mut [u8]) -> io::Result<()> {
         self.read(lba, data)
     }
@@ -57,6 +72,9 @@ pub trait Disk: Send + Sync {
 
     /// Fills `data` from `lba` on, as part of a long scan; the sectors `ahead` are fetched into memory because
     /// it will come to them soon.
+    ///
+    /// # Errors
+    /// As [`Disk::read`].
     fn scan(&self, lba: u64, data: &mut [u8], ahead: Range<u64>) -> io::Result<()> {
         let _ = ahead;
         self.read(lba, data)
@@ -111,6 +129,9 @@ pub struct FileDisk {
 
 impl FileDisk {
     /// Opens `path` for reading; it has `sectors` sectors (of a regular file: its size).
+    ///
+    /// # Errors
+    /// It cannot be opened for reading, or its size cannot be told.
     pub fn open(path: &Path) -> io::Result<FileDisk> {
         use std::io::{Seek, SeekFrom};
         let files = open(path, false)?;

@@ -153,6 +153,9 @@ impl Drop for Target {
 
 impl Target {
     /// Starts the disk threads. A disk that may be written from the start is opened for that.
+    ///
+    /// # Errors
+    /// A disk cannot be opened for writing, a thread cannot be started, or there is no event descriptor to be had.
     pub fn new(config: TargetConfig, events: Arc<dyn Events>) -> io::Result<Target> {
         let takes_orders = !config.keys.is_empty();
         let control = Arc::new(ControlState::new(config.keys, config.boot_id));
@@ -184,6 +187,9 @@ impl Target {
     /// Serves what comes over `wires` until `stop` is set (looked at twice a second) or one of them
     /// fails, which is the error: its interface is gone. What was being done goes on when serving is
     /// taken up again. One caller at a time serves; another one waits.
+    ///
+    /// # Errors
+    /// A wire fails.
     pub fn serve(&self, wires: &[Arc<dyn Wire>], stop: &AtomicBool) -> io::Result<()> {
         let mut engine = self
             .engine

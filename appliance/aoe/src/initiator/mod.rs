@@ -77,6 +77,9 @@ pub struct Initiator {
 
 impl Initiator {
     /// Uses the interface called `iface`.
+    ///
+    /// # Errors
+    /// The interface cannot be used.
     pub fn open(iface: &str) -> Result<Initiator, Error> {
         let name = iface.to_owned();
         let opener = {
@@ -94,6 +97,9 @@ impl Initiator {
     }
 
     /// Uses wires made by `open`, for one that is not an interface of this host.
+    ///
+    /// # Errors
+    /// `open` fails.
     pub fn over(
         name: String,
         open: impl Fn() -> Result<Arc<dyn Wire>, Error> + Send + Sync + 'static,
@@ -133,6 +139,9 @@ impl Initiator {
 
     /// Asks every target on the wire to say what it is, and takes answers for `wait`. Sorted by
     /// address; two stations that answer for one address are two entries.
+    ///
+    /// # Errors
+    /// An interface cannot be used, or fails.
     pub fn discover(&self, wait: Duration) -> Result<Vec<Found>, Error> {
         let links = self.links()?;
         // Asked twice: a frame can be lost.
@@ -144,6 +153,10 @@ impl Initiator {
 
     /// Opens a session with the one target at `address`. No answer is an error, and so are answers
     /// of two stations, unless they prove to be one machine: they could be two different disks.
+    ///
+    /// # Errors
+    /// Nobody answers, or more than one machine may; the target answers nothing but discovery, refuses, or answers
+    /// nonsense; an interface cannot be used, or fails.
     pub fn attach(&self, address: Address) -> Result<Session, Error> {
         let links = self.links()?;
         for _ in 0..ATTACH_TRIES {

@@ -300,6 +300,10 @@ impl Session {
 
     /// Reserves the target for this host: others' reads and writes get an error until
     /// [`Session::release`].
+    ///
+    /// # Errors
+    /// [`Error::Reserved`]: another host has reserved it; else the target refuses, falls silent, answers nonsense, or
+    /// is another disk than before.
     pub fn reserve(&mut self) -> Result<(), Error> {
         let own = self.own_macs();
         self.reservation("reserve itself for this host", own)
@@ -313,6 +317,9 @@ impl Session {
     }
 
     /// Ends the reservation.
+    ///
+    /// # Errors
+    /// As [`Session::reserve`].
     pub fn release(&mut self) -> Result<(), Error> {
         // It is the end: no disk is waited for any more.
         self.exchange.disk = None;

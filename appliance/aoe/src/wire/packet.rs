@@ -67,12 +67,18 @@ enum Arrivals {
 
 impl PacketSocket {
     /// Opens the socket on the interface called `name`, to send some frames and receive the answers.
+    ///
+    /// # Errors
+    /// There is no such interface, or no packet socket to be had on it.
     pub fn open(name: &str) -> Result<PacketSocket, OpenError> {
         Self::open_as(name, false)
     }
 
     /// Opens it for a station that gets many frames: they come through memory shared with the kernel,
     /// where it can be had.
+    ///
+    /// # Errors
+    /// As [`PacketSocket::open`].
     pub fn open_with_ring(name: &str) -> Result<PacketSocket, OpenError> {
         Self::open_as(name, true)
     }

@@ -63,6 +63,9 @@ pub enum Reply {
 
 impl Reply {
     /// Reads the body of a reply.
+    ///
+    /// # Errors
+    /// The body is shorter than the reply that it begins, or is a Probe that makes no sense.
     pub fn parse(body: &[u8]) -> Result<Reply, Short> {
         let (&[operation, status, _, _], rest) = fixed::<HEAD_LEN>(body)?;
         let short = |need: usize| Short {

@@ -48,6 +48,9 @@ pub enum Request {
 
 impl Request {
     /// Reads the body of a request.
+    ///
+    /// # Errors
+    /// [`Status::UnknownOperation`] or [`Status::BadArgument`]: what it is to be refused with.
     pub fn parse(body: &[u8]) -> Result<Request, Status> {
         Self::parse_fields(body).map_err(|_| Status::BadArgument)?
     }

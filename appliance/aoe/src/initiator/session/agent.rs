@@ -49,6 +49,9 @@ impl Session {
     }
 
     /// Reads the machine's inventory. A target that is not p2v's agent refuses.
+    ///
+    /// # Errors
+    /// The target refuses, falls silent, answers nonsense, or is another disk than before.
     pub fn inventory(&mut self) -> Result<Inventory, Error> {
         let inventory = self.read_inventory(None)?;
         self.boot_id = Some(inventory.boot_id.clone());
@@ -88,6 +91,9 @@ impl Session {
 
     /// Digest of a range of at most [`p2v_contract::operation::DIGEST_SECTORS_MAX`] sectors, computed by the
     /// agent.
+    ///
+    /// # Errors
+    /// [`Error::Vendor`]: the agent refuses, or cannot read its disk; else as [`Session::inventory`].
     pub fn digest(&mut self, lba: u64, sectors: u32) -> Result<Digest, Error> {
         let what = "compute a digest";
         match self.vendor(what, Request::Digest { lba, sectors }, SCAN_TIMEOUT, None)? {
@@ -102,6 +108,9 @@ impl Session {
     }
 
     /// Which of `bits` ranges of `sectors_per_bit` sectors each, from `lba` on, read as zeros.
+    ///
+    /// # Errors
+    /// [`Error::Vendor`]: the agent refuses; else as [`Session::inventory`]. A range that cannot be read is no error.
     pub fn zero_map(
         &mut self,
         lba: u64,
@@ -179,6 +188,9 @@ impl Session {
     /// Makes the export read-only or read-write. The order is for the start of the agent whose
     /// inventory was read last in this session, and for no other. `counter` must be higher than that of every
     /// control request of this host before it to this start of the agent.
+    ///
+    /// # Errors
+    /// [`Error::Vendor`]: the agent refuses the order, or cannot carry it out; else as [`Session::inventory`].
     pub fn access(&mut self, key: &SecretKey, counter: u64, access: Access) -> Result<(), Error> {
         let what = match access {
             Access::ReadOnly => "make the export read-only",
@@ -189,6 +201,9 @@ impl Session {
     }
 
     /// Powers the machine off or restarts it. Refused while a disk of it is read-write.
+    ///
+    /// # Errors
+    /// As [`Session::access`].
     pub fn finish(&mut self, key: &SecretKey, counter: u64, finish: Finish) -> Result<(), Error> {
         self.control(
             "end the machine's session",
@@ -201,6 +216,9 @@ impl Session {
 
     /// Reserves the disk for this host's stations, or ends that, as [`Session::reserve`] does with a target that takes no
     /// orders.
+    ///
+    /// # Errors
+    /// As [`Session::access`]; another host has reserved it.
     pub fn reserve_by_order(
         &mut self,
         key: &SecretKey,
@@ -219,6 +237,9 @@ impl Session {
     }
 
     /// Counters of the export.
+    ///
+    /// # Errors
+    /// As [`Session::inventory`].
     pub fn stats(&mut self) -> Result<Stats, Error> {
         let what = "give its counters";
         match self.vendor(what, Request::Stats, Duration::ZERO, None)? {

@@ -15,6 +15,10 @@ impl Session {
     ///
     /// After [`Error::Unreadable`] all of `data` but the bad sectors is right, and those are zero.
     /// After any other error nothing of it is known.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`]; [`Error::Unreadable`]; the target refuses, is reserved by another host, falls silent,
+    /// answers nonsense, or is another disk than before; [`Session::without_data`] was called.
     pub fn read(&mut self, lba: u64, data: &mut [u8]) -> Result<(), Error> {
         let suspects = self.read_frames(lba, data)?;
         if suspects.is_empty() {
@@ -48,6 +52,9 @@ impl Session {
     ///
     /// After [`Error::Unreadable`] all of `data` but those sectors is right, and those are zero. After any
     /// other error nothing of it is known.
+    ///
+    /// # Errors
+    /// As [`Session::read`].
     pub fn read_once(&mut self, lba: u64, data: &mut [u8]) -> Result<(), Error> {
         let mut bad = Vec::new();
         for (from, count) in self.read_frames(lba, data)? {
@@ -138,6 +145,10 @@ impl Session {
 
     /// Writes whole sectors from `lba` on. When it returns, the target has acknowledged all of
     /// them, and so (rule 3) they are on stable storage.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`]; [`Error::Ata`]: the disk does not take it; the target refuses, is reserved by another
+    /// host, falls silent, answers nonsense, or is another disk than before. Any of it may be written then.
     pub fn write(&mut self, lba: u64, data: &[u8]) -> Result<(), Error> {
         let pieces = self.pieces(lba, data.len(), self.sectors_per_frame)?;
         let address = self.address();
@@ -167,6 +178,10 @@ impl Session {
     }
 
     /// Puts everything written on stable storage.
+    ///
+    /// # Errors
+    /// [`Error::Ata`]: the disk does not do it; the target refuses, is reserved by another host, falls silent, answers
+    /// nonsense, or is another disk than before.
     pub fn flush(&mut self) -> Result<(), Error> {
         let what = "flush its cache";
         let registers = Registers {
