@@ -57,8 +57,7 @@ fn prepare(settings: &Settings) -> Result<(Opened, Store, Hosts)> {
             "p2v serve: cannot raise the limit of open files (fewer machines boot at a time): {error}"
         );
     }
-    let store =
-        Store::open_for_boot_service(&settings.state)?.with_shelves(settings.shelves.clone());
+    let store = Store::open_for_boot_service(&settings.state)?.with_shelves(settings.shelves);
     let hosts = hosts(settings, own_key(settings))?;
     let as_user = privileges::user(settings.serve.user.as_deref())?;
     // Leases, what booted, and whose network card is whose.

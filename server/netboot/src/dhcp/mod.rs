@@ -1,4 +1,4 @@
-//! DHCP for network-boot clients: what they ask ([`parse`]), what they are told ([`decide`]), and
+//! DHCP for network-boot clients: what they ask ([`parse`]), what they are told ([`decide()`]), and
 //! the service on ports 67 and 4011.
 
 mod announcement;
