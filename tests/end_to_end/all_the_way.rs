@@ -67,6 +67,12 @@ fn an_old_server_runs_as_a_domain_and_moves_to_a_volume() {
     ] {
         assert!(show.contains(wanted), "{wanted:?} is not in:\n{show}");
     }
+    // Who compares the codes of the keys finds the same on both.
+    let mut shown = show.lines().map(str::trim);
+    let codes = shown.find_map(|line| line.strip_suffix(" (as on its screen)"));
+    let screen = scene.old.console_text();
+    let agree = codes.is_some_and(|codes| screen.contains(codes));
+    assert!(agree, "{show}\n{screen}");
     let config = scene.host.ok("p2v config e1").unwrap();
     for wanted in [
         "type = \"hvm\"",

@@ -81,7 +81,7 @@ fn one_way(mark: &str) -> &'static str {
     match mark.starts_with(ISCSI) {
         true => {
             "then give the LUN a scsi_id of its own on its server (`tgtadm --params scsi_id=...`), log in again, and \
-                 name the multipath device over them"
+             name the multipath device over them"
         }
         false => "then name the multipath device over them",
     }

@@ -139,7 +139,7 @@ pub(super) fn ready(
                 Code::ConfigOfAnother,
                 format!(
                     "{} is the config of another domain: its uuid is {uuid}, and that of {} is {}. Move it away; or, if it is for \
-                 this machine, give it the machine's uuid",
+                     this machine, give it the machine's uuid",
                     path.display(),
                     record.name,
                     config.uuid.value

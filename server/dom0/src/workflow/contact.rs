@@ -54,7 +54,7 @@ impl<'a> Context<'a> {
                 Code::StandsIn,
                 format!(
                     "the disks of {name} are exported by another machine (`p2v-agent export --waiting`), which is for the domain that \
-                 waits for them: `p2v resume {name}`, and `p2v stop {name}`, nothing else"
+                     waits for them: `p2v resume {name}`, and `p2v stop {name}`, nothing else"
                 ),
             );
         }
@@ -91,13 +91,13 @@ impl<'a> Context<'a> {
                 Code::OldMachineSilent,
                 format!(
                     "no disk of {name} (shelf e{}) answers on {}. Is the old machine on, did it boot the p2v image, and \
-                 is it on this segment? Its screen shows what it waits for{}",
+                     is it on this segment? Its screen shows what it waits for{}",
                     record.shelf,
                     self.host.iface,
                     match record.state {
                         State::Moved => {
                             ". (A moved machine that was restarted is held there, but for boot = \"agent\" in its settings; to \
-                         release it, switch it off by hand and say --off)"
+                             release it, switch it off by hand and say --off)"
                         }
                         _ => "",
                     }
@@ -176,7 +176,7 @@ impl<'a> Context<'a> {
                     Code::SeveralMachines,
                     format!(
                         "{} is exported by something else than the other disks of {}: export all with `p2v-agent export \
-                     --waiting`",
+                         --waiting`",
                         answer.address, record.name
                     ),
                 );
@@ -254,7 +254,7 @@ impl<'a> Context<'a> {
             match contact.inventory.stands_in {
                 false => format!(
                     "the agent on {name} was started without this host's key, so it takes no orders from it. Restart the old \
-                 machine so that it boots from `p2v serve` here"
+                     machine so that it boots from `p2v serve` here"
                 ),
                 true => format!(
                     "what exports the disks of {name} was started without this host's key: start it with --key {}",

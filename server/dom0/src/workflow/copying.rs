@@ -248,7 +248,7 @@ fn chosen(
             Code::BadOption,
             format!(
                 "{name} has {} disks and {} is one destination: name a volume group, or one disk at a time (as in \
-             `p2v copy {} --to ...`)",
+                 `p2v copy {} --to ...`)",
                 chosen.len(),
                 request.to,
                 chosen[0].0
@@ -261,7 +261,7 @@ fn chosen(
             Code::BadOption,
             format!(
                 "--memory {memory} (bytes) is too little: the disks that are copied at the same time ({}) need {}M at least. \
-             Or copy one after the other, by their addresses",
+                 Or copy one after the other, by their addresses",
                 chosen.len(),
                 least.div_ceil(1 << 20)
             ),

@@ -212,7 +212,7 @@ fn may_cut_over(record: &Record, options: &CutoverOptions) -> Result<(), Error> 
             Code::AlreadyMoved,
             format!(
                 "{name} is {} already: its domain is started with `xl create` (after a cutover that was cut off: `p2v devices up` \
-             and `p2v config {name} --write` first)",
+                 and `p2v config {name} --write` first)",
                 record.state
             ),
         );
@@ -228,7 +228,7 @@ fn may_cut_over(record: &Record, options: &CutoverOptions) -> Result<(), Error> 
             Code::NoFinishedCopy,
             format!(
                 "{name} cannot be switched over: {why}. Stop its domain and run `p2v copy {name} --to VG`; it moves only what \
-             differs"
+                 differs"
             ),
         );
     }
@@ -242,8 +242,8 @@ fn may_cut_over(record: &Record, options: &CutoverOptions) -> Result<(), Error> 
             Code::CopyUnguarded,
             format!(
                 "{name} was copied without making its disks read-only, because it was not booted by this host: a domain of \
-             another host may have written to them since. Boot it from `p2v serve` here and run the copy again (it moves \
-             only what differs); or, if you know that nothing wrote, say --accept-unguarded"
+                 another host may have written to them since. Boot it from `p2v serve` here and run the copy again (it moves \
+                 only what differs); or, if you know that nothing wrote, say --accept-unguarded"
             ),
         );
     }
@@ -259,7 +259,7 @@ fn may_cut_over(record: &Record, options: &CutoverOptions) -> Result<(), Error> 
             Code::DiskFailing,
             format!(
                 "the old disk of {name} is failing, and --disarm-old-disk would write to it: leave that out, and pull the disk out \
-             of the old machine"
+                 of the old machine"
             ),
         );
     }
@@ -268,7 +268,7 @@ fn may_cut_over(record: &Record, options: &CutoverOptions) -> Result<(), Error> 
             Code::SectorsUnreadable,
             format!(
                 "{holes} sectors of {name} could not be read, so its copy is not complete (`p2v show {name}` lists them). Run \
-             the copy again, it may succeed; or say --accept-unreadable and check the file systems afterwards"
+                 the copy again, it may succeed; or say --accept-unreadable and check the file systems afterwards"
             ),
         );
     }
@@ -292,7 +292,7 @@ pub(super) fn still_ours(
             Code::DestinationChanged,
             format!(
                 "the volume {vg}/{lv} is not marked as the copy of this disk (tag {tag}; it has: {}): another copy may have \
-             been made over it. Run `p2v copy` again",
+                 been made over it. Run `p2v copy` again",
                 other.map_or_else(String::new, |v| v.tags.join(", "))
             ),
         ),
@@ -338,7 +338,7 @@ fn same_boot(record: &Record) -> Result<String, Error> {
             Code::OldMachineRestarted,
             format!(
                 "the old machine restarted since {} was copied, and may have run its own system: run `p2v copy` again, it \
-             moves only what differs",
+                 moves only what differs",
                 record.name
             ),
         );
@@ -362,8 +362,8 @@ fn guarded(context: Context<'_>, contact: &Contact, options: &CutoverOptions) ->
             Code::NoHostKey,
             format!(
                 "the agent on {name} was started without this host's key, so this host cannot make its exports read-only: a \
-             domain of another host may be writing to them. Restart the old machine so that it boots from `p2v serve` \
-             here, and run `p2v copy` again; or, if you know that nothing writes to its disks, say --accept-unguarded"
+                 domain of another host may be writing to them. Restart the old machine so that it boots from `p2v serve` \
+                 here, and run `p2v copy` again; or, if you know that nothing writes to its disks, say --accept-unguarded"
             ),
         ),
     }

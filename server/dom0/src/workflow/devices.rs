@@ -138,7 +138,7 @@ pub(super) fn up(
             Code::DeviceNotOurs,
             format!(
                 "the device-mapper device {dm} exists and is not on {}: it may be on the old disk still. Stop what uses it \
-             (`p2v stop {name}`) and remove it (`dmsetup remove {dm}`)",
+                 (`p2v stop {name}`) and remove it (`dmsetup remove {dm}`)",
                 backing.path.display()
             ),
         ),
@@ -162,7 +162,7 @@ fn with_holders(host: &Host, backing: &Backing, error: ToolError) -> Error {
             Code::DiskInUse,
             format!(
                 "{error}. {} is in use by {}: a RAID (md...) ends with `mdadm --stop /dev/NAME`, and is not assembled again with \
-             AUTO -all in mdadm.conf (`p2v doctor`)",
+                 AUTO -all in mdadm.conf (`p2v doctor`)",
                 backing.path.display(),
                 holders.join(" and ")
             ),
@@ -199,7 +199,7 @@ pub(super) fn backing_ready(
                         Code::DestinationChanged,
                         format!(
                             "the volume {vg}/{lv} is not the one that was copied to (its UUID is {} and was {uuid}): another \
-                         one of that name was made since",
+                             one of that name was made since",
                             volume.uuid
                         ),
                     );
@@ -255,9 +255,9 @@ fn is_as_copied(host: &Host, path: &Path, identity: &str, rdev: u64) -> Result<(
             Code::DestinationAmbiguous,
             format!(
                 "{path} says that it is the device that was copied to (`{identity}`), and so does {other}: they are one \
-             disk by two ways, or two disks that their server does not tell apart. Take the other one away (end its \
-             session, or unmap it; have multipath leave it alone if it made one device of both: `blacklist` in \
-             multipath.conf), then run `p2v devices up`"
+                 disk by two ways, or two disks that their server does not tell apart. Take the other one away (end its \
+                 session, or unmap it; have multipath leave it alone if it made one device of both: `blacklist` in \
+                 multipath.conf), then run `p2v devices up`"
             ),
         );
     }
@@ -267,14 +267,14 @@ fn is_as_copied(host: &Host, path: &Path, identity: &str, rdev: u64) -> Result<(
             Code::DestinationChanged,
             format!(
                 "{path} is not the device that was copied to: that is known by `{identity}`, and this is `{now}`. Find where \
-             the right one is now: nothing is done with this one"
+                 the right one is now: nothing is done with this one"
             ),
         ),
         now => refused(
             Code::DestinationAmbiguous,
             format!(
                 "{path} cannot be told to be the device that was copied to (it was `{identity}`; {}): device names may change \
-             when the host starts. Copy to a logical volume, or to a device with a serial number",
+                 when the host starts. Copy to a logical volume, or to a device with a serial number",
                 match now {
                     Ok(now) => format!("now it is `{now}`"),
                     Err(why) => format!("now: {why}"),

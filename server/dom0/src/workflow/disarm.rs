@@ -65,7 +65,7 @@ pub fn disarm(
             Code::DiskFailing,
             format!(
                 "the old disk of {name} is failing: {unreadable} sectors could not be read when it was copied, and this would write \
-             to it. Pull the disk out of the old machine"
+                 to it. Pull the disk out of the old machine"
             ),
         );
     }
@@ -267,8 +267,8 @@ fn adopt(
                 Code::SameMachine,
                 format!(
                     "the old disk {address} was disarmed as that of {owner}, which counts as the same machine, and whose server is \
-                 here: `p2v show {owner}` says what comes next, and only when it is booted as {owner}, `p2v rearm {owner}` puts \
-                 back what the disk starts from"
+                     here: `p2v show {owner}` says what comes next, and only when it is booted as {owner}, `p2v rearm {owner}` puts \
+                     back what the disk starts from"
                 ),
             );
         }
@@ -283,7 +283,7 @@ fn adopt(
         Code::DisarmFileMissing,
         format!(
             "{address} was disarmed, and what it started from is not kept on this host: look for a file *.{ENDING} in a backup of \
-         {}, and put it back there",
+             {}, and put it back there",
             host.store.copies().display()
         ),
     )
@@ -497,7 +497,7 @@ fn put(
                 Code::DisarmFailed,
                 format!(
                     "sector {} of {address} does not hold what was just written to it: the disk is failing. What was there is \
-                 kept in {}",
+                     kept in {}",
                     lba,
                     path.display()
                 ),

@@ -121,7 +121,7 @@ impl<'a> Context<'a> {
             Code::DiskMissing,
             format!(
                 "{name} had the disk {} before, and does not export it now. A disk that did not come up also moves those \
-             after it: look at the old machine and boot it again. If it is meant to be gone: {}",
+                 after it: look at the old machine and boot it again. If it is meant to be gone: {}",
                 list.join(" and "),
                 flags.join(" ")
             ),
@@ -140,8 +140,8 @@ impl<'a> Context<'a> {
             Code::RecordLost,
             format!(
                 "{name} was copied to {copy} once, and its record does not know: that was lost or put back from before. Its \
-             server may run from there. Put the right record back in {records}, then `p2v trust {name}`; or, if \
-             nothing of it is left, `p2v forget {name}`, and boot the old machine again"
+                 server may run from there. Put the right record back in {records}, then `p2v trust {name}`; or, if \
+                 nothing of it is left, `p2v forget {name}`, and boot the old machine again"
             ),
         )
     }
@@ -156,7 +156,7 @@ impl<'a> Context<'a> {
             Code::SavedImage,
             format!(
                 "there is a saved image of the domain {name}, {}: restored later, it would destroy its disk. Restore it and \
-             shut that domain down (`xl restore {}`), or remove it if it may be lost",
+                 shut that domain down (`xl restore {}`), or remove it if it may be lost",
                 image.display(),
                 image.display()
             ),
@@ -183,7 +183,7 @@ impl<'a> Context<'a> {
                     Code::DomainRuns,
                     format!(
                         "the domain {name} (number {}) exists and its disk has one writer only: shut it down first \
-                     (`p2v stop {name}`)",
+                         (`p2v stop {name}`)",
                         domain.id
                     ),
                 );
@@ -209,7 +209,7 @@ impl<'a> Context<'a> {
                     Code::DiskInUse,
                     format!(
                         "{} is in use on this host (opened {} times), though no domain says so: `fuser -v /dev/mapper/{}` \
-                     and `dmsetup ls --tree` show by what",
+                         and `dmsetup ls --tree` show by what",
                         device.name, device.open, device.name
                     ),
                 );
@@ -246,7 +246,7 @@ impl<'a> Context<'a> {
                     Code::DeviceNotOurs,
                     format!(
                         "the device-mapper device {} was not made by p2v for this machine (another one may have had its name): \
-                     remove it (`dmsetup remove {}`) if nothing needs it",
+                         remove it (`dmsetup remove {}`) if nothing needs it",
                         device.name, device.name
                     ),
                 );

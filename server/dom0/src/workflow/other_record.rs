@@ -51,7 +51,7 @@ impl Context<'_> {
                     Code::SameMachine,
                     format!(
                         "--another-machine {0}: it is the same machine as {name}. {1}. Go on without that; `p2v show {0}` says \
-                     what is there of it",
+                         what is there of it",
                         other.name,
                         alike.words()
                     ),
@@ -92,7 +92,7 @@ impl Context<'_> {
                 Code::SameMachine,
                 format!(
                     "{name} counts as the same machine as {}, which is {}: a domain of {name} would be a second server beside \
-                 it. {}. {way}",
+                     it. {}. {way}",
                     other.name,
                     other.state,
                     alike.words()
@@ -105,8 +105,8 @@ impl Context<'_> {
                 Code::RecordUnreadable,
                 format!(
                     "a record that is lost or cannot be read has the network card {card} of {name}: if it is one of the same \
-                 machine, its server may be here already. `p2v list` names that record: put it back, or `p2v forget` it if \
-                 nothing of it is left"
+                     machine, its server may be here already. `p2v list` names that record: put it back, or `p2v forget` it if \
+                     nothing of it is left"
                 ),
             );
         }
@@ -139,7 +139,7 @@ impl Context<'_> {
             Code::OldMachineRestarted,
             format!(
                 "the old machine restarted since {name} was copied, and booted as {} (network card {}): a domain may have written \
-             to its disks. {}. Boot it by the network card {} and run `p2v copy {name}` again, it moves only what differs{two}",
+                 to its disks. {}. Boot it by the network card {} and run `p2v copy {name}` again, it moves only what differs{two}",
                 other.name,
                 other.boot_mac,
                 alike.words(),

@@ -40,7 +40,7 @@ pub fn release(
                 State::Released => format!("{name} was released already"),
                 state => format!(
                     "{name} is {state}, not moved: its only whole disk is in the old machine, which stays on. Run `p2v copy` \
-                 and `p2v cutover` first"
+                     and `p2v cutover` first"
                 ),
             },
         );
@@ -89,7 +89,7 @@ pub fn release(
                     Code::OldMachineAnswers,
                     format!(
                         "{name} accepted the request to switch off, and still answers after {} s: look at its screen, and \
-                     switch it off by hand",
+                         switch it off by hand",
                         host.settings.wait_seconds
                     ),
                 );
@@ -139,8 +139,8 @@ fn may_power_off(record: &Record, runs: bool, has_config: bool) -> Result<(), Er
         Code::NotServing,
         format!(
             "{name} is moved, and as far as p2v knows no domain of it has run from its copies yet (a cutover that was cut off \
-         starts none), so the old machine stays on: {}. When it serves, `p2v release {name}`. If the old machine is to go \
-         off all the same, switch it off by hand and say --off",
+             starts none), so the old machine stays on: {}. When it serves, `p2v release {name}`. If the old machine is to go \
+             off all the same, switch it off by hand and say --off",
             how_a_moved_one_starts(name, has_config)
         ),
     )

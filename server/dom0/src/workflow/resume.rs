@@ -92,8 +92,8 @@ pub(super) fn resume_as(
                     Code::WritesLost,
                     format!(
                         "{address} is READ-ONLY: the old machine was started by a menu that does not know of the domain, and \
-                     the domain gets errors for what it writes. End it (`p2v stop {name} --destroy`), and start it anew \
-                     (`p2v start {name}`); its file systems will want a check"
+                         the domain gets errors for what it writes. End it (`p2v stop {name} --destroy`), and start it anew \
+                         (`p2v start {name}`); its file systems will want a check"
                     ),
                 );
             }
@@ -110,8 +110,8 @@ pub(super) fn resume_as(
                 Code::WritesLost,
                 format!(
                     "{} has FAILED on this host: the old machine was away for longer than domain_waits_seconds, and the domain \
-                 got errors for what it wrote since. End it (`p2v stop {name} --destroy`), and start it anew \
-                 (`p2v start {name}`); its file systems will want a check",
+                     got errors for what it wrote since. End it (`p2v stop {name} --destroy`), and start it anew \
+                     (`p2v start {name}`); its file systems will want a check",
                     device.display()
                 ),
             );
@@ -124,8 +124,8 @@ pub(super) fn resume_as(
             Code::WritesLost,
             format!(
                 "the old machine of {name} was away for longer than domain_waits_seconds: what the domain had asked for may have \
-             been refused. End it (`p2v stop {name} --destroy`), and start it anew (`p2v start {name}`); its file systems will \
-             want a check"
+                 been refused. End it (`p2v stop {name} --destroy`), and start it anew (`p2v start {name}`); its file systems will \
+                 want a check"
             ),
         );
     }
@@ -202,7 +202,7 @@ fn same_disks(before: &Record, contact: &Contact, by_content: bool) -> Result<()
                 Code::DiskMissing,
                 format!(
                     "the domain's disk {address} is not exported: it did not come up. Look at the old machine, and switch it \
-                 off and on once more; the domain waits"
+                     off and on once more; the domain waits"
                 ),
             );
         };
@@ -212,7 +212,7 @@ fn same_disks(before: &Record, contact: &Contact, by_content: bool) -> Result<()
                 Code::DiskChanged,
                 format!(
                     "{address} is another disk now: it has {} sectors, model `{}` and serial number `{}`, and the domain's \
-                 has {}, `{}` and `{}`. The domain waits; put the right disk back, and switch the old machine off and on",
+                     has {}, `{}` and `{}`. The domain waits; put the right disk back, and switch the old machine off and on",
                     disk.sectors, disk.model, disk.serial, known.sectors, known.model, known.serial
                 ),
             );

@@ -156,8 +156,8 @@ fn may_start(record: &Record, options: &StartOptions) -> Result<(), Error> {
             Code::HasCopy,
             format!(
                 "{name} was copied, and a domain on the old disk would make the copy out of date. Go on with \
-             `p2v cutover {name}`; or start on the old disk with --discard-copy, and copy again afterwards (it moves only \
-             what differs)"
+                 `p2v cutover {name}`; or start on the old disk with --discard-copy, and copy again afterwards (it moves only \
+                 what differs)"
             ),
         ),
         State::Moved | State::Released if options.discard_moved => Ok(()),
@@ -165,16 +165,16 @@ fn may_start(record: &Record, options: &StartOptions) -> Result<(), Error> {
             Code::AlreadyMoved,
             format!(
                 "{name} was moved to this host's own volumes: its old disk is out of date, and a domain on it would go its \
-             own way. Start the moved one with `xl create`; use --discard-moved only if it is to go back to its old disk \
-             as that was before the cutover, and what the moved one wrote since is to be given up"
+                 own way. Start the moved one with `xl create`; use --discard-moved only if it is to go back to its old disk \
+                 as that was before the cutover, and what the moved one wrote since is to be given up"
             ),
         ),
         State::Copying if !options.discard_copy && record.unreadable() > 0 => refused(
             Code::HasCopy,
             format!(
                 "{name} is copied but for {} sectors that could not be read: a domain on the old disk would make that copy, \
-             and the map of what is missing, void, and the whole of a failing disk would have to be read again. Go on with \
-             `p2v cutover {name} --accept-unreadable`; or start on the old disk with --discard-copy",
+                 and the map of what is missing, void, and the whole of a failing disk would have to be read again. Go on with \
+                 `p2v cutover {name} --accept-unreadable`; or start on the old disk with --discard-copy",
                 record.unreadable()
             ),
         ),

@@ -107,7 +107,7 @@ fn refuse_while_it_waits(context: Context<'_>, name: &MachineName) -> Result<(),
         Code::DomainWaits,
         format!(
             "the domain {name} {}, so it cannot shut down. `p2v show {name}` says what became of the old machine; with its disk \
-         back it can. To end it without that, and lose what it had not written: `p2v stop {name} --destroy`",
+             back it can. To end it without that, and lose what it had not written: `p2v stop {name} --destroy`",
             match is_away {
                 true => "waits for its disk",
                 false => "is paused (`xl unpause` lets it run)",
@@ -173,7 +173,7 @@ fn fail_what_waits<'a>(
                 Code::DomainWaits,
                 format!(
                     "{} waits for its old disks too, and the kernel's driver gives up what it keeps for all silent machines at \
-                 once. See to {0} first (`p2v show {0}`)",
+                     once. See to {0} first (`p2v show {0}`)",
                     other.name
                 ),
             );
@@ -258,7 +258,7 @@ fn stop_domain(
                 Code::ShutdownTooSlow,
                 format!(
                     "{name} has not shut down within {} s: look at its screen (`xl vncviewer {name}`), or pull the plug \
-                 with `p2v stop {name} --destroy`",
+                     with `p2v stop {name} --destroy`",
                     host.settings.wait_seconds
                 ),
             );

@@ -23,6 +23,7 @@ use p2v_contract::{MacAddr, SECTOR};
 use p2v_copy::{Digest, Source, SourceError};
 
 mod campaign;
+mod cutover;
 mod destinations;
 mod disarm;
 mod images;

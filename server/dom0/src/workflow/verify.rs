@@ -175,7 +175,7 @@ fn certificate(
             Code::NoFinishedCopy,
             format!(
                 "there is no certificate of a finished copy of disk {slot} of {name} ({}: {why}): run `p2v copy {name}` to \
-             its end first",
+                 its end first",
                 path.display()
             ),
         ),
@@ -211,7 +211,7 @@ fn noted(
             Code::NoFinishedCopy,
             format!(
                 "the copy of disk {slot} of {name} cannot be compared with what was noted in {}: {why}. With the old machine's \
-             agent up, and without --from-certificate, `p2v verify {name}` compares with the old disk",
+                 agent up, and without --from-certificate, `p2v verify {name}` compares with the old disk",
                 path.display()
             ),
         );

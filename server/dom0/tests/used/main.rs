@@ -258,7 +258,7 @@ fn what_is_not_known_or_not_a_file_system_is_copied_whole() {
     );
     whole(
         "printf 'label: gpt\\nstart=2048, type=L' | sfdisk -q $1; dd if=/dev/zero of=$1 seek=1 count=1 conv=notrunc status=none; \
-           dd if=/dev/zero of=$1 seek=409599 count=1 conv=notrunc status=none",
+         dd if=/dev/zero of=$1 seek=409599 count=1 conv=notrunc status=none",
         "of the type PMBR",
     );
 }

@@ -83,7 +83,7 @@ pub(super) fn ask_for_others_at(
             Code::RecordUnreadable,
             format!(
                 "the record {} cannot be read and names {name}: what that holds may be the disk of a moved system. Repair \
-             the record (`p2v list` says what is wrong with it), or copy to another destination",
+                 the record (`p2v list` says what is wrong with it), or copy to another destination",
                 record.display()
             ),
         );
@@ -124,7 +124,7 @@ pub(super) fn ask_for_others(
                     Code::DestinationTaken,
                     format!(
                         "{name} is the disk of the moved system {} ({theirs}): what it holds is newer than the old disk. Copy \
-                     to another destination",
+                         to another destination",
                         other.name
                     ),
                 );

@@ -41,7 +41,7 @@ impl DiskCopy {
                 Code::OldMachineRestarted,
                 format!(
                     "the old machine restarted while {address} was copied: its disk may have changed. Run the copy again; it \
-                 moves only what differs"
+                     moves only what differs"
                 ),
             );
         }
