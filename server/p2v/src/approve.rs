@@ -8,9 +8,8 @@ use p2v_dom0::{Store, Timestamp};
 use p2v_policy::approvals::{Approval, Approvals, Word};
 use p2v_policy::boot_policy::{Facts, Wish};
 use p2v_policy::naming;
+use p2v_policy::settings::Settings;
 use serde_json::json;
-
-use crate::settings::Settings;
 
 /// Takes the operator's word down, for a machine that is named or for a MAC address.
 ///

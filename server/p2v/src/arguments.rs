@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use p2v_policy::settings::Overrides;
 
 /// Exit codes, for scripts; also in `p2v help`.
 pub mod exit {
@@ -28,6 +29,17 @@ pub struct Global {
     /// Print JSON for programs
     #[arg(long, global = true)]
     pub json: bool,
+}
+
+impl Global {
+    /// Those that stand for settings.
+    pub fn overrides(&self) -> Overrides<'_> {
+        Overrides {
+            config: self.config.as_deref(),
+            iface: self.iface.as_deref(),
+            state: self.state.as_deref(),
+        }
+    }
 }
 
 /// The number of a disk, as `1` or as in its address, `e7.1`.

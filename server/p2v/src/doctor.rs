@@ -11,10 +11,10 @@ use p2v_netboot::{
     try_tcp_port, try_udp_port,
 };
 use p2v_policy::approvals::{Approvals, Word};
+use p2v_policy::settings::{SETTINGS_FILE, Settings};
 
 use crate::arguments::exit;
 use crate::privileges;
-use crate::settings::{SETTINGS_FILE, Settings};
 
 mod images;
 

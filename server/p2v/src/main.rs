@@ -23,9 +23,7 @@ mod privileges;
 mod report;
 mod serve;
 mod service_manager;
-mod settings;
 mod show;
-mod site_dhcp;
 
 fn main() -> ExitCode {
     let arguments = command_line::Arguments::parse();

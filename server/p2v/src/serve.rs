@@ -14,6 +14,7 @@ use p2v_contract::key::PublicKey;
 use p2v_dom0::{Store, host_key};
 use p2v_netboot::{Machines, Notice, Opened};
 use p2v_policy::records::Policy;
+use p2v_policy::settings::Settings;
 use p2v_policy::{News, Records};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info};
@@ -21,7 +22,6 @@ use tracing::{error, info};
 use crate::arguments::exit;
 use crate::in_one_line;
 use crate::log::Log;
-use crate::settings::Settings;
 use crate::{descriptors, privileges, service_manager};
 
 /// How often it is logged how many lines were left out.

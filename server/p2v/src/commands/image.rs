@@ -4,13 +4,14 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use p2v_contract::MacAddr;
 use p2v_contract::key::PublicKey;
 use p2v_netboot::parse_mac;
+use p2v_policy::boot_tree;
 
 use super::Session;
-use crate::image::{self, Unlisted};
+use crate::image;
 
 #[derive(Debug, Subcommand)]
 pub enum Image {
@@ -43,6 +44,24 @@ pub enum Image {
         #[command(flatten)]
         orders: Orders,
     },
+}
+
+/// What a machine does that has no menu.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Unlisted {
+    /// It boots its own disk
+    Local,
+    /// It waits at its screen
+    Wait,
+}
+
+impl From<Unlisted> for boot_tree::Unlisted {
+    fn from(unlisted: Unlisted) -> boot_tree::Unlisted {
+        match unlisted {
+            Unlisted::Local => boot_tree::Unlisted::Local,
+            Unlisted::Wait => boot_tree::Unlisted::Wait,
+        }
+    }
 }
 
 /// What agents are told without p2v serve.

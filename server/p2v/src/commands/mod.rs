@@ -11,11 +11,11 @@ use p2v_dom0::name::MachineName;
 use p2v_dom0::workflow::Context;
 use p2v_dom0::{Host, Store};
 use p2v_policy::naming;
+use p2v_policy::settings::Settings;
 use serde_json::json;
 
 use crate::arguments::{Global, exit};
 use crate::report::Reporter;
-use crate::settings::Settings;
 use crate::{doctor, serve as service};
 
 mod approve;
@@ -115,7 +115,7 @@ pub fn run(global: &Global, command: &Command) -> Result<ExitCode> {
     if let Command::Docs(docs) = command {
         return docs.run();
     }
-    let settings = Settings::load(global)?;
+    let settings = Settings::load(global.overrides())?;
     // It needs nothing that a Xen host has.
     if let Command::Serve(serve) = command {
         return serve.run(settings);

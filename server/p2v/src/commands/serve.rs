@@ -3,12 +3,12 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use p2v_netboot::Mode;
+use p2v_policy::settings::Settings;
+use p2v_policy::site_dhcp;
 
-use crate::settings::Settings;
-use crate::site_dhcp::DhcpServer;
-use crate::{serve, site_dhcp};
+use crate::serve;
 
 #[derive(Debug, Args)]
 pub struct Serve {
@@ -22,13 +22,34 @@ pub struct Serve {
     pub print: Option<DhcpServer>,
 }
 
+/// A DHCP server of the site's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DhcpServer {
+    /// dnsmasq, also in its proxy mode
+    Dnsmasq,
+    /// ISC dhcpd
+    IscDhcpd,
+    /// ISC Kea
+    Kea,
+}
+
+impl From<DhcpServer> for site_dhcp::DhcpServer {
+    fn from(server: DhcpServer) -> site_dhcp::DhcpServer {
+        match server {
+            DhcpServer::Dnsmasq => site_dhcp::DhcpServer::Dnsmasq,
+            DhcpServer::IscDhcpd => site_dhcp::DhcpServer::IscDhcpd,
+            DhcpServer::Kea => site_dhcp::DhcpServer::Kea,
+        }
+    }
+}
+
 impl Serve {
     pub fn run(&self, mut settings: Settings) -> Result<ExitCode> {
         let Some(server) = self.print else {
             return serve::run(settings, self.once);
         };
         let mode = std::mem::replace(&mut settings.serve.mode, Mode::Off);
-        print!("{}", site_dhcp::print(server, &settings)?);
+        print!("{}", site_dhcp::print(server.into(), &settings)?);
         if mode != Mode::Off {
             eprintln!(
                 "p2v: this is for mode = \"off\" under [serve]; the settings say otherwise, and p2v serve \

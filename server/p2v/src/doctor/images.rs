@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use nix::unistd::{User, geteuid};
 use p2v_dom0::doctor::{Finding, Severity};
 use p2v_netboot::Missing;
+use p2v_policy::settings::Settings;
 
 use super::finding;
-use crate::settings::Settings;
 
 /// What the unit p2v-serve has no sight of, by `ProtectHome=` and `PrivateTmp=` (systemd.exec(5)).
 const HIDDEN: [&str; 5] = ["/home", "/root", "/run/user", "/tmp", "/var/tmp"];

@@ -4,22 +4,21 @@ use std::fmt::Write;
 use std::net::Ipv4Addr;
 
 use anyhow::Result;
-use clap::ValueEnum;
 use p2v_netboot::loader::{FIRMWARES, Firmware, http_host};
 use p2v_netboot::{Loader, MacPattern};
-use p2v_policy::boot_policy::Wish;
 use serde_json::json;
 
+use crate::boot_policy::Wish;
 use crate::settings::Settings;
 
 /// A DHCP server that can be told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DhcpServer {
-    /// dnsmasq, also in its proxy mode
+    /// dnsmasq, also in its proxy mode.
     Dnsmasq,
-    /// ISC dhcpd
+    /// ISC dhcpd.
     IscDhcpd,
-    /// ISC Kea
+    /// ISC Kea.
     Kea,
 }
 

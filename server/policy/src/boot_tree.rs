@@ -1,31 +1,26 @@
-//! `p2v image`: booting old machines without `p2v serve`, from the site's own TFTP server or from a medium.
+//! Booting old machines without `p2v serve`, from the site's own TFTP server or from a medium.
 //!
 //! What `p2v serve` decides each time a machine asks is decided once here, and written down. So a machine that is
 //! named always gets the agent or is held, and is never sent to its own disk: what is written may be old.
 
 use std::fs;
 use std::path::Path;
-use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use clap::ValueEnum;
-use p2v_dom0::{Record, Store, Timestamp};
-use p2v_netboot::boot_menu::{self, MenuFormat, menu_name};
-use p2v_netboot::{BootDecision, MacPattern};
-use serde_json::json;
+use p2v_dom0::{MachineName, Record, Store, Timestamp};
+use p2v_netboot::boot_menu;
+use p2v_netboot::{BootDecision, ImageName, Loader, MacPattern};
 
-use crate::commands::image::{Image, Orders};
-use crate::serve;
+use crate::Machine;
+use crate::boot_policy::Wish;
+use crate::naming;
+use crate::network_cards::cards;
 use crate::settings::Settings;
 use decide::{Decided, decide};
+use orders::Order;
 use p2v_contract::MacAddr;
 use p2v_contract::cmdline::Hosts;
-use p2v_contract::key::PublicKey;
-use p2v_policy::Machine;
-use p2v_policy::boot_policy::Wish;
-use p2v_policy::naming;
-use p2v_policy::network_cards::cards;
-use tree::Tree;
+use tree::{Tree, Written};
 
 mod boot_files;
 mod decide;
@@ -35,53 +30,46 @@ mod orders;
 mod tree;
 
 /// What a machine does that the tree has no menu for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unlisted {
-    /// It goes on with its own disk
+    /// It boots its own disk.
     Local,
-    /// It waits at its screen
+    /// It waits at its screen.
     Wait,
 }
 
-/// Makes what was asked for. `key`: this host's.
-pub fn run(
-    store: &Store,
-    key: PublicKey,
-    settings: &Settings,
-    action: &Image,
-    json: bool,
-) -> Result<ExitCode> {
-    match action {
-        Image::Install {
-            dir,
-            machine,
-            unlisted,
-            orders,
-        } => {
-            let hosts = hosts(settings, orders, key)?;
-            install(store, settings, dir, machine, *unlisted, &hosts, json)?;
-        }
-        Image::Iso {
-            file,
-            machine,
-            orders,
-        } => {
-            let hosts = hosts(settings, orders, key)?;
-            iso(store, settings, file, machine, &hosts, json)?;
-        }
-    }
-    Ok(ExitCode::SUCCESS)
+/// What was laid out.
+#[derive(Debug)]
+pub struct Installed {
+    /// The files.
+    pub files: Written,
+    /// Network cards whose menus start the agent.
+    pub agents: usize,
+    /// Those whose menus hold the machine.
+    pub held: usize,
+    /// Those that have no menu, and what the settings say of them.
+    pub left_out: Vec<(MacAddr, Option<Wish>)>,
+    /// Those that had a menu, and of which nothing is known now: they are held.
+    pub forgotten: Vec<MacAddr>,
+    /// The loaders that the settings give to some.
+    pub loaders: Vec<(MacAddr, Loader)>,
+    /// What some machines need and is not there, in words.
+    pub missing: Vec<String>,
 }
 
-fn install(
+/// Lays out `dir`, the root of a TFTP server: boot loaders, images, and a menu for each machine that is known, allowed
+/// or named (`more`).
+///
+/// # Errors
+/// A record or a file cannot be read, or `dir` cannot be written; menus come last.
+pub fn install(
     store: &Store,
     settings: &Settings,
     dir: &Path,
     more: &[MacAddr],
     unlisted: Unlisted,
     hosts: &Hosts,
-    json: bool,
-) -> Result<()> {
+) -> Result<Installed> {
     // Everything is read and decided before anything is written. One bad record stops it: its
     // machine would get no menu, and start its own disk.
     let listing = store.list()?;
@@ -139,99 +127,49 @@ fn install(
     }
     all.extend(forgotten.iter().copied().map(orders::forgotten));
     items.extend(menus::items(&all, unlisted));
-    let written = tree.install(&items)?;
+    let files = tree.install(&items)?;
 
-    let held = all
-        .iter()
-        .filter(|order| matches!(order.decision, BootDecision::Hold { .. }))
-        .count();
-    let (agents, stale) = (all.len() - held, &written.stale);
-    if json {
-        println!(
-            "{}",
-            json!({ "dir": dir, "written": written.written, "unchanged": written.unchanged, "left": written.left,
-                "stale": stale, "agents": agents, "held": held, "left_out": left_out, "forgotten": forgotten })
-        );
-    } else {
-        println!(
-            "{}: {} files written, {} were right already; menus for {agents} network cards that start the agent and \
-             {held} that are held",
-            dir.display(),
-            written.written.len(),
-            written.unchanged.len()
-        );
-    }
-    for path in &written.left {
-        eprintln!("p2v: {path} is not p2v's and was left: it says what machines without a menu do");
-    }
-    for path in stale {
-        eprintln!(
-            "p2v: {path} is of an earlier time, and was left as it is: it was edited, or is not needed now"
-        );
-    }
-    for mac in &forgotten {
-        eprintln!(
-            "p2v: {mac} is held: there was a menu for it, and no machine is known that boots from it. To let it go, remove \
-             {} and run this again",
-            menu_name(MenuFormat::Pxelinux, *mac)
-        );
-    }
-    for order in &all {
-        let known = settings.machines.get(&order.mac);
-        if let Some(loader) = known.and_then(|machine| machine.loader) {
-            eprintln!(
-                "p2v: {} shall have {loader} (`loader` in the settings): the site's DHCP server must tell it so",
-                order.mac
-            );
-        }
-    }
-    for mac in &left_out {
-        let wish = settings.machines.get(mac).and_then(|known| known.boot);
-        let why = match wish {
-            Some(Wish::Local) => "boot = \"local\" in the settings leaves it out",
-            Some(Wish::Ignore) => "boot = \"ignore\" in the settings leaves it out",
-            _ => {
-                "`allow` or `deny` in the settings, or `p2v approve --revoke`, leave it out (--machine overrules them)"
-            }
-        };
-        eprintln!("p2v: {mac} has no menu: {why}");
-    }
-    for what in missing {
-        eprintln!("p2v: {what}");
-    }
-    let unlisted = match unlisted {
-        Unlisted::Local => {
-            "A machine that has no menu here starts its own disk (by UEFI and GRUB it ends in its firmware's menu, where \
-             somebody must choose the disk: GRUB cannot make the firmware go on)"
-        }
-        Unlisted::Wait => "A machine that has no menu here waits",
-    };
-    eprintln!(
-        "p2v: these files do not follow what happens to the machines: run this again after `p2v start`, `cutover` and \
-         `release`, and for each new machine. {unlisted}."
-    );
-    say_without_orders(hosts);
-    Ok(())
+    let is_held = |order: &&Order| matches!(order.decision, BootDecision::Hold { .. });
+    let held = all.iter().filter(is_held).count();
+    let machines = &settings.machines;
+    let wish = |mac| machines.get(&mac).and_then(|known| known.boot);
+    let loader = |mac| machines.get(&mac).and_then(|known| known.loader);
+    Ok(Installed {
+        files,
+        agents: all.len() - held,
+        held,
+        left_out: left_out.into_iter().map(|mac| (mac, wish(mac))).collect(),
+        forgotten,
+        loaders: all
+            .iter()
+            .filter_map(|order| Some((order.mac, loader(order.mac)?)))
+            .collect(),
+        missing,
+    })
 }
 
-/// Without a key, the old disks can be copied and no domain can run on them.
-fn say_without_orders(hosts: &Hosts) {
-    if hosts.keys.is_empty() {
-        eprintln!(
-            "p2v: the agents will take no orders, so that `p2v start` is refused: --key KEY gives them the key of a host \
-             (`p2v key` prints it there)"
-        );
-    }
+/// A medium that was written.
+#[derive(Debug)]
+pub struct Medium {
+    /// For this machine only.
+    pub machine: MachineName,
+    /// With this image of its own; `None`: the usual one.
+    pub image: Option<ImageName>,
+    /// How long it is, in bytes.
+    pub bytes: u64,
 }
 
-fn iso(
+/// Writes `file`, an image for a CD or a USB stick that starts the agent on one machine.
+///
+/// # Errors
+/// The machine is not known by that word, a file cannot be read, or `file` may not be written.
+pub fn iso(
     store: &Store,
     settings: &Settings,
     file: &Path,
     machine: &str,
     hosts: &Hosts,
-    json: bool,
-) -> Result<()> {
+) -> Result<Medium> {
     let mac = naming::mac_of(store, &settings.machines, machine)?;
     let named = settings.machines.get(&mac).and_then(|known| known.image);
     let image = match named {
@@ -257,41 +195,11 @@ fn iso(
     }
     let (record, append) = orders_for(store, settings, mac, hosts)?;
     let menu = menus::medium(&record, &append);
-    let bytes = medium::write(file, image, &menu)?;
-    if json {
-        println!(
-            "{}",
-            json!({ "file": file, "bytes": bytes, "machine": record.name,
-                "image": named.map(|name| name.to_string()) })
-        );
-    } else {
-        let image = named.map_or_else(String::new, |name| format!(", with its image {name}"));
-        println!(
-            "{}: {:.1} MB, for {} only{image}. For a USB stick: dd if={} of=/dev/STICK bs=4M conv=fsync",
-            file.display(),
-            bytes as f64 / 1e6,
-            record.name,
-            file.display()
-        );
-    }
-    eprintln!(
-        "p2v: leave the medium in until {} is released: without it the machine starts its own disk",
-        record.name
-    );
-    say_without_orders(hosts);
-    Ok(())
-}
-
-/// The hosts that agents answer, and whose orders they take: this one, or those that are named.
-fn hosts(settings: &Settings, told: &Orders, key: PublicKey) -> Result<Hosts> {
-    let mut hosts = match told.host.is_empty() {
-        true => serve::hosts(settings, Some(key)).context(
-            "which Xen host shall the agents answer? (--host MAC says so without an interface)",
-        )?,
-        false => Hosts::new(told.host.clone(), "", Vec::new()),
-    };
-    hosts.keys.extend(&told.key);
-    Ok(hosts)
+    Ok(Medium {
+        bytes: medium::write(file, image, &menu)?,
+        machine: record.name,
+        image: named,
+    })
 }
 
 /// The record of the machine that boots from `mac`, and its agent's kernel arguments.
@@ -359,6 +267,7 @@ mod tests {
     use p2v_dom0::State;
     use p2v_dom0::store::StoreError;
     use p2v_netboot::ImageFiles;
+    use p2v_netboot::boot_menu::{MenuFormat, menu_name};
     use std::fs;
 
     /// Those by which every file that all machines need is `there`.
@@ -404,15 +313,14 @@ mod tests {
         let store = Store::open(&dir.path().join("state")).unwrap();
         let hosts = Hosts::new(vec![mac], "", Vec::new());
         let tree = dir.path().join("tree");
-        let install =
-            |settings| install(&store, settings, &tree, &[], Unlisted::Local, &hosts, false);
+        let install = |settings| install(&store, settings, &tree, &[], Unlisted::Local, &hosts);
         let error = format!("{:#}", install(&missing).unwrap_err());
         assert!(
             error.contains("missing") && error.contains("[serve.images.old]"),
             "{error}"
         );
         let medium = dir.path().join("medium.iso");
-        let error = iso(&store, &missing, &medium, &mac.to_string(), &hosts, false).unwrap_err();
+        let error = iso(&store, &missing, &medium, &mac.to_string(), &hosts).unwrap_err();
         let error = format!("{error:#}");
         assert!(error.contains("[serve.images.old] in the"), "{error}");
         assert!(!tree.exists() && !medium.exists());
@@ -482,16 +390,7 @@ mod tests {
                 Ok::<_, StoreError>(())
             });
             changed.unwrap();
-            install(
-                &store,
-                &settings,
-                &tree,
-                &[],
-                Unlisted::Local,
-                &hosts,
-                false,
-            )
-            .unwrap();
+            install(&store, &settings, &tree, &[], Unlisted::Local, &hosts).unwrap();
             fs::read_to_string(tree.join(menu_name(MenuFormat::Pxelinux, mac(2)))).unwrap()
         };
         assert!(second_card_in(State::Running).contains("server is on the Xen host"));

@@ -1,10 +1,10 @@
 //! What a machine is told, as far as its record goes: pure.
 
+use crate::boot_policy::Verdict;
 use p2v_contract::MacAddr;
 use p2v_contract::cmdline::{BootArgs, Hosts};
 use p2v_dom0::Record;
 use p2v_netboot::BootDecision;
-use p2v_policy::boot_policy::Verdict;
 
 /// What one network card's machine is told.
 #[derive(Clone, Debug, PartialEq, Eq)]

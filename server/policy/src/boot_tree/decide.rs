@@ -2,15 +2,15 @@
 
 use std::collections::BTreeMap;
 
+use crate::Machine;
+use crate::approvals::Approvals;
+use crate::boot_policy::{self, Facts, Grounds, Rules};
+use crate::network_cards::{cards, not_by_this_card, other_that_decides, second_card_of};
 use anyhow::Result;
 use p2v_contract::MacAddr;
 use p2v_contract::cmdline::Hosts;
 use p2v_dom0::{Record, Store};
 use p2v_netboot::BootDecision;
-use p2v_policy::Machine;
-use p2v_policy::approvals::Approvals;
-use p2v_policy::boot_policy::{self, Facts, Grounds, Rules};
-use p2v_policy::network_cards::{cards, not_by_this_card, other_that_decides, second_card_of};
 
 use super::{orders, orders_for};
 use crate::settings::Settings;
@@ -215,7 +215,7 @@ mod tests {
 
     #[test]
     fn what_is_approved_by_hand_counts_beside_the_lists() {
-        use p2v_policy::approvals::{Approval, Word};
+        use crate::approvals::{Approval, Word};
         let told = |state, word, allow: &[&str]| {
             let allow = allow.iter().map(|entry| entry.parse().unwrap()).collect();
             let told = told(state, None, |settings| {

@@ -227,7 +227,7 @@ fn plain(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::image::example;
+    use crate::boot_tree::example;
     use p2v_netboot::Image;
 
     fn text(items: &[Item], name: &str) -> String {

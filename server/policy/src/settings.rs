@@ -8,10 +8,9 @@ use p2v_contract::MacAddr;
 use p2v_contract::key::PublicKey;
 use p2v_dom0::shelves::Shelves;
 use p2v_netboot::{ImageName, MachineId, boot_menu};
-use p2v_policy::{Lists, Machine};
 use serde::Deserialize;
 
-use crate::arguments::Global;
+use crate::{Lists, Machine};
 
 /// Where settings are looked for when `--config` is not given.
 pub const SETTINGS_FILE: &str = "/etc/p2v/p2v.toml";
@@ -64,6 +63,17 @@ pub struct Settings {
     pub file: Option<PathBuf>,
 }
 
+/// What a command's options say instead of the file.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Overrides<'a> {
+    /// The file; default [`SETTINGS_FILE`], where there is one.
+    pub config: Option<&'a Path>,
+    /// The interface.
+    pub iface: Option<&'a str>,
+    /// The directory of the machine records.
+    pub state: Option<&'a Path>,
+}
+
 impl Default for Settings {
     fn default() -> Settings {
         Settings {
@@ -94,9 +104,9 @@ impl Settings {
 
     /// Reads the file that the options name, or the usual one if it is there, and lets the options
     /// win over it.
-    pub fn load(global: &Global) -> Result<Settings> {
+    pub fn load(options: Overrides<'_>) -> Result<Settings> {
         let usual = Path::new(SETTINGS_FILE);
-        let file = global.config.as_deref().or(usual.exists().then_some(usual));
+        let file = options.config.or(usual.exists().then_some(usual));
         let text = match file {
             Some(file) => std::fs::read_to_string(file).map_err(|error| {
                 let as_whom = match error.kind() {
@@ -113,11 +123,11 @@ impl Settings {
         let name = file.unwrap_or(usual).display().to_string();
         let mut settings =
             Settings::parse(&text).with_context(|| format!("cannot use the settings in {name}"))?;
-        if let Some(iface) = &global.iface {
-            settings.iface.clone_from(iface);
+        if let Some(iface) = options.iface {
+            iface.clone_into(&mut settings.iface);
         }
-        if let Some(state) = &global.state {
-            settings.state.clone_from(state);
+        if let Some(state) = options.state {
+            state.clone_into(&mut settings.state);
         }
         settings.serve.iface.clone_from(&settings.iface);
         settings.serve.shelves = settings.shelves.range();
@@ -195,7 +205,7 @@ mod tests {
 
     #[test]
     fn the_example_shows_every_key_and_its_default() {
-        let example = include_str!("../p2v.toml");
+        let example = include_str!("../../p2v/p2v.toml");
         let shown = Settings::parse(example).unwrap();
         let usual = Settings::parse("").unwrap();
         assert_eq!(format!("{shown:?}"), format!("{usual:?}"));
