@@ -37,13 +37,13 @@ pub fn run(host: &Host, settings: &Settings, json: bool) -> Result<ExitCode> {
     } else {
         for finding in &findings {
             let mark = match finding.severity {
-                Severity::Good => "ok  ",
-                Severity::Warning => "warn",
-                Severity::Bad => "BAD ",
+                Severity::Good => "ok     ",
+                Severity::Warning => "WARNING",
+                Severity::Bad => "ERROR  ",
             };
             println!("{mark}  {}: {}", finding.what, finding.found);
             if !finding.todo.is_empty() {
-                println!("      -> {}", finding.todo);
+                println!("         -> {}", finding.todo);
             }
         }
     }
@@ -54,7 +54,7 @@ pub fn run(host: &Host, settings: &Settings, json: bool) -> Result<ExitCode> {
             None => format!("all as they are by default (no {SETTINGS_FILE})"),
         };
         println!(
-            "{} things to mend, {} to know of; settings: {file}",
+            "{} errors, {} warnings; settings: {file}",
             count(Severity::Bad),
             count(Severity::Warning)
         );
@@ -147,7 +147,7 @@ fn netboot(settings: &Settings) -> Finding {
             Severity::Bad,
             what,
             error.to_string(),
-            "p2v serve does not start with that: mend it in the settings, or on the interface",
+            "p2v serve does not start with that: correct the settings or the interface",
         ),
     }
 }
@@ -201,7 +201,7 @@ fn port_finding(
         let todo = match error.kind() {
             ErrorKind::PermissionDenied => "run `p2v doctor` as root",
             // More is said of it beside this.
-            _ => "mend the interface first, and ask again",
+            _ => "correct the interface first, then run `p2v doctor` again",
         };
         let found = format!("cannot be tried: {error}");
         return finding(Severity::Warning, what, found, todo);

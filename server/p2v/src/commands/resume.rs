@@ -17,7 +17,7 @@ pub struct Resume {
     /// Confirm that the old machine did not boot its own system from its disk meanwhile
     #[arg(long)]
     pub old_system_did_not_run: bool,
-    /// The same where a disk has CHANGED: confirm that only the domain wrote to it
+    /// The same where a disk is NOT AS IT WAS: confirm that only the domain wrote to it
     #[arg(long)]
     pub although_changed: bool,
 }
