@@ -200,7 +200,7 @@ fn a_sites_own_server_boots_machines_and_holds_one_that_has_moved() {
     // PXELINUX speaks on the serial port from its prompt on, where it waits.
     scene.boots("bios-held", &bios, &["boot:"]).unwrap();
 
-    // A machine that nobody named goes on with its own disk.
+    // A machine that nobody named boots its own disk.
     let boot_sector = fs::read(&scene.disk.path).unwrap();
     let other = scene.path("other.disk");
     fs::write(&other, &boot_sector[..1024]).unwrap();

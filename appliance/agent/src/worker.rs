@@ -111,7 +111,7 @@ impl Worker {
         let dmi = &self.status.inventory.dmi;
         let machine = format!("{} {} {}", dmi.vendor, dmi.product, dmi.serial);
         self.console.say(&format!(
-            "agent {} on {}: lets the Xen host see this machine's disks; changes nothing by itself",
+            "agent {} on {}: exports this machine's disks to the Xen host; does not change them",
             self.status.inventory.agent,
             machine.trim()
         ));

@@ -365,7 +365,7 @@ fn records(host: &Host) -> Finding {
                 Severity::Bad,
                 "machine records",
                 e,
-                "its machine, and every one that is new, is held when it boots, until that is mended",
+                "its machine, and every one that is new, is held when it boots, until this is corrected",
             ),
             None => match host.store.of_another_user().unwrap_or_default().first() {
                 Some(path) => not_the_services(path),

@@ -201,7 +201,7 @@ impl fmt::Display for BootEvent {
             }
             BootEvent::SentToItsDisk { why } => write!(
                 f,
-                "not given its boot loader, so that it goes on with its own disk: {}",
+                "not given its boot loader, so that it boots its own disk: {}",
                 Reason(why)
             ),
             BootEvent::Ignored { why, .. } => {

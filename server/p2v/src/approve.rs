@@ -42,7 +42,7 @@ pub fn run(
     };
     let next = match still_booted(store, settings, mac) {
         Some(why) if revokes => format!("It is booted all the same: {why}"),
-        _ if revokes => "It goes on with its own disk when it starts next".to_owned(),
+        _ if revokes => "It boots its own disk at its next start".to_owned(),
         _ => "If it asks at this moment (firmware does for about a minute), that boot succeeds; else restart it".to_owned(),
     };
     println!("{mac} {what}. {next}");

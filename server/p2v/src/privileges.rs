@@ -29,7 +29,7 @@ pub fn user(wanted: Option<&str>) -> Result<Option<User>> {
         (Some(user), _) if user.uid.is_root() => Ok(None),
         (Some(user), _) => Ok(Some(user)),
         (None, Some(name)) => bail!(
-            "there is no user {name} for p2v serve to go on as (`user` under [serve]); make it with \
+            "there is no user {name} for p2v serve (`user` under [serve]); create it with \
              `useradd --system --shell /usr/sbin/nologin {name}`"
         ),
         (None, None) => {
@@ -83,7 +83,7 @@ pub fn go_on_as(user: &User) -> Result<()> {
         setresuid(user.uid, user.uid, user.uid)?;
         Ok(())
     };
-    change().with_context(|| format!("cannot go on as the user {}", user.name))?;
+    change().with_context(|| format!("cannot change to the user {}", user.name))?;
     give_up_capabilities()
 }
 

@@ -82,7 +82,7 @@ fn prepare(settings: &Settings) -> Result<(Opened, Store, Hosts)> {
         && let Err(error) = privileges::give_up_capabilities()
     {
         // A unit of the site's own may forbid it. Not to serve is worse: moved machines would start their own disks.
-        eprintln!("p2v serve: {error:#}; it goes on with them");
+        eprintln!("p2v serve: {error:#}; continuing with them");
     }
     Ok((service, store, hosts))
 }

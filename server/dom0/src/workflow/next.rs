@@ -72,7 +72,7 @@ impl fmt::Display for Why {
             Why::CopyThen => "then, copies its disk",
             Why::ReadAgain => "tries once more what could not be read",
             Why::LeaveUnread => {
-                "goes on without that: check the file systems in the domain (fsck, chkdsk)"
+                "continues without them: check the file systems in the domain (fsck, chkdsk)"
             }
             Why::ResumeCopy => "resumes the copy",
             Why::Cutover => "runs it from the copy",

@@ -41,7 +41,7 @@ impl Context<'_> {
                 return refused(
                     Code::BadOption,
                     format!(
-                        "--another-machine {}: {name} shares no network card with another machine of that name, so nothing is to be said",
+                        "--another-machine {}: {name} shares no network card with a machine of that name: leave the option out",
                         other.name
                     ),
                 );

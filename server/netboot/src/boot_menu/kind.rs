@@ -33,7 +33,7 @@ impl fmt::Display for MenuKind {
                 f,
                 "start the agent (the usual image: {name} cannot be used)"
             ),
-            MenuKind::LocalDisk => f.write_str("go on with its own disk"),
+            MenuKind::LocalDisk => f.write_str("boot its own disk"),
             MenuKind::Hold => f.write_str("wait"),
         }
     }

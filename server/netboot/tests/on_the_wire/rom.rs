@@ -45,7 +45,7 @@ fn a_held_machine_waits_asks_again_and_then_goes_on_with_its_own_disk() {
         "52:54:00:12:34:56: pxelinux.0 42 kB in ",
         "52:54:00:12:34:56: ldlinux.c32 119 kB in ",
         "52:54:00:12:34:56: menu sent: wait",
-        "52:54:00:12:34:56: menu sent: go on with its own disk",
+        "52:54:00:12:34:56: menu sent: boot its own disk",
     ] {
         lab.recorder.wait_for(line);
     }
@@ -86,7 +86,7 @@ fn a_machine_that_is_not_on_the_list_is_told_so_and_goes_on_with_its_own_disk() 
     let screen = machine.shows("Nobody has approved it");
     // By PXELINUX: it asks for a menu by the machine's UUID first, and no DHCP message came here.
     lab.recorder.wait_for(&is_the_machine());
-    assert!(screen.contains("goes on with its own disk"), "{screen}");
+    assert!(screen.contains("boots its own disk"), "{screen}");
     machine.says("OWN DISK");
 }
 
@@ -109,7 +109,7 @@ fn ipxe_runs_its_script_waits_and_goes_on_with_its_own_disk() {
         machine.presses("spc");
         machine.says("OWN DISK");
         lab.recorder
-            .wait_for("52:54:00:12:34:56: menu sent: go on with its own disk");
+            .wait_for("52:54:00:12:34:56: menu sent: boot its own disk");
         let fetched = |line: &String| line.contains("pxelinux");
         assert!(!lab.recorder.lines().iter().any(fetched));
     }

@@ -38,8 +38,8 @@ fn a_held_machine_waits_asks_again_and_then_goes_on_with_its_own_disk() {
         "52:54:00:12:34:56: shimx64.efi 1.0 MB in ",
         "52:54:00:12:34:56: grubx64.efi 3.8 MB in ",
         "52:54:00:12:34:56: menu sent: wait",
-        "52:54:00:12:34:56: menu sent: go on with its own disk",
-        "52:54:00:12:34:56: not given its boot loader, so that it goes on with its own disk",
+        "52:54:00:12:34:56: menu sent: boot its own disk",
+        "52:54:00:12:34:56: not given its boot loader, so that it boots its own disk",
     ] {
         lab.recorder.wait_for(line);
     }

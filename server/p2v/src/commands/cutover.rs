@@ -68,7 +68,7 @@ impl Cutover {
                 "It starts with this host, if the unit p2v-devices is enabled.".to_owned()
             } else {
                 format!(
-                    "It does not start with this host by itself: ln -s {} {}/ has it do so, and the unit p2v-devices must \
+                    "It does not start automatically with this host. To have it started: `ln -s {} {}/`, and the unit p2v-devices must \
                      be enabled (systemctl enable p2v-devices).",
                     config.display(),
                     session.settings.xen.auto_dir.display()

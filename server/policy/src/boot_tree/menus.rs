@@ -142,7 +142,7 @@ fn grub_hold(text: &mut String, message: &str) {
 fn grub_local(text: &mut String, why: &str) {
     let _ = write!(
         text,
-        "echo \"p2v: this machine goes on with its own disk.\"\necho \"{}\"\nexit\n",
+        "echo \"p2v: this machine boots its own disk.\"\necho \"{}\"\nexit\n",
         plain(why)
     );
 }
@@ -202,7 +202,7 @@ fn ipxe_local(text: &mut String, why: &str) {
     let _ = write!(
         text,
         // Having failed, it lets UEFI firmware go on to the next boot entry.
-        "echo p2v: this machine goes on with its own disk.\necho {}\nexit 1\n",
+        "echo p2v: this machine boots its own disk.\necho {}\nexit 1\n",
         plain(why)
     );
 }
