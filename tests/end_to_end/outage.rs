@@ -66,7 +66,8 @@ fn an_old_machine_that_was_off_for_a_while_keeps_its_domain_waiting_and_loses_no
     host.wait_for_line(log, "OLD MACHINE SILENT").unwrap();
     let silent = host.ok("p2v show e1").unwrap();
     assert!(silent.contains("OLD MACHINE SILENT"), "{silent}");
-    host.wait_for_line(log, "e1: the domain is paused").unwrap();
+    host.wait_for_line(log, "e1: WARNING: the domain is paused")
+        .unwrap();
     host.ok(is_paused).unwrap();
     // Whose pause that is outlives the watch.
     host.ok("kill -9 $(cat /run/p2v-watch.pid)").unwrap();

@@ -27,7 +27,7 @@ mod inventory;
 mod tests;
 
 /// Version of the record's format; raised when an older p2v could misread a newer record.
-pub const RECORD_VERSION: u32 = 1;
+pub const RECORD_VERSION: u32 = 2;
 
 /// History lines kept; the oldest go first.
 pub const HISTORY_KEPT: usize = 500;
@@ -162,7 +162,10 @@ pub struct DiskRecord {
 #[serde(rename_all = "snake_case")]
 pub enum Mapping {
     /// The old machine's disk: dm-linear over the kernel's AoE device.
-    OldDisk,
+    OldDisk {
+        /// The shelf that it was given to the domain from: the record's must not change while it is.
+        shelf: u16,
+    },
     /// The copy: dm-linear over a volume or a device; a file is named by the domain's config.
     Copy,
 }
@@ -183,7 +186,7 @@ impl DiskRecord {
     /// The copy that the domain's disk is, if it is one.
     pub fn mapped_copy(&self) -> Option<&Destination> {
         match self.mapping? {
-            Mapping::OldDisk => None,
+            Mapping::OldDisk { .. } => None,
             Mapping::Copy => Some(&self.copy.as_ref()?.destination),
         }
     }
@@ -450,7 +453,7 @@ impl Record {
 
     /// Whether a domain was started on the old disks, and not stopped by p2v since.
     pub fn has_domain_on_old_disks(&self) -> bool {
-        let is_old = |disk: &DiskRecord| disk.mapping == Some(Mapping::OldDisk);
+        let is_old = |disk: &DiskRecord| matches!(disk.mapping, Some(Mapping::OldDisk { .. }));
         self.state == State::Running || self.disks.values().any(is_old)
     }
 

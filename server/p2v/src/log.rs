@@ -7,6 +7,7 @@
 use std::fmt::Debug;
 use std::io::{self, BufWriter, Write};
 use std::os::unix::net::UnixDatagram;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -32,7 +33,7 @@ const JOURNAL: &str = "/run/systemd/journal/socket";
 pub struct Log {
     guard: Option<WorkerGuard>,
     lost: ErrorCounter,
-    told: usize,
+    told: AtomicUsize,
 }
 
 impl Log {
@@ -60,16 +61,16 @@ impl Log {
         Log {
             guard: Some(guard),
             lost,
-            told: 0,
+            told: AtomicUsize::new(0),
         }
     }
 
     /// Logs how many lines were lost since it was logged last, if any were.
-    pub fn tell_lost(&mut self) {
+    pub fn tell_lost(&self) {
         let lost = self.lost.dropped_lines();
-        if lost > self.told {
-            warn!("{} lines were lost: nobody read them", lost - self.told);
-            self.told = lost;
+        let told = self.told.swap(lost, Ordering::Relaxed);
+        if lost > told {
+            warn!("{} lines were lost: nobody read them", lost - told);
         }
     }
 }
@@ -112,7 +113,10 @@ struct Journal(UnixDatagram);
 
 impl Write for Journal {
     fn write(&mut self, message: &[u8]) -> io::Result<usize> {
-        self.0.send_to(message, JOURNAL)
+        // Standard error is the journal's, too, though it takes no fields there.
+        self.0
+            .send_to(message, JOURNAL)
+            .or_else(|_| io::stderr().write_all(message).map(|()| message.len()))
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -33,11 +33,11 @@ const PANICS_PERIOD: Duration = Duration::from_secs(60);
 /// Serves until SIGINT or SIGTERM.
 pub fn run(settings: Settings, once: bool) -> Result<ExitCode> {
     let (service, store, hosts) = prepare(&settings)?;
-    let mut log = Log::start("p2v serve");
+    let log = Log::start("p2v serve");
     // The usual one waits for who reads, and whoever panicked would be waited for.
     std::panic::set_hook(Box::new(panic_lines()));
     // Why it ended is logged as all else is: also where nobody reads it, it does end.
-    let code = match serve(settings, once, service, store, hosts, &mut log) {
+    let code = match serve(settings, once, service, store, hosts, &log) {
         Ok(()) => {
             info!("stopped");
             ExitCode::SUCCESS
@@ -93,7 +93,7 @@ fn serve(
     service: Opened,
     store: Store,
     hosts: Hosts,
-    log: &mut Log,
+    log: &Log,
 ) -> Result<()> {
     let unknown_images = settings.unknown_images();
     if settings.serve.allow.is_empty() {
@@ -125,7 +125,7 @@ fn serve(
             ),
         });
     }
-    let mut tell = || {
+    let tell = || {
         machines.tell_left_out();
         log.tell_lost();
     };

@@ -83,12 +83,6 @@ impl LastKnown {
         self.failed = written.is_err();
     }
 
-    /// The machine with this card.
-    pub fn name_of(&self, mac: MacAddr) -> Option<&MachineName> {
-        let mut all = self.cards.iter();
-        all.find_map(|(name, cards)| cards.contains(&mac).then_some(name))
-    }
-
     /// Whether `mac` is, or for all that is known may be, of a machine whose record cannot be read now:
     /// `listing` has the others; `None` if nothing could be listed.
     pub fn hides(&self, store: &Store, listing: Option<&Listing>, mac: MacAddr) -> bool {

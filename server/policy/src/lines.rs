@@ -48,14 +48,21 @@ impl Default for Lines {
 
 impl Lines {
     /// Logs a line, if there is room for one more of its kind. Whether there was.
-    pub fn say(&self, whose: Whose, line: Line, text: fmt::Arguments<'_>) -> bool {
+    /// `machine`: the name of the one that it is about.
+    pub fn say(
+        &self,
+        whose: Whose,
+        line: Line,
+        machine: impl FnOnce() -> Option<MachineName>,
+        text: fmt::Arguments<'_>,
+    ) -> bool {
         let now = Instant::now();
         let admitted = match whose {
             Whose::Machine(mac) => lock(&self.of_machines).admits((mac, line.event), now),
             Whose::Stranger => lock(&self.of_strangers).admits(line.event, now),
         };
         if admitted {
-            line.write(text);
+            line.write(machine().as_ref(), text);
         }
         admitted
     }
@@ -88,8 +95,6 @@ impl Lines {
 pub(crate) struct Line {
     /// The network card that it is about.
     pub mac: Option<MacAddr>,
-    /// The name of the machine that has it.
-    pub machine: Option<MachineName>,
     /// What happened.
     pub event: Kind,
     /// The operator is to do something.
@@ -97,8 +102,8 @@ pub(crate) struct Line {
 }
 
 impl Line {
-    fn write(&self, text: fmt::Arguments<'_>) {
-        let (mac, machine) = (self.mac.map(display), self.machine.as_ref().map(display));
+    fn write(&self, machine: Option<&MachineName>, text: fmt::Arguments<'_>) {
+        let (mac, machine) = (self.mac.map(display), machine.map(display));
         let event = self.event;
         match self.warning {
             true => warn!(mac, machine, event, "{text}"),

@@ -59,6 +59,8 @@ pub struct Records {
     ids: Mutex<BTreeMap<MacAddr, Vec<MachineId>>>,
     /// The cards of machines that have booted the agent.
     met: Mutex<BTreeSet<MacAddr>>,
+    /// Whose a card is, for the log. Held for a moment only: lines are logged while anything else is.
+    names: Mutex<BTreeMap<MacAddr, MachineName>>,
     lines: Lines,
     news: Box<dyn Fn(News) + Send + Sync>,
 }
@@ -123,6 +125,7 @@ impl Records {
             last_known: Mutex::new(last_known),
             ids: Mutex::default(),
             met: Mutex::new(met),
+            names: Mutex::default(),
             lines: Lines::default(),
             news: Box::new(news),
             store,
@@ -142,7 +145,11 @@ impl Records {
             ours: last_known.hides(&self.store, None, mac),
         })?;
         last_known.learn(&self.store, &listing);
+        let is_hidden = last_known.hides(&self.store, Some(&listing), mac);
+        // What comes next may have something to log.
+        drop(last_known);
         self.lock_met().extend(met(&listing));
+        self.learn_names(&listing);
         let has_record = listing.records.iter().any(|record| record.boot_mac == mac);
         // One that booted by this card has told its agent's own UUID, which counts more than what asks now.
         let own = listing.records.iter().find(|record| record.boot_mac == mac);
@@ -161,7 +168,7 @@ impl Records {
             Some(other) if !has_record => return Ok(Asks::SecondCard(other)),
             other => other.filter(|record| Facts::of(record).server_is_here()),
         };
-        let doubtful = last_known.hides(&self.store, Some(&listing), mac)
+        let doubtful = is_hidden
             || listing.names_in_unreadable(mac)
             || ids
                 .iter()
@@ -498,11 +505,24 @@ impl Records {
     fn say_at(&self, mac: MacAddr, event: Kind, warning: bool, text: fmt::Arguments<'_>) -> bool {
         let line = Line {
             mac: Some(mac),
-            machine: self.lock_last_known().name_of(mac).cloned(),
             event,
             warning,
         };
-        self.lines.say(self.whose_lines(mac), line, text)
+        let machine = || self.lock_names().get(&mac).cloned();
+        self.lines.say(self.whose_lines(mac), line, machine, text)
+    }
+
+    fn lock_names(&self) -> MutexGuard<'_, BTreeMap<MacAddr, MachineName>> {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn learn_names(&self, listing: &Listing) {
+        let of = |record: &Record| {
+            let name = record.name.clone();
+            let cards: Vec<MacAddr> = cards(record).collect();
+            cards.into_iter().map(move |mac| (mac, name.clone()))
+        };
+        *self.lock_names() = listing.records.iter().flat_map(of).collect();
     }
 
     fn lock_last_known(&self) -> MutexGuard<'_, LastKnown> {
@@ -589,11 +609,10 @@ impl Machines for Records {
             Some(event) => {
                 let line = Line {
                     mac: None,
-                    machine: None,
                     event,
                     warning: is_warning,
                 };
-                self.lines.say(Whose::Stranger, line, text);
+                self.lines.say(Whose::Stranger, line, || None, text);
             }
         }
         if let Notice::Serving { .. } = notice {

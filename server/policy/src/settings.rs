@@ -104,6 +104,9 @@ impl Settings {
 
     /// Reads the file that the options name, or the usual one if it is there, and lets the options
     /// win over it.
+    ///
+    /// # Errors
+    /// The file cannot be read, or what it says cannot be used.
     pub fn load(options: Overrides<'_>) -> Result<Settings> {
         let usual = Path::new(SETTINGS_FILE);
         let file = options.config.or(usual.exists().then_some(usual));

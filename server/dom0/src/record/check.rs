@@ -26,14 +26,15 @@ impl Record {
             if *slot > SLOT_MAX {
                 return Err(format!("{slot} is no AoE slot"));
             }
-            disk.check().map_err(|why| format!("disk {slot}: {why}"))?;
+            disk.check(self.shelf)
+                .map_err(|why| format!("disk {slot}: {why}"))?;
         }
         Ok(())
     }
 }
 
 impl DiskRecord {
-    fn check(&self) -> Result<(), String> {
+    fn check(&self, shelf: u16) -> Result<(), String> {
         let destination = self.copy.as_ref().map(|copy| &copy.destination);
         match destination {
             None => {}
@@ -52,6 +53,9 @@ impl DiskRecord {
             (Some(Mapping::Copy), None) => {
                 Err("its domain is on a copy that it has not".to_owned())
             }
+            (Some(Mapping::OldDisk { shelf: domains }), _) if domains != shelf => Err(format!(
+                "its domain has it from shelf {domains}, and the record says {shelf}"
+            )),
             _ => Ok(()),
         }
     }
@@ -76,7 +80,7 @@ mod tests {
     fn record(change: impl FnOnce(&mut Value)) -> Result<(), String> {
         let volume = json!({"kind": "volume", "vg": "vg0", "lv": "e7-disk0", "uuid": "u"});
         let mut record = json!({
-            "version": 1, "name": "e7", "boot_mac": "52:54:00:00:00:01", "shelf": 7, "state": "moved",
+            "version": 2, "name": "e7", "boot_mac": "52:54:00:00:00:01", "shelf": 7, "state": "moved",
             "disks": {
                 "0": {
                     "sectors": 9, "model": "m", "serial": "s",
@@ -85,7 +89,7 @@ mod tests {
                 },
                 "1": {
                     "sectors": 9, "model": "m", "serial": "s",
-                    "mapping": "old_disk",
+                    "mapping": {"old_disk": {"shelf": 7}},
                 },
             },
         });
@@ -120,6 +124,7 @@ mod tests {
             ("/disks/0/copy/destination/vg", json!("--help")),
             ("/disks/0/copy", json!(null)),
             ("/disks/1/mapping", json!("copy")),
+            ("/disks/1/mapping/old_disk/shelf", json!(8)),
         ] {
             let checked = record(|record| *record.pointer_mut(at).unwrap() = value.clone());
             assert!(checked.is_err(), "{at} {value}");

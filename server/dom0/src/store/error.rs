@@ -87,7 +87,7 @@ pub enum StoreError {
     /// Two records claim one shelf.
     #[error(
         "machines {0} and {1} both have shelf {2}: two disks must not have one address; correct the \
-         record of one that no domain runs from (with a domain, the shelf stands in its mapping too: `p2v stop` first)"
+         record of one that no domain runs from (where one does: `p2v stop` first)"
     )]
     SharedShelf(MachineName, MachineName, u16),
     /// Two records claim one machine.

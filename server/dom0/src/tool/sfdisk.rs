@@ -54,15 +54,44 @@ impl Table {
         serde_json::from_str::<Printed>(json).map(|printed| printed.partitiontable)
     }
 
-    /// The number of one of its partitions, as in `sda5`.
+    /// The number of one of its partitions, as in `sda5`, `nvme0n1p5` or `ID-part5`.
     pub fn number(&self, entry: &Entry) -> Option<u32> {
         let number = entry.node.strip_prefix(&self.device)?;
-        number.trim_start_matches('p').parse().ok()
+        let joint = ["-part", "p"]
+            .iter()
+            .find_map(|joint| number.strip_prefix(joint));
+        joint.unwrap_or(number).parse().ok()
     }
 
     /// Whether one of its partitions only holds others.
     pub fn is_container(&self, entry: &Entry) -> bool {
         let kind = entry.kind.to_ascii_lowercase();
         self.label == "dos" && CONTAINERS.contains(&kind.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_partition_has_its_number_whatever_the_disk_is_called() {
+        for (device, node, number) in [
+            ("/dev/sda", "/dev/sda5", Some(5)),
+            ("/dev/nvme0n1", "/dev/nvme0n1p2", Some(2)),
+            (
+                "/dev/disk/by-id/ata-X1",
+                "/dev/disk/by-id/ata-X1-part3",
+                Some(3),
+            ),
+            ("/dev/sda", "/dev/sdb1", None),
+        ] {
+            let json = format!(
+                r#"{{"partitiontable": {{"label": "dos", "device": "{device}", "unit": "sectors",
+                    "partitions": [{{"node": "{node}", "start": 1, "size": 1, "type": "83"}}]}}}}"#
+            );
+            let table = Table::parse(&json).unwrap();
+            assert_eq!(table.number(&table.partitions[0]), number, "{node}");
+        }
     }
 }

@@ -7,7 +7,7 @@ use p2v_contract::Address;
 use serde::Serialize;
 
 use super::MachineView;
-use crate::record::{CopyRecord, Destination, State};
+use crate::record::{CopyRecord, Destination, DiskRecord, State};
 
 /// A step that an operator may take.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -113,11 +113,27 @@ pub(super) fn of(view: &MachineView, config: &Path) -> Vec<Action> {
     let p2v = |words: &[&str], why| command(&[&["p2v"], words].concat(), why);
     let copy = |why| p2v(&["copy", name, "--to", "VG"], why);
     let again = |why| {
-        let of =
-            |(slot, disk): (&u8, &crate::record::DiskRecord)| Some((*slot, disk.copy.clone()?));
-        let (what, to) = match view.disks.iter().find_map(of) {
-            Some((slot, begun)) => as_before(view, slot, &begun),
-            None => (name.to_owned(), "VG".to_owned()),
+        let copies = || {
+            let copy = |(slot, disk): (&u8, &DiskRecord)| Some((*slot, disk.copy.clone()?));
+            view.disks.iter().filter_map(copy)
+        };
+        // One that is finished is not made again.
+        let is_open = |(_, copy): &(u8, CopyRecord)| {
+            copy.verified()
+                .is_none_or(|verified| !verified.unreadable.is_empty())
+        };
+        let without = || view.disks.iter().find(|(_, disk)| disk.copy.is_none());
+        let (what, to) = match (copies().find(is_open), copies().next()) {
+            (Some((slot, begun)), _) => as_before(view, slot, &begun),
+            (None, Some((slot, done))) => match (as_before(view, slot, &done), without()) {
+                // A destination for all: the rest go there too.
+                ((what, to), _) if what == name => (what, to),
+                (_, Some((slot, _))) => {
+                    (Address::new(view.shelf, *slot).to_string(), "VG".to_owned())
+                }
+                (done, None) => done,
+            },
+            (None, None) => (name.to_owned(), "VG".to_owned()),
         };
         p2v(&["copy", &what, "--to", &to], why)
     };
@@ -291,5 +307,50 @@ mod tests {
         assert_eq!(begun(volume("x"), &[]), ["p2v copy e1.1 --to vg0/x"]);
         let unread = begun(volume("e1-disk1"), &[(7, 1)]);
         assert_eq!(unread[1], "p2v cutover e1 --accept-unreadable");
+    }
+
+    #[test]
+    fn a_disk_that_is_copied_is_not_copied_again_for_another() {
+        let disk = |copy| DiskRecord {
+            sectors: 9,
+            model: String::new(),
+            serial: String::new(),
+            table_id: String::new(),
+            mapping: None,
+            copy,
+        };
+        let copy = |path: &str, is_done: bool| {
+            let mut copy = CopyRecord {
+                destination: Destination::File {
+                    path: path.into(),
+                    identity: "1".into(),
+                },
+                begun: Timestamp::from_unix(0),
+                unguarded: false,
+                stage: Stage::Begun {
+                    journal: None,
+                    fresh: false,
+                },
+            };
+            if is_done {
+                copy.verify(Verified {
+                    at: Timestamp::from_unix(1),
+                    boot_id: String::new(),
+                    unreadable: Vec::new(),
+                    how: Verify::Both,
+                    spots: Vec::new(),
+                });
+            }
+            copy
+        };
+        for (second, step) in [
+            (Some(copy("/srv/b", false)), "p2v copy e1.1 --to /srv/b"),
+            (None, "p2v copy e1.1 --to VG"),
+        ] {
+            let mut view = view(Some(State::Copying), false, true);
+            view.disks.insert(0, disk(Some(copy("/srv/a", true))));
+            view.disks.insert(1, disk(second));
+            assert_eq!(steps(&view), [step]);
+        }
     }
 }

@@ -32,7 +32,7 @@ pub(super) enum Seen {
 /// The old disks that the domain has.
 pub(super) fn the_domains(record: &Record) -> Vec<Address> {
     let disks = record.disks.iter();
-    let used = disks.filter(|(_, disk)| disk.mapping == Some(Mapping::OldDisk));
+    let used = disks.filter(|(_, disk)| matches!(disk.mapping, Some(Mapping::OldDisk { .. })));
     used.map(|(slot, _)| Address::new(record.shelf, *slot))
         .collect()
 }

@@ -71,7 +71,9 @@ pub fn start(
         drop(context.attach(&contact, *address, disk)?);
         // What is known of a moved machine's disks stays as it was.
         planned.same_place(&contact.inventory, *address, disk)?;
-        planned.use_disk(*address, disk)?.mapping = Some(Mapping::OldDisk);
+        planned.use_disk(*address, disk)?.mapping = Some(Mapping::OldDisk {
+            shelf: address.shelf,
+        });
     }
     let mut fitting = planned.clone();
     fitting.state = State::Running;

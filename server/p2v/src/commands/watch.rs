@@ -28,6 +28,7 @@ pub fn run(session: &Session<'_>) -> Result<ExitCode> {
             .step("watching the old machines whose domains run on their disks");
         let last_boot = |mac| boots::last_boot(&session.settings.serve.state_dir, mac);
         workflow::watch(context, &last_boot, || {
+            log.tell_lost();
             runtime.block_on(async {
                 tokio::select! {
                     signal = &mut signalled => {

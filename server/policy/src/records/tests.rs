@@ -879,6 +879,27 @@ fn where_it_cannot_be_told_whose_disks_were_copied_nobody_starts_his_own() {
     held(records.boot_unlisted(mac(9)).unwrap());
 }
 
+/// What is logged meanwhile waits for nothing that the question holds.
+#[test]
+fn where_the_approval_of_a_moved_machine_cannot_be_read_its_second_card_is_held() {
+    let (dir, records) = records();
+    with_second_card(&records, 1, State::Moved);
+    let approved = dir.path().join("approved");
+    fs::create_dir(&approved).unwrap();
+    let of_its_card = mac(1).to_string().replace(':', "-");
+    fs::write(approved.join(format!("{of_its_card}.json")), "{").unwrap();
+    let (told, hears) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let decisions = [records.boot_unlisted(mac(11)), Some(records.boot(mac(1)))];
+        told.send(decisions).unwrap();
+    });
+    let limit = std::time::Duration::from_secs(60);
+    let decisions = hears.recv_timeout(limit).expect("it is decided");
+    for decision in decisions {
+        held(decision.unwrap());
+    }
+}
+
 #[test]
 fn where_approvals_cannot_be_read_strangers_are_still_strangers() {
     let (dir, records) = records();

@@ -12,8 +12,10 @@ fn code<T>(result: Result<T, Error>) -> Option<Code> {
 fn a_first_pass_alone_is_no_copy_to_run_from() {
     let lab = lab(1);
     lab.start().unwrap();
+    lab.machine().first_pass = true;
     lab.copy_with("vg", |request| request.precopy = true)
         .unwrap();
+    lab.machine().first_pass = false;
     lab.stop().unwrap();
     assert_eq!(code(lab.cutover()), Some(Code::NoFinishedCopy));
     assert_eq!(lab.file("domains"), "");

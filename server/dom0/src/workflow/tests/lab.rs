@@ -214,6 +214,7 @@ pub(super) fn lab(disks: u8) -> Lab {
         deaf: None,
         restarts_after: None,
         writes_left: None,
+        first_pass: false,
         on_read: None,
     })));
     Lab {

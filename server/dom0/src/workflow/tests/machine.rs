@@ -25,6 +25,8 @@ pub(super) struct Machine {
     pub(super) restarts_after: Option<u32>,
     /// Takes so many writes, and no more.
     pub(super) writes_left: Option<u32>,
+    /// It is read while a domain may write to it.
+    pub(super) first_pass: bool,
     /// What else happens when a sector is read.
     pub(super) on_read: Option<Arc<dyn Fn(u64) + Send + Sync>>,
 }
@@ -99,7 +101,7 @@ impl Source for FakeExport {
             return Err(SourceError::Unreadable { bad });
         }
         // A sector is no copy.
-        if buffer.len() > SECTOR as usize {
+        if buffer.len() > SECTOR as usize && !machine.first_pass {
             assert!(!machine.writable, "copied while the disk could be written");
             // One that takes other hosts' orders only cannot be reserved.
             let ours = machine.inventory.menu_id.len() == 32;

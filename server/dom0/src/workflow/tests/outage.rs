@@ -3,6 +3,7 @@ use p2v_contract::inventory::{PartitionTable, TableKind};
 
 use super::*;
 use crate::record::HistoryLine;
+use crate::record::Mapping;
 use crate::workflow::{ResumeOptions, Resumed, ServedBoot, outage, resume, watch_once};
 
 impl Lab {
@@ -420,6 +421,10 @@ fn what_waits_of_one_machine_is_not_given_up_while_another_waits_too() {
     let update = |record: &mut crate::record::Record| {
         record.state = State::Running;
         record.disks = disks;
+        let shelf = record.shelf;
+        for disk in record.disks.values_mut() {
+            disk.mapping = Some(Mapping::OldDisk { shelf });
+        }
         Ok::<_, Error>(())
     };
     lab.host.store.update(&other.name, update).unwrap();

@@ -37,7 +37,7 @@ pub fn make(state: &Path) -> SecretKey {
             let slot = record
                 .use_disk(Address::new(facts.shelf, 0), &disk)
                 .unwrap();
-            slot.mapping = (mac == RUNNING).then_some(Mapping::OldDisk);
+            slot.mapping = (mac == RUNNING).then_some(Mapping::OldDisk { shelf: facts.shelf });
             record.state = match mac {
                 RUNNING => State::Running,
                 MOVED => State::Moved,
