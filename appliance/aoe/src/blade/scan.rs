@@ -29,10 +29,11 @@ pub(super) fn scan_thread(export: &Served) {
                 nothing_known(&job.scan)
             });
             let frame = job.reply.frame(&[&reply.to_bytes()]);
+            // Before the reply: who has that and asks the same again is answered again.
+            export.now_scans(None);
             // A reply that cannot be sent is lost as on the wire; the initiator asks again.
             let _ = job.wire.send(&[frame]);
         }
-        export.now_scans(None);
     }
 }
 

@@ -423,7 +423,7 @@ fn after_a_scan_that_panicked_the_next_ones_are_answered() {
         station.send(&[frame]).unwrap();
         let mut reply = None;
         // The panic prints a backtrace, which takes long where much else runs.
-        let received = station.receive(Duration::from_secs(120), &mut |bytes| {
+        let received = station.receive(Duration::from_secs(60), &mut |bytes| {
             let (_, body) = frame::parse(bytes).unwrap();
             reply = Some(Reply::parse(body).unwrap());
         });
