@@ -239,10 +239,15 @@ fn map_old_disk<'a>(
         "/dev/mapper/{dm}: linear on {}, {sectors} sectors",
         device.display()
     ));
-    dmsetup::create(&host.tools, &dm, &Table::linear(sectors, &device)?)?;
+    let (made, table) = (dm.clone(), Table::linear(sectors, &device)?);
+    // Before it is made: a `dmsetup` that failed may have made it all the same.
     undo.push(format!("/dev/mapper/{dm}"), move || {
-        dmsetup::remove(&host.tools, &dm)
+        match dmsetup::info(&host.tools, &made)? {
+            Some(device) if device.is_ours() => dmsetup::remove(&host.tools, &made),
+            _ => Ok(()),
+        }
     });
+    dmsetup::create(&host.tools, &dm, &table)?;
     Ok(())
 }
 
