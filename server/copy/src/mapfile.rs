@@ -2,7 +2,7 @@
 //!
 //! The format is that of ddrescue's manual, section "Mapfile structure": comments, a status line
 //! (position, phase, pass), and one line for each area (position, size, status), in bytes. So that
-//! what p2v could not read can be looked at, or gone on with, by the tools for that. partclone writes what a file
+//! what p2v could not read can be examined or resumed with the tools for that. partclone writes what a file
 //! system uses in it, too.
 use p2v_contract::SECTOR;
 

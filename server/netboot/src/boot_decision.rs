@@ -18,14 +18,14 @@ pub enum BootDecision {
         /// Shown on its screen.
         why: String,
     },
-    /// Stay where it is, without touching its disk, until somebody at its keyboard asks again or
+    /// Stay where it is, without touching its disk, until a key is pressed there or
     /// it is restarted. For machines whose server already runs elsewhere.
     Hold {
         /// Shown on its screen.
         message: String,
     },
     /// Not ours: it gets no DHCP answer. Should it still ask for a menu (another DHCP server sent
-    /// it here), it is told to go on with its own disk.
+    /// it here), its menu says to boot its own disk.
     Ignore {
         /// For the log, and the screen in that case.
         why: String,

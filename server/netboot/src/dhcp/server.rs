@@ -44,7 +44,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// What the client is told to boot; `None`: it does not boot from the network.
+    /// What the client boots; `None`: it does not boot from the network.
     ///
     /// # Errors
     /// Why its kind is not served.
@@ -53,7 +53,7 @@ impl Server {
             return Ok(None);
         }
         // A loader that is named and not there was complained of at the start. The machine gets the
-        // usual one: without an answer it would go on with its own disk.
+        // usual one: without an answer it would boot its own disk.
         let there = |loader: &Loader| loader.file().is_none_or(|file| self.files.contains(&file));
         let wish = self.loaders.get(&request.mac).copied().filter(there);
         let bios = Some(self.bios_loader)

@@ -29,7 +29,7 @@ pub enum Image {
         /// What a machine does that is none of these
         #[arg(long, value_enum, default_value_t = Unlisted::Local)]
         unlisted: Unlisted,
-        /// What is told to the agents
+        /// What the agents get
         #[command(flatten)]
         orders: Orders,
     },
@@ -40,7 +40,7 @@ pub enum Image {
         /// The machine, by name or by the MAC address of the network card that reaches the Xen host
         #[arg(long, value_name = "NAME|MAC")]
         machine: String,
-        /// What is told to the agent
+        /// What the agent gets
         #[command(flatten)]
         orders: Orders,
     },
